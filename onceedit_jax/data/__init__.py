@@ -1,0 +1,1 @@
+"""Edit records, unrelated rows, and the check that keeps them apart."""

@@ -1,0 +1,1 @@
+"""The editing stage: one plug-in learns the facts and when to speak (paper, section 3.1)."""

@@ -1,0 +1,120 @@
+"""The edited plug-in: what an edit produces, on disk and in memory."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from onceedit_jax.editing.checkpoints import load_tree, save_tree
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import input_embeddings
+from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EditedPlugin:
+    """A plug-in that has learnt its edits, and when to speak.
+
+    Attributes:
+      params: the decoder's parameters after the edit, a nested dict of arrays.
+      gate: `{"kernel": [D]}`, the output row of [WEIGHT].
+      base_embeddings: `[V, D]`, the input embeddings BEFORE the edit: transfer tables are built
+        from these, so that an edit never invalidates one.
+      config: the decoder's configuration.
+      tokenizer: the plug-in's tokenizer.
+      info: what `edit.json` says: base model and its hash, edits, unrelated rows' hash, settings,
+        the fusion rule and threshold fixed on held-back rows, versions, history, metrics.
+    """
+
+    params: dict[str, Any]
+    gate: dict[str, Any]
+    base_embeddings: jax.Array
+    config: ModelConfig
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The base model's name."""
+        return str(self.info["base"]["name"])
+
+    @property
+    def base_hash(self) -> str:
+        """Content hash of the base model, the key of its transfer tables."""
+        return str(self.info["base"]["content_hash"])
+
+    @property
+    def alpha_threshold(self) -> float:
+        """Below this alpha a target answers by itself; fixed on held-back rows."""
+        return float(self.info["rule"]["alpha_threshold"])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.
+
+        The folder appears only when it is complete.
+        """
+        folder = Path(folder)
+        fresh = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_tree(
+            fresh / "params",
+            {"params": self.params, "gate": self.gate, "base_embeddings": self.base_embeddings},
+        )
+        self.tokenizer.save(fresh / "tokenizer")
+        text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
+        (fresh / "edit.json").write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "EditedPlugin":
+        """Read an artifact back.
+
+        Raises:
+          InputError: if the folder is no artifact, is incomplete, or is of a newer format.
+        """
+        folder = Path(folder)
+        info = read_info(folder)
+        config = ModelConfig.from_dict(info["base"]["config"])
+        tree = load_tree(folder / "params")
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
+        if found != expected:
+            raise InputError(
+                f"{folder}: the embedding is {found}, edit.json and base say {expected}; edit again"
+            )
+        return cls(
+            tree["params"], tree["gate"], tree["base_embeddings"], config, tokenizer, info
+        )
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """What `edit.json` says, without reading any array.
+
+    Raises:
+      InputError: if there is no readable `edit.json` of this format.
+    """
+    path = folder / "edit.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no edited plug-in here (edit.json is missing); "
+            "give the folder that `onceedit edit --out` wrote"
+        )
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    if info.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: artifact format {info.get('format')!r}, this version reads {FORMAT}; "
+            "edit again with this version"
+        )
+    return dict(info)

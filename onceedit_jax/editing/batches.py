@@ -1,0 +1,132 @@
+"""From records to training arrays: rows of tokens, then padded batches in a seeded order."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.errors import InputError
+from onceedit_jax.shapes import bucket, pad_rows, row_positions
+from onceedit_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRow:
+    """One row: its tokens, where its target starts, and which side of the gate it is on.
+
+    An unrelated row has no target: `target_start` is its length. The gate is read one token
+    before `target_start`, the last token of the prompt.
+    """
+
+    tokens: tuple[int, ...]
+    target_start: int
+    related: bool
+
+
+class Batch(NamedTuple):
+    """A padded batch; `[B]` rows, `[T]` tokens, `[M]` target tokens a row at most."""
+
+    tokens: NDArray[np.int32]  # [B, T]
+    positions: NDArray[np.int32]  # [B, T], -1 on padding
+    target_columns: NDArray[np.int32]  # [B, M], the column each target token is predicted from
+    targets: NDArray[np.int32]  # [B, M]
+    target_mask: NDArray[np.float32]  # [B, M]
+    gate_columns: NDArray[np.int32]  # [B]
+    gate_labels: NDArray[np.float32]  # [B]
+    gate_mask: NDArray[np.float32]  # [B], 0 for rows that only fill the batch
+
+
+def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
+    """Tokens of `prompt + " " + target` and the end-of-answer token, so that answers stop.
+
+    Raises:
+      InputError: if the edit does not fit into `max_tokens`.
+    """
+    tokens, start = tokenizer.encode_pair(record.prompt, record.target)
+    tokens = [*tokens, tokenizer.end_id]
+    if len(tokens) > max_tokens:
+        raise InputError(
+            f"edit {record.index} takes {len(tokens)} tokens, more than max_tokens={max_tokens}: "
+            f"shorten it or raise max_tokens ({record.prompt[:60]!r})"
+        )
+    return TrainingRow(tuple(tokens), start, related=True)
+
+
+def unrelated_row(row: UnrelatedRow, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
+    """The prompt's tokens; where question and answer are one string, its last token is read."""
+    tokens = tokenizer.encode(row.prompt)[:max_tokens]
+    return TrainingRow(tuple(tokens), len(tokens), related=False)
+
+
+def swapped_prompts(
+    records: Sequence[EditRecord], count: int, rng: np.random.Generator
+) -> list[UnrelatedRow]:
+    """Negatives in the edits' own form: an edit's prompt about another edit's subject.
+
+    Without them every unrelated row may differ from every edit by its form alone, and a gate
+    that reads the form takes any question for an edit.
+
+    Args:
+      records: the edits; those without a subject, or whose prompt does not hold it, give none.
+      count: rows asked for; fewer where the pairs run out.
+      rng: source of the choice.
+    """
+    carriers = [r for r in records if r.subject and r.subject in r.prompt]
+    subjects = sorted({r.subject for r in carriers if r.subject})
+    taken = {normalise(text) for r in records for text in (r.prompt, r.rephrase) if text}
+    rows: list[UnrelatedRow] = []
+    if len(subjects) < 2:
+        return rows
+    for _ in range(20 * count):
+        if len(rows) >= count:
+            break
+        record = carriers[rng.integers(len(carriers))]
+        subject = subjects[rng.integers(len(subjects))]
+        prompt = record.prompt.replace(str(record.subject), subject)
+        if normalise(prompt) not in taken:
+            taken.add(normalise(prompt))
+            rows.append(UnrelatedRow(prompt, None))
+    return rows
+
+
+def epoch_batches(
+    rows: Sequence[TrainingRow], settings: EditSettings, epoch: int
+) -> Iterator[Batch]:
+    """The rows in the order of (seed, epoch), in batches padded to bucketed lengths."""
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(rows))
+    for start in range(0, len(rows), settings.batch_size):
+        chosen = [rows[i] for i in order[start : start + settings.batch_size]]
+        yield make_batch(chosen, settings.batch_size)
+
+
+def make_batch(rows: Sequence[TrainingRow], height: int) -> Batch:
+    """Pad rows to one batch of `height` rows; missing rows are masked everywhere."""
+    width = bucket(max(len(row.tokens) for row in rows))
+    spans = [range(row.target_start, len(row.tokens)) for row in rows]
+    target_width = bucket(max(len(span) for span in spans), smallest=4)
+    counts = np.zeros(height, np.int32)
+    counts[: len(rows)] = [len(span) for span in spans]
+    return Batch(
+        tokens=pad_rows([list(row.tokens) for row in rows], width=width, height=height),
+        positions=row_positions([len(row.tokens) for row in rows], width=width, height=height),
+        target_columns=pad_rows(
+            [[i - 1 for i in span] for span in spans], width=target_width, height=height
+        ),
+        targets=pad_rows(
+            [[row.tokens[i] for i in span] for row, span in zip(rows, spans, strict=True)],
+            width=target_width,
+            height=height,
+        ),
+        target_mask=(np.arange(target_width)[None, :] < counts[:, None]).astype(np.float32),
+        gate_columns=pad_rows(
+            [[row.target_start - 1] for row in rows], width=1, height=height
+        )[:, 0],
+        gate_labels=np.array(
+            [float(row.related) for row in rows] + [0.0] * (height - len(rows)), np.float32
+        ),
+        gate_mask=(np.arange(height) < len(rows)).astype(np.float32),
+    )

@@ -1,0 +1,49 @@
+"""Fixes the gate's threshold on rows that are neither trained on nor evaluated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onceedit_jax.gate import alpha, gate_logit
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.runner import states_after
+
+
+def gate_alphas(
+    params: Any, gate: Any, config: ModelConfig, prompts: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    """Alpha of each prompt (token ids), read at its last token: `[len(prompts)]` float32."""
+    if not prompts:
+        return np.zeros(0, np.float32)
+    states = jnp.asarray(states_after(params, config, prompts))
+    return np.asarray(alpha(gate_logit(gate, states)))
+
+
+def calibrate_threshold(
+    edits: ArrayLike, held_back: ArrayLike, *, low: float = 0.1, high: float = 0.5
+) -> float:
+    """The alpha under which a target is left alone.
+
+    Halfway, in logits, between the highest held-back unrelated row and the lowest edit, kept
+    inside `[low, high]`: paraphrases score under their edits, so that a threshold close to the
+    edits would lose them, and one close to zero would trust 1 row in a few hundred too much.
+
+    Args:
+      edits: alphas of the edits' own prompts.
+      held_back: alphas of the held-back unrelated rows; without any the result is `high`.
+      low: lowest threshold.
+      high: highest threshold.
+    """
+    edits, held_back = np.asarray(edits, float), np.asarray(held_back, float)
+    if held_back.size == 0 or edits.size == 0:
+        return high
+    middle = (_logit(edits.min()) + _logit(held_back.max())) / 2
+    return float(np.clip(1 / (1 + np.exp(-middle)), low, high))
+
+
+def _logit(p: float) -> float:
+    p = float(np.clip(p, 1e-6, 1 - 1e-6))
+    return float(np.log(p / (1 - p)))

@@ -1,0 +1,55 @@
+"""Pytrees of arrays on disk through orbax; the only module that knows orbax's interface."""
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from onceedit_jax.errors import InputError
+
+# Orbax reports each save and restore at INFO and warns when a tree is restored as it was saved.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def save_tree(folder: Path, tree: Any) -> None:
+    """Write a nested dict of arrays; a kill in mid-save leaves any earlier tree in place."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    ocp.save(fresh.absolute(), tree)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_tree(folder: Path, like: Any = None) -> Any:
+    """Read a tree back, as the arrays of `like` (structure, shapes, dtypes, shardings) if given.
+
+    Raises:
+      InputError: if the folder holds no complete tree, or one of another structure.
+    """
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():  # killed between the two renames of a save
+        old.rename(folder)
+    if not ocp.is_orbax_checkpoint(folder.absolute()):
+        raise InputError(
+            f"{folder}: no complete orbax checkpoint here; "
+            "give the folder that `onceedit edit --out` wrote, or edit again"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            if like is None:
+                return ocp.load(folder.absolute())
+            return ocp.load(folder.absolute(), jax.eval_shape(lambda: like))
+    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+        raise InputError(
+            f"{folder}: this orbax checkpoint cannot be read ({str(error).splitlines()[0]}); "
+            "it is damaged or of another model: edit again"
+        ) from error

@@ -1,0 +1,87 @@
+"""Every choice of the editing stage in one frozen record; what the paper leaves out has a default."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal
+
+from onceedit_jax.errors import InputError
+
+Method = Literal["full", "lora", "last-n-layers"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditSettings:
+    """How the plug-in is edited. Published values: learning_rate, gate_weight; the rest is ours.
+
+    Attributes:
+      learning_rate: peak learning rate (paper: 1e-4).
+      gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
+      batch_size: rows a step, edits and unrelated rows mixed.
+      epochs: most passes over the rows; `early_stop` may end sooner.
+      optimizer: an optax optimizer that takes a learning rate ("adamw", "adam", "sgd", "lion").
+      weight_decay: decoupled weight decay, for the optimizers that have one.
+      schedule: "constant", "linear" or "cosine" decay to zero over all epochs.
+      warmup_steps: linear warm-up from zero before the schedule.
+      clip_norm: global-norm gradient clipping; 0 turns it off.
+      unrelated_ratio: unrelated rows trained on, per edit.
+      swapped_ratio: negatives in the edits' own form, per edit: an edit's prompt with another
+        edit's subject in place of its own (needs records with a subject).
+      held_back: unrelated rows kept out of training, per edit; they fix the gate's threshold.
+      method: "full", "lora" or "last-n-layers".
+      lora_rank: rank of the LoRA factors.
+      lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.
+      last_layers: layers trained by "last-n-layers".
+      early_stop: stop after this many epochs in a row in which every edit row was predicted whole
+        and every row was on its side of the gate; 0 never stops early.
+      max_tokens: longest row; unrelated text is cut there, an edit that is longer is refused.
+      seed: the one source of randomness (row order, LoRA factors, choice of unrelated rows).
+    """
+
+    learning_rate: float = 1e-4
+    gate_weight: float = 0.8
+    batch_size: int = 16
+    epochs: int = 12
+    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
+    weight_decay: float = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: float = 1.0
+    unrelated_ratio: float = 1.0
+    swapped_ratio: float = 1.0
+    held_back: float = 0.5
+    method: Method = "full"
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    last_layers: int = 8
+    early_stop: int = 2
+    max_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train.
+
+        Raises:
+          InputError: naming the setting, its value and what was expected.
+        """
+        positive = ("learning_rate", "batch_size", "epochs", "lora_rank", "last_layers", "max_tokens")
+        not_negative = (
+            "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
+            "swapped_ratio", "held_back", "early_stop", "seed",
+        )  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"setting {name}={getattr(self, name)}: must be above 0")
+        for name in not_negative:
+            if not getattr(self, name) >= 0:
+                raise InputError(f"setting {name}={getattr(self, name)}: must be 0 or more")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 of JSON values; what must agree before an interrupted run may go on."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,233 @@
+"""The training loop of the editing stage: one jitted step, resumable to the same result."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from onceedit_jax.editing.batches import Batch, TrainingRow, epoch_batches
+from onceedit_jax.editing.checkpoints import load_tree, save_tree
+from onceedit_jax.editing.loss import edit_loss
+from onceedit_jax.editing.methods import Parts, edited_params, partition
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.gate import gate_logit, init_gate
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import hidden_states, unembed
+
+Params = dict[str, Any]
+
+
+HISTORY = ("loss", "reliability", "gate_accuracy", "seconds")
+
+
+class Progress(NamedTuple):
+    """What a step reports: means over the epoch so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    reliability: float
+    gate_accuracy: float
+
+
+class Trained(NamedTuple):
+    """The edited parameters (canonical form), the gate, and one entry of history per epoch."""
+
+    params: Params
+    gate: Params
+    history: list[dict[str, float]]
+
+
+class StepOutcome(NamedTuple):
+    """Sums over a batch, as float32 scalars, so that an epoch's means need no second pass."""
+
+    loss: jax.Array
+    edits_right: jax.Array
+    edits: jax.Array
+    gates_right: jax.Array
+    rows: jax.Array
+
+
+def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTransformation:
+    """Clipping, then the optimizer under its schedule."""
+    warmup = min(settings.warmup_steps, total_steps)
+    after = max(1, total_steps - warmup)
+    peak = settings.learning_rate
+    decay = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, after),
+        "cosine": optax.cosine_decay_schedule(peak, after),
+    }[settings.schedule]
+    schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+    decays = settings.optimizer in ("adamw", "lion")
+    options = {"weight_decay": settings.weight_decay} if decays else {}
+    optimizer = getattr(optax, settings.optimizer)(schedule if warmup else decay, **options)
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+    return optax.chain(clip, optimizer)
+
+
+def batch_loss(
+    params: Params, gate: Params, batch: Batch, config: ModelConfig, gate_weight: float
+) -> tuple[jax.Array, StepOutcome]:
+    """The objective on one batch; the vocabulary head runs at the target positions only."""
+    hidden, _ = hidden_states(params, config, batch.tokens, batch.positions)
+    rows = jnp.arange(hidden.shape[0])
+    logits = unembed(params, config, hidden[rows[:, None], batch.target_columns])
+    gates = gate_logit(gate, hidden[rows, batch.gate_columns])
+    loss = edit_loss(
+        logits,
+        batch.targets,
+        batch.target_mask,
+        gates,
+        batch.gate_labels,
+        batch.gate_mask,
+        gate_weight=gate_weight,
+    )
+    right = (jnp.argmax(logits, -1) == batch.targets) | (batch.target_mask == 0)
+    is_edit = batch.gate_labels * batch.gate_mask
+    return loss.total, StepOutcome(
+        loss=loss.total,
+        edits_right=jnp.sum(jnp.all(right, axis=1) * is_edit),
+        edits=jnp.sum(is_edit),
+        gates_right=jnp.sum(((gates > 0) == (batch.gate_labels > 0)) * batch.gate_mask),
+        rows=jnp.sum(batch.gate_mask),
+    )
+
+
+def train(
+    params: Params,
+    config: ModelConfig,
+    rows: Sequence[TrainingRow],
+    settings: EditSettings,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    run_fingerprint: str = "",
+    resume: bool = False,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+) -> Trained:
+    """Train a plug-in on edit rows and unrelated rows.
+
+    Args:
+      params: the base model's parameters; kept as they are.
+      config: its configuration.
+      rows: training rows, see `onceedit_jax.editing.batches`.
+      settings: every choice of the editing stage.
+      checkpoint: folder that receives parameters, optimizer state and position after an epoch.
+      checkpoint_seconds: least time between two checkpoints; 0 saves after every epoch.
+      run_fingerprint: hash of edits, unrelated rows, settings and base model, kept with the
+        checkpoint so that another run never continues this one.
+      resume: continue from `checkpoint` if it holds one; the result equals an uninterrupted run.
+      on_step: called after every step.
+
+    Raises:
+      RunError: if the loss stops being finite.
+      InputError: if the checkpoint belongs to another run.
+    """
+    parts = partition(params, settings, jax.random.key(settings.seed))
+    steps_per_epoch = -(-len(rows) // settings.batch_size)
+    optimizer = make_optimizer(settings, steps_per_epoch * settings.epochs)
+    # Donated buffers are consumed, and the caller keeps the base model: train a copy.
+    trainable = jax.tree.map(jnp.copy, {"model": parts.trainable, "gate": init_gate(config.hidden_size)})
+    state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
+    history: list[dict[str, float]] = []
+
+    if resume and checkpoint is not None and checkpoint.exists():
+        state, history = _restore(checkpoint, state, run_fingerprint)
+
+    step = _make_step(parts, config, optimizer, settings.gate_weight)
+    saved_at = time.monotonic()
+    for epoch in range(len(history), settings.epochs):
+        if _learnt(history, settings.early_stop):
+            break
+        started = time.monotonic()
+        sums = np.zeros(len(StepOutcome._fields))
+        for i, batch in enumerate(epoch_batches(rows, settings, epoch)):
+            state, outcome = step(state, parts.frozen, batch)
+            values = np.array([float(value) for value in outcome])
+            if not np.isfinite(values[0]):
+                raise RunError(
+                    f"the loss became {values[0]} in epoch {epoch + 1}, step {i + 1}: lower "
+                    f"learning_rate (now {settings.learning_rate}) or set clip_norm; "
+                    "the last checkpoint is untouched"
+                )
+            sums += values
+            on_step(
+                Progress(
+                    epoch=epoch + 1,
+                    step=epoch * steps_per_epoch + i + 1,
+                    steps=steps_per_epoch * settings.epochs,
+                    loss=sums[0] / (i + 1),
+                    reliability=sums[1] / max(sums[2], 1),
+                    gate_accuracy=sums[3] / sums[4],
+                )
+            )
+        entry = (
+            sums[0] / steps_per_epoch,
+            sums[1] / max(sums[2], 1),
+            sums[3] / sums[4],
+            time.monotonic() - started,
+        )
+        history.append(dict(zip(HISTORY, entry, strict=True)))
+        if checkpoint is not None and time.monotonic() - saved_at >= checkpoint_seconds:
+            _save(checkpoint, state, history, run_fingerprint)
+            saved_at = time.monotonic()
+    trained = state["trainable"]
+    return Trained(edited_params(parts, trained["model"]), trained["gate"], history)
+
+
+def _make_step(
+    parts: Parts,
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    gate_weight: float,
+) -> Callable[[Any, Params, Batch], tuple[Any, StepOutcome]]:
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: Any, frozen: Params, batch: Batch) -> tuple[Any, StepOutcome]:
+        def objective(trainable: Params) -> tuple[jax.Array, StepOutcome]:
+            params = parts.merge(trainable["model"], frozen)
+            return batch_loss(params, trainable["gate"], batch, config, gate_weight)
+
+        gradients, outcome = jax.grad(objective, has_aux=True)(state["trainable"])
+        updates, optimizer_state = optimizer.update(
+            gradients, state["optimizer"], state["trainable"]
+        )
+        trainable = optax.apply_updates(state["trainable"], updates)
+        return {"trainable": trainable, "optimizer": optimizer_state}, outcome
+
+    return step
+
+
+def _learnt(history: list[dict[str, float]], patience: int) -> bool:
+    """Whether the last `patience` epochs got every edit and every gate row right."""
+    last = history[-patience:] if patience else []
+    return len(last) == patience > 0 and all(
+        entry["reliability"] == 1 and entry["gate_accuracy"] == 1 for entry in last
+    )
+
+
+def _save(folder: Path, state: Any, history: list[dict[str, float]], fingerprint: str) -> None:
+    """One tree holds all of it, so that arrays, position and fingerprint can never disagree."""
+    table = np.array([list(entry.values()) for entry in history])
+    save_tree(
+        folder, {"leaves": jax.tree.leaves(state), "history": table, "fingerprint": fingerprint}
+    )
+
+
+def _restore(folder: Path, state: Any, fingerprint: str) -> tuple[Any, list[dict[str, float]]]:
+    saved = load_tree(folder)
+    if saved["fingerprint"] != fingerprint:
+        raise InputError(
+            f"{folder}: this checkpoint belongs to a run with other edits, unrelated rows, "
+            "settings or base model; drop --resume to start over, or restore what was changed"
+        )
+    history = [dict(zip(HISTORY, map(float, entry), strict=True)) for entry in saved["history"]]
+    return jax.tree.unflatten(jax.tree.structure(state), saved["leaves"]), history

@@ -1,0 +1,1 @@
+"""Reliability, generality, locality, portability: how an edit is measured."""

@@ -1,0 +1,166 @@
+"""What distinguishes one supported decoder from another: a hashable record, static under jit."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from onceedit_jax.errors import InputError
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding: its base, how much of a head it turns, and how it is stretched.
+
+    Attributes:
+        theta: Base of the wavelengths.
+        dim: Leading dimensions of every head that are rotated (even, at most `head_dim`).
+        local_theta: Base of the sliding-window layers where it differs; never scaled.
+        interleaved: Pairs are neighbours (2i, 2i+1), not halves (i, i + dim / 2).
+        scaling: `linear` divides every frequency by `factor`; `llama3` only the slow ones.
+        factor: The stretch of either scaling.
+        low_freq_factor: `llama3` only: wavelengths above original / this are fully stretched.
+        high_freq_factor: `llama3` only: wavelengths below original / this are left alone.
+        original_max_positions: `llama3` only: context length before stretching.
+    """
+
+    theta: float
+    dim: int
+    local_theta: float | None = None
+    interleaved: bool = False
+    scaling: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything the decoder needs to know about a model besides its weights.
+
+    Attributes:
+        family: Key into the table of families (`llama`, `gpt2`, ...).
+        vocab_size: Rows V of the embedding table, padding rows included.
+        num_tokens: Rows that are real tokens; the rest are masked out of the logits.
+        hidden_size: D.
+        num_layers: L.
+        num_heads: H query heads.
+        num_kv_heads: Hkv key/value heads; divides H.
+        head_dim: K.
+        mlp_size: F.
+        max_positions: Longest context the model was made for; rows P of learned positions.
+        rope: Rotary embedding, or None for learned positions.
+        norm: RMS norm, or layer norm (which then has a bias).
+        norm_eps: Added to the variance.
+        norm_offset: Added to the stored norm weight (Gemma stores weight - 1).
+        activation: Non-linearity of the MLP.
+        gated_mlp: down(act(gate x) * up x) rather than down(act(up x)).
+        qkv_bias: Query, key and value projections have biases.
+        attention_out_bias: The attention output projection has one.
+        mlp_bias: The MLP projections have them.
+        head_bias: The output head has one.
+        qk_norm: Queries and keys are RMS-normalised per head before rope.
+        parallel_block: Attention and MLP read the same normalised input and add up (GPT-J).
+        post_norms: Attention and MLP outputs are normalised before the residual sum.
+        embedding_scale: Factor on the embeddings, applied in the compute dtype.
+        query_scale: Factor on the attention scores; None means head_dim ** -0.5.
+        sliding_window: A query sees keys at distances below this in sliding layers.
+        sliding_layers: For each layer whether it slides; () means none does.
+        tie_embeddings: The head is the embedding table.
+    """
+
+    family: str
+    vocab_size: int
+    num_tokens: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_size: int
+    max_positions: int
+    rope: Rope | None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-6
+    norm_offset: float = 0.0
+    activation: Activation = "silu"
+    gated_mlp: bool = True
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    qk_norm: bool = False
+    parallel_block: bool = False
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    query_scale: float | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] = ()
+    tie_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the fields agree with one another.
+
+        Raises:
+            InputError: They don't; the message names the fields.
+        """
+        if not self.sliding_layers:
+            object.__setattr__(self, "sliding_layers", (False,) * self.num_layers)
+        if len(self.sliding_layers) != self.num_layers:
+            raise InputError(
+                f"model config: {len(self.sliding_layers)} entries in sliding_layers (layer_types) "
+                f"for {self.num_layers} layers; expected one for each layer"
+            )
+        if any(self.sliding_layers) and not self.sliding_window:
+            raise InputError(
+                f"model config: sliding layers with sliding_window {self.sliding_window}; "
+                "expected a positive width"
+            )
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise InputError(
+                f"model config: {self.num_heads} query heads do not share {self.num_kv_heads} "
+                "key/value heads evenly; expected a divisor"
+            )
+        if not 0 < self.num_tokens <= self.vocab_size:
+            raise InputError(
+                f"the vocabulary has {self.num_tokens} tokens, the embedding {self.vocab_size} "
+                "rows; expected at most one token a row: the tokenizer is not this model's"
+            )
+        if self.rope and (self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim):
+            raise InputError(
+                f"model config: rotary dimension {self.rope.dim}; expected an even number of at "
+                f"most the head's {self.head_dim}"
+            )
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on the attention scores."""
+        return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
+
+    def with_num_tokens(self, num_tokens: int) -> ModelConfig:
+        """The same model whose tokenizer has `num_tokens` tokens; later rows count as padding.
+
+        Raises:
+            InputError: There are more tokens than embedding rows.
+        """
+        return dataclasses.replace(self, num_tokens=num_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, `from_dict`'s inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuild a config from `to_dict`'s values, after a trip through JSON or not."""
+        rope = values["rope"]
+        return cls(
+            **{
+                **values,
+                "rope": None if rope is None else Rope(**rope),
+                "sliding_layers": tuple(values["sliding_layers"]),
+            }
+        )

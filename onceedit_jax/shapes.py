@@ -1,0 +1,48 @@
+"""The one place where ragged sizes are rounded up, so that few shapes are ever compiled."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceedit_jax.errors import InputError
+
+
+def bucket(size: int, *, smallest: int = 8) -> int:
+    """Round a size up to the next of 8, 12, 16, 24, 32, 48, 64, 96, ... (at most 1/3 wasted).
+
+    Args:
+      size: what has to fit.
+      smallest: first of the sizes, a power of two.
+    """
+    width = smallest
+    while width < size:
+        # 8 -> 12 -> 16 -> 24 -> ...: a power of two, then halfway to the next.
+        halfway = width > 1 and width & (width - 1) == 0
+        width = width * 3 // 2 if halfway else max(2, width * 4 // 3)
+    return width
+
+
+def pad_rows(
+    rows: list[list[int]], *, width: int, height: int | None = None, fill: int = 0
+) -> NDArray[np.int32]:
+    """Ragged integer rows as one int32 array `[height, width]`, right-padded with `fill`.
+
+    Raises:
+      InputError: if a row is longer than `width`.
+    """
+    height = len(rows) if height is None else height
+    out = np.full((height, width), fill, np.int32)
+    for i, row in enumerate(rows):
+        if len(row) > width:
+            raise InputError(f"row {i} holds {len(row)} tokens, more than the {width} asked for")
+        out[i, : len(row)] = row
+    return out
+
+
+def row_positions(
+    lengths: list[int], *, width: int, height: int | None = None
+) -> NDArray[np.int32]:
+    """Positions `[height, width]` of right-padded rows: 0, 1, ... and -1 on padding."""
+    counts = np.zeros(len(lengths) if height is None else height, np.int32)
+    counts[: len(lengths)] = lengths
+    columns = np.arange(width, dtype=np.int32)
+    return np.where(columns[None, :] < counts[:, None], columns[None, :], -1).astype(np.int32)
