@@ -55,7 +55,7 @@ def edit(
     """
     if not records:
         raise InputError("no edits given: expected at least one record with prompt and target")
-    check_leaks(records, unrelated, records)
+    check_leaks(unrelated, records)
     training, held_back = choose_unrelated(records, unrelated, settings)
     rows = [edit_row(r, tokenizer, max_tokens=settings.max_tokens) for r in records]
     rows += [unrelated_row(u, tokenizer, max_tokens=settings.max_tokens) for u in training]

@@ -1,4 +1,4 @@
-"""Layouts of a parameter tree's layers: stacked for scanning, split to freeze, unstacked to unroll."""
+"""Layouts of the layer parameters: stacked to scan, split to freeze, unstacked to unroll."""
 
 from __future__ import annotations
 

@@ -1,0 +1,160 @@
+"""The one record type of an edit, the unrelated row, and which edits contradict one another."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+from onceedit_jax.errors import InputError
+
+R = TypeVar("R", "EditRecord", "UnrelatedRow")
+
+# What may stand around an answer without changing it. Signs that do change it (C# and C, -5 and 5,
+# $100 and 100) are left out on purpose.
+EDGE_PUNCTUATION = ".,;:!?\"'`“”„‘’‚«»‹›()[]{}¿¡。、"  # noqa: RUF001 (quotation marks are meant)
+_NQ = re.compile(r"^\s*nq\s+question\s*:\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and the text that answers it."""
+
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """One edit and everything that is evaluated about it.
+
+    Attributes:
+        prompt: the edit's prompt (reliability is scored on it).
+        target: the new answer.
+        rephrase: the same question in other words (generality), if the data set has one.
+        locality: unrelated prompts with their gold answers (locality).
+        portability: questions that need the edit and further facts, with their answers.
+        subject: what the edit is about.
+        true_answers: the answers that were true before the edit.
+        index: position in the list that was loaded.
+        source: "file:line", for messages; two records that differ only here are equal.
+    """
+
+    prompt: str
+    target: str
+    rephrase: str | None = None
+    locality: tuple[Pair, ...] = ()
+    portability: tuple[Pair, ...] = ()
+    subject: str | None = None
+    true_answers: tuple[str, ...] = ()
+    index: int = 0
+    source: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class UnrelatedRow:
+    """A text the gate learns to leave alone.
+
+    `answer` is None where the text has no question/answer boundary (a plain sentence, or a question
+    and its answer in one string).
+    """
+
+    prompt: str
+    answer: str | None = None
+    source: str = field(default="", compare=False)
+
+
+def normalise(text: str) -> str:
+    """Map texts that say the same to the same string.
+
+    Unicode compatibility form (NFKC), case folded, white space collapsed to single blanks, sentence
+    punctuation stripped from both ends (kept if nothing else is left). Contradicting edits, leaks
+    and exact matches all compare texts in this form. `normalise(normalise(t)) == normalise(t)`.
+    """
+    # Folding can leave a form that is no longer NFKC, and NFKC one that is no longer folded;
+    # Unicode's own caseless match (chapter 3.13, D146) therefore applies the pair twice.
+    for _ in range(2):
+        text = unicodedata.normalize("NFKC", text).casefold()
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
+    return text.strip(EDGE_PUNCTUATION + " ") or text
+
+
+def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
+    """Positions of records that can't all be right at once.
+
+    Two records contradict when their normalised targets differ and (a) their prompts are equal, or
+    (b) subject and true answers are equal (ZsRE asks one fact in several ways, each with its own
+    target), or (c) the rephrase of one is the prompt of the other. All comparisons are of
+    `normalise`d text. Both records of such a pair are returned.
+    """
+    targets = [normalise(record.target) for record in records]
+    prompts = _group((normalise(record.prompt), i) for i, record in enumerate(records))
+    facts = _group(
+        ((normalise(record.subject), frozenset(map(normalise, record.true_answers))), i)
+        for i, record in enumerate(records)
+        if record.subject and record.true_answers
+    )
+    found: set[int] = set()
+    for members in [*prompts.values(), *facts.values()]:
+        if len({targets[i] for i in members}) > 1:
+            found.update(members)
+    for i, record in enumerate(records):
+        if record.rephrase is None:
+            continue
+        others = prompts.get(normalise(record.rephrase), [])
+        opposed = [j for j in others if targets[j] != targets[i]]
+        if opposed:
+            found.update([i, *opposed])
+    return frozenset(found)
+
+
+def duplicates(records: Sequence[EditRecord]) -> frozenset[int]:
+    """Positions of records whose normalised prompt and target an earlier record has already."""
+    groups = _group(
+        ((normalise(record.prompt), normalise(record.target)), i)
+        for i, record in enumerate(records)
+    )
+    return frozenset(i for members in groups.values() for i in members[1:])
+
+
+def strip_nq(text: str) -> str:
+    """Text without the "nq question:" that opens every locality prompt of ZsRE (and no edit)."""
+    return _NQ.sub("", text)
+
+
+def without_nq(item: R) -> R:
+    """The same record or row with "nq question:" taken off its locality prompts or its text.
+
+    With the prefix a gate can tell locality prompts from edits by their first two words; without it
+    locality is a test of the question's content.
+    """
+    if isinstance(item, UnrelatedRow):
+        return replace(item, prompt=strip_nq(item.prompt))
+    pairs = tuple(replace(pair, prompt=strip_nq(pair.prompt)) for pair in item.locality)
+    return replace(item, locality=pairs)
+
+
+def demo_path(name: str) -> Path:
+    """Path of a file that comes with the package.
+
+    Args:
+        name: "demo_edits.jsonl", "demo_unrelated.json" or "reference_texts.json".
+
+    Raises:
+        InputError: there is no such file in the package.
+    """
+    folder = Path(str(files("onceedit_jax.data")))
+    if not (path := folder / name).is_file():
+        known = ", ".join(sorted(p.name for p in folder.glob("*.json*")))
+        raise InputError(f"{name}: no such file in the package; there are {known}")
+    return path
+
+
+def _group(items: Iterable[tuple[Hashable, int]]) -> dict[Hashable, list[int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for key, position in items:
+        groups[key].append(position)
+    return dict(groups)

@@ -1,0 +1,347 @@
+"""One edited plug-in and many targets: teacher-forced scores and greedy answers (paper, 3.3)."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from onceedit_jax.data.records import Pair
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.calibration import gate_alphas
+from onceedit_jax.ensemble.generation import PluginFollower, greedy
+from onceedit_jax.ensemble.pair import OnBlock, Target, build_transfer
+from onceedit_jax.errors import InputError
+from onceedit_jax.fusion import (
+    PRESETS,
+    FusionInputs,
+    FusionSettings,
+    Transfer,
+    fusion_rule,
+)
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import Params, unembed, unstack_layers
+from onceedit_jax.parallel import data_mesh, replicate, shard_batch
+from onceedit_jax.runner import states_after
+from onceedit_jax.shapes import bucket
+from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.transfer import Kind, TransferHealth
+
+CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
+EXACT_CHUNK = 256  # an exact table costs one pass whatever the number of decisions
+PROMPTS = 16  # prompts answered at once
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScores:
+    """One target on one text: tokens of the gold answer, and what was predicted for each.
+
+    Attributes:
+      gold: `[T]` the answer's tokens.
+      before: `[T]` argmax of the target alone, given the true prefix.
+      after: `[T]` the fused system's token, given the true prefix.
+    """
+
+    gold: NDArray[np.int32]
+    before: NDArray[np.int32]
+    after: NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Teacher-forced scores of N texts: alpha `[N]`, and for each target N `TokenScores`.
+
+    `losses` is the gradient search's mean loss after each step, for each target that searched.
+    """
+
+    alphas: NDArray[np.float32]
+    targets: list[list[TokenScores]]
+    losses: list[NDArray[np.float32] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Greedy answers to N prompts: alpha `[N]`, and each target's texts before and after."""
+
+    alphas: NDArray[np.float32]
+    before: list[list[str]]
+    after: list[list[str]]
+
+
+class Decision(NamedTuple):
+    """Next tokens `[B]` of the target alone and fused, and the search's losses if it searched."""
+
+    own: jax.Array
+    fused: jax.Array
+    losses: jax.Array | None
+
+
+@partial(jax.jit, static_argnames=("settings", "plugin_config", "target_config"))
+def decide(
+    plugin_params: Params,
+    target_params: Params,
+    transfer: Transfer,
+    plugin_states: jax.Array,
+    target_states: jax.Array,
+    alpha: jax.Array,
+    *,
+    settings: FusionSettings,
+    plugin_config: ModelConfig,
+    target_config: ModelConfig,
+) -> Decision:
+    """From both models' final states `[B, Ds]`, `[B, Dl]` and alpha `[B]` to the next tokens."""
+    inputs = FusionInputs(
+        unembed(plugin_params, plugin_config, plugin_states),
+        unembed(target_params, target_config, target_states),
+        alpha,
+    )
+    step = fusion_rule(settings)(inputs, transfer)
+    own = jnp.argmax(inputs.target_logits, axis=-1).astype(jnp.int32)
+    return Decision(own, step.tokens, step.losses)
+
+
+@partial(jax.jit, static_argnames="config")
+def _own_tokens(params: Params, config: ModelConfig, states: jax.Array) -> jax.Array:
+    return jnp.argmax(unembed(params, config, states), axis=-1).astype(jnp.int32)
+
+
+class Ensemble:
+    """An edited plug-in that speaks through several target LLMs.
+
+    What depends on the plug-in alone (alpha, its states after shared prefixes) is computed once,
+    for however many targets.
+    """
+
+    def __init__(
+        self,
+        plugin: EditedPlugin,
+        targets: Sequence[Target],
+        *,
+        fusion: str | FusionSettings | None = None,
+        alpha_threshold: float | None = None,
+        table: Kind = "topk",
+        mesh: Mesh | None = None,
+        on_block: OnBlock = lambda what, done, total: None,
+    ) -> None:
+        """Prepare every pair; tables come from the cache where they are there.
+
+        Args:
+          plugin: the edited plug-in.
+          targets: the LLMs that shall answer with the new facts.
+          fusion: a preset's name or settings (default: the artifact's rule).
+          alpha_threshold: under it a target answers by itself, and the plug-in's steps are
+            skipped (default: the artifact's; 0 fuses always, as the paper does).
+          table: kind of the relative tables.
+          mesh: devices that share the rows of a batch (default: all).
+          on_block: told about tables being built.
+
+        Raises:
+          InputError: for an unknown preset or no targets.
+        """
+        if not targets:
+            raise InputError("no targets given: expected at least one target LLM")
+        if fusion is None:
+            fusion = str(plugin.info["rule"]["fusion"])
+        if isinstance(fusion, str):
+            if fusion not in PRESETS:
+                raise InputError(f"fusion {fusion!r}: expected one of {', '.join(PRESETS)}")
+            fusion = PRESETS[fusion]
+        self.plugin, self.targets, self.settings = plugin, list(targets), fusion
+        if fusion.weight == "fixed":
+            alpha_threshold = 0.0
+        self.threshold = plugin.alpha_threshold if alpha_threshold is None else alpha_threshold
+        self.mesh = data_mesh() if mesh is None else mesh
+        self._chunk = EXACT_CHUNK if table == "exact" else CHUNK
+        self._plugin_params = self._placed(plugin.params)
+        self._target_params = [self._placed(target.model.params) for target in targets]
+        self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
+        self._transfers: list[Transfer] = []
+        self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
+        for target in targets:
+            transfer, health = build_transfer(plugin, target, fusion, kind=table, on_block=on_block)
+            self._transfers.append(self._placed(transfer))
+            self.health.append(health)
+
+    def alphas(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Alpha of each prompt, `[N]`: the fixed weight, or the gate's at the last prompt token."""
+        if self.settings.weight == "fixed":
+            return np.full(len(prompts), self.settings.fixed_alpha, np.float32)
+        encoded = [self.plugin.tokenizer.encode(prompt) for prompt in prompts]
+        return gate_alphas(self._plugin_params, self.plugin.gate, self.plugin.config, encoded)
+
+    def score(self, pairs: Sequence[Pair]) -> Scored:
+        """Teacher-forced next tokens over each pair's answer, for every target at once.
+
+        The text is `prompt + " " + target`; each answer token is predicted from the true prefix,
+        which the plug-in reads as it would itself write that text.
+        """
+        alphas = self.alphas([pair.prompt for pair in pairs])
+        active = alphas >= self.threshold
+        texts = [[_Text.of(pair, target) for pair in pairs] for target in self.targets]
+        wanted: list[tuple[int, ...]] = []
+        for bridge, target_texts in zip(self._bridges, texts, strict=True):
+            for i in np.flatnonzero(active):
+                text, prompt = target_texts[i], pairs[i].prompt
+                for end in range(text.start, len(text.tokens)):
+                    wanted.append(tuple(bridge.cross(prompt, text.tokens[text.start : end])))
+        plugin_states = states_after(
+            self._plugin_params, self.plugin.config, wanted, mesh=self.mesh
+        )
+        scored, losses, taken = [], [], 0
+        for t, target_texts in enumerate(texts):
+            prefixes = [
+                tuple(text.tokens[:end])
+                for text in target_texts
+                for end in range(text.start, len(text.tokens))
+            ]
+            counts = [len(text.tokens) - text.start for text in target_texts]
+            fused_rows = np.repeat(active, counts)
+            states = states_after(
+                self._target_params[t], self.targets[t].model.config, prefixes, mesh=self.mesh
+            )
+            mine = plugin_states[taken : taken + int(fused_rows.sum())]
+            taken += len(mine)
+            before = self._own(t, states)
+            after = before.copy()
+            tokens, loss = self._fused(t, mine, states[fused_rows], np.repeat(alphas, counts)[fused_rows])
+            after[fused_rows] = tokens
+            ends = np.cumsum(counts)
+            scored.append([
+                TokenScores(np.array(text.tokens[text.start :], np.int32), before[a:b], after[a:b])
+                for text, a, b in zip(target_texts, ends - counts, ends, strict=True)
+            ])
+            losses.append(loss)
+        return Scored(alphas, scored, losses)
+
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> Answers:
+        """Greedy answers of every target, alone and fused.
+
+        An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts under the
+        threshold are answered by the target alone, without a step of the plug-in.
+        """
+        alphas = self.alphas(prompts)
+        active = np.flatnonzero(alphas >= self.threshold)
+        before, after = [], []
+        for t, target in enumerate(self.targets):
+            texts: list[str] = []
+            for group in _groups(list(range(len(prompts)))):
+                texts += self._answers(t, [prompts[i] for i in group], None, max_new_tokens)
+            before.append(texts)
+            fused = list(texts)
+            for group in _groups(active.tolist()):
+                chosen = [prompts[i] for i in group]
+                for i, text in zip(
+                    group, self._answers(t, chosen, alphas[group], max_new_tokens), strict=True
+                ):
+                    fused[i] = text
+            after.append(fused)
+        return Answers(alphas, before, after)
+
+    def _answers(
+        self,
+        t: int,
+        prompts: Sequence[str],
+        alphas: NDArray[np.float32] | None,
+        max_new_tokens: int,
+    ) -> list[str]:
+        """Answers of target t alone (alphas None) or fused."""
+        target = self.targets[t]
+        follower = None
+        if alphas is not None:
+            follower = PluginFollower(
+                self._plugin_params,
+                self.plugin.config,
+                self._bridges[t],
+                prompts,
+                room=4 * max_new_tokens,
+            )
+
+        def next_tokens(states: jax.Array, answers: list[list[int]]) -> NDArray[np.int32]:
+            if follower is None:
+                return self._own(t, np.asarray(states))
+            plugin_states = np.asarray(follower.states(answers))
+            return self._fused(t, plugin_states, np.asarray(states), alphas)[0]
+
+        answers = greedy(
+            self._target_params[t],
+            target.model.config,
+            target.tokenizer,
+            prompts,
+            next_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        return [target.tokenizer.decode(answer).strip() for answer in answers]
+
+    def _own(self, t: int, states: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The target's own next tokens, from states `[N, D]`."""
+        params, config = _head(self._target_params[t]), self.targets[t].model.config
+        found = [
+            np.asarray(_own_tokens(params, config, self._padded(part)))[: len(part)]
+            for part in _chunks(states, self._chunk)
+        ]
+        return np.concatenate([np.zeros(0, np.int32), *found])
+
+    def _fused(
+        self, t: int, plugin_states: Any, target_states: Any, alphas: Any
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+        """The fused system's next tokens, and the search's mean loss after each step."""
+        tokens, losses = [np.zeros(0, np.int32)], []
+        for plugin, target, alpha in zip(
+            *(_chunks(a, self._chunk) for a in (plugin_states, target_states, alphas)), strict=True
+        ):
+            step = decide(
+                _head(self._plugin_params),
+                _head(self._target_params[t]),
+                self._transfers[t],
+                self._padded(plugin),
+                self._padded(target),
+                self._padded(alpha),
+                settings=self.settings,
+                plugin_config=self.plugin.config,
+                target_config=self.targets[t].model.config,
+            )
+            tokens.append(np.asarray(step.fused)[: len(alpha)])
+            if step.losses is not None:
+                losses.append(np.asarray(step.losses)[: len(alpha)])
+        return np.concatenate(tokens), np.concatenate(losses).mean(0) if losses else None
+
+    def _padded(self, rows: NDArray[Any]) -> Any:
+        """Rows filled up to a bucketed number, and laid over the devices where there are several."""
+        devices = self.mesh.size
+        height = -(-bucket(len(rows), smallest=1) // devices) * devices
+        filled = np.concatenate([rows, np.zeros((height - len(rows), *rows.shape[1:]), rows.dtype)])
+        return shard_batch(self.mesh, filled) if devices > 1 else filled
+
+    def _placed(self, tree: Any) -> Any:
+        return replicate(self.mesh, tree) if self.mesh.size > 1 else tree
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """A pair in a target's tokens; the answer starts at `start`."""
+
+    tokens: list[int]
+    start: int
+
+    @classmethod
+    def of(cls, pair: Pair, target: Target) -> "_Text":
+        tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
+        return cls(tokens, start)
+
+
+def _head(params: Params) -> Params:
+    """The part of the parameters that `unembed` reads."""
+    return {name: params[name] for name in ("embed", "head") if name in params}
+
+
+def _chunks(rows: Any, size: int) -> list[Any]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _groups(items: list[int]) -> list[list[int]]:
+    return [items[start : start + PROMPTS] for start in range(0, len(items), PROMPTS)]

@@ -1,0 +1,166 @@
+"""Reliability, generality, locality and portability: what the numbers of an evaluation mean.
+
+Definitions follow the protocol of EasyEdit and WISE, which ONCE EDIT is reported in. All of it is
+NumPy on the host: the arrays are argmax tokens that have already left the device.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# What may stand around an answer without changing it. Signs that do change it (C# and C, -5 and 5,
+# $100 and 100) are left out on purpose.
+EDGE_PUNCTUATION = ".,;:!?\"'`“”„‘’‚«»‹›()[]{}¿¡。、"  # noqa: RUF001 (quotation marks are meant)
+
+
+def normalise(text: str) -> str:
+    """Map texts that say the same to the same string.
+
+    Unicode compatibility form (NFKC), case folded, white space collapsed to single blanks, sentence
+    punctuation stripped from both ends (kept if nothing else is left). Contradicting edits, leaks
+    and exact matches all compare texts in this form. `normalise(normalise(t)) == normalise(t)`.
+    """
+    # Folding can leave a form that is no longer NFKC, and NFKC one that is no longer folded;
+    # Unicode's own caseless match (chapter 3.13, D146) therefore applies the pair twice.
+    for _ in range(2):
+        text = unicodedata.normalize("NFKC", text).casefold()
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
+    return text.strip(EDGE_PUNCTUATION + " ") or text
+
+
+def token_accuracy(predicted: ArrayLike, gold: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
+    """Share of each row's scored tokens that are predicted right, teacher-forced.
+
+    Args:
+        predicted: argmax tokens `[N, T]`, int; column t is the prediction FOR token t, made at the
+            position before it with the true prefix.
+        gold: the target's tokens `[N, T]`, int.
+        mask: `[N, T]` bool, true at target tokens (neither prompt nor padding).
+
+    Returns:
+        `[N]` float64 in [0, 1]; NaN for a row without a scored token.
+
+    Raises:
+        ValueError: the three shapes differ or are not `[N, T]`.
+    """
+    predicted, gold, mask = np.asarray(predicted), np.asarray(gold), np.asarray(mask, dtype=bool)
+    if not (predicted.ndim == 2 and predicted.shape == gold.shape == mask.shape):
+        raise ValueError(
+            "token_accuracy: predicted, gold and mask must have one shape [N, T], found "
+            f"{predicted.shape}, {gold.shape} and {mask.shape}"
+        )
+    scored = mask.sum(axis=1)
+    right = ((predicted == gold) & mask).sum(axis=1)
+    return np.where(scored > 0, right / np.maximum(scored, 1), np.nan)
+
+
+def agreement(after: ArrayLike, before: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
+    """Locality of each row: how often the edited system says what the SAME target said before.
+
+    Both are argmax tokens `[N, T]` at the positions of the gold answer, which itself is not
+    compared: a target that is wrong in the same way as before the edit is perfectly local.
+
+    Returns:
+        `[N]` float64 in [0, 1]; NaN for a row without a scored token.
+    """
+    return token_accuracy(after, before, mask)
+
+
+def exact_match(answer: str, target: str) -> bool:
+    """Whether a freely generated answer begins with the target.
+
+    The answer is cut at its first newline. Both sides are normalised, and the target must end at a
+    word boundary: "Paris, France" matches "Paris", "Parisian" does not. An empty target matches
+    nothing.
+    """
+    lines = answer.splitlines()
+    said, wanted = normalise(lines[0] if lines else ""), normalise(target)
+    if not wanted or not said.startswith(wanted):
+        return False
+    rest = said[len(wanted) :]
+    return not (rest and rest[0].isalnum() and wanted[-1].isalnum())
+
+
+def record_means(values: ArrayLike, owners: ArrayLike, records: int) -> NDArray[np.float64]:
+    """Average scored texts within their record (a record may have several locality pairs).
+
+    Args:
+        values: `[P]` float, one score a text; NaN is skipped.
+        owners: `[P]` int, the position of the record each text belongs to, in [0, records).
+        records: the number of records N.
+
+    Returns:
+        `[N]` float64; NaN for a record without a scored text.
+
+    Raises:
+        ValueError: an owner is outside [0, records), or the two lengths differ.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    owners = np.asarray(owners, dtype=np.int64)
+    if values.shape != owners.shape or values.ndim != 1:
+        raise ValueError(
+            f"record_means: values and owners must both be [P], found {values.shape} and "
+            f"{owners.shape}"
+        )
+    if owners.size and not (owners.min() >= 0 and owners.max() < records):
+        raise ValueError(
+            f"record_means: owners must be in [0, {records}), found {owners.min()}..{owners.max()}"
+        )
+    present = ~np.isnan(values)
+    count = np.bincount(owners[present], minlength=records)
+    total = np.bincount(owners[present], weights=values[present], minlength=records)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A macro-average and how many records it is over; `value` is None where none has the field."""
+
+    value: float | None
+    records: int
+
+
+def macro_average(per_record: ArrayLike) -> Mean:
+    """Mean over records `[N]`, each counting once however many tokens it has; NaN marks absence."""
+    values = np.asarray(per_record, dtype=np.float64)
+    present = values[~np.isnan(values)]
+    return Mean(float(present.mean()) if present.size else None, int(present.size))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The four numbers of one system on one set of records, with how many are behind each."""
+
+    rel: Mean
+    gen: Mean
+    loc: Mean
+    portability: Mean
+
+    @property
+    def avg(self) -> float | None:
+        """mean(Rel, Gen, Loc); None where one is absent: two do not compare to published Avg."""
+        parts = [m.value for m in (self.rel, self.gen, self.loc) if m.value is not None]
+        return sum(parts) / 3 if len(parts) == 3 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the summary JSON: rel, gen, loc, avg, portability, counts."""
+        names = ("rel", "gen", "loc", "portability")
+        fields: dict[str, Mean] = {name: getattr(self, name) for name in names}
+        values = {name: mean.value for name, mean in fields.items()}
+        counts = {name: mean.records for name, mean in fields.items()}
+        return {**values, "avg": self.avg, "counts": counts}
+
+
+def scores(
+    rel: ArrayLike, gen: ArrayLike, loc: ArrayLike, portability: ArrayLike | None = None
+) -> Scores:
+    """Macro-average per-record scores, each `[N]` float with NaN where a record lacks the field."""
+    return Scores(
+        rel=macro_average(rel),
+        gen=macro_average(gen),
+        loc=macro_average(loc),
+        portability=macro_average([] if portability is None else portability),
+    )

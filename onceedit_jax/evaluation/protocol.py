@@ -1,0 +1,186 @@
+"""The evaluation protocol: every edit applied at once, then reliability, generality, locality and
+portability of every target, before and after, from one run.
+"""  # noqa: D205
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from onceedit_jax.data.records import EditRecord, Pair, contradicting
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.ensemble.ensemble import Ensemble
+from onceedit_jax.evaluation.metrics import Scores, exact_match, normalise, record_means, scores
+from onceedit_jax.models.decoder import unembed
+from onceedit_jax.runner import states_after
+
+Mode = Literal["teacher-forced", "generate", "both"]
+METRICS = ("rel", "gen", "loc", "portability")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One text that is scored: whose record it is, for which metric, and the text."""
+
+    record: int
+    metric: str
+    pair: Pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+      results: one entry per target and mode, in the summary's schema (docs/data.md).
+      records: one entry per target, mode and question, for the JSON lines.
+      alphas: metric name to the alphas of its questions.
+      losses: target name to the gradient search's mean loss after each step, where it searched.
+    """
+
+    results: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+    alphas: dict[str, list[float]]
+    losses: dict[str, list[float]]
+
+
+def questions(records: Sequence[EditRecord]) -> list[Question]:
+    """Everything that the records ask, record by record."""
+    found = []
+    for i, record in enumerate(records):
+        found.append(Question(i, "rel", Pair(record.prompt, record.target)))
+        if record.rephrase:
+            found.append(Question(i, "gen", Pair(record.rephrase, record.target)))
+        found += [Question(i, "loc", pair) for pair in record.locality]
+        found += [Question(i, "portability", pair) for pair in record.portability]
+    return found
+
+
+def evaluate(
+    ensemble: Ensemble,
+    records: Sequence[EditRecord],
+    *,
+    mode: Mode = "teacher-forced",
+    max_new_tokens: int = 20,
+) -> Evaluation:
+    """Score every target before and after, with all edits in place.
+
+    Args:
+      ensemble: the edited plug-in and its targets.
+      records: the edits with their questions.
+      mode: teacher-forced next tokens, free greedy generation, or both.
+      max_new_tokens: longest generated answer.
+
+    Returns:
+      Scores by record and their averages; locality compares a target with itself before.
+    """
+    asked = questions(records)
+    pairs = [question.pair for question in asked]
+    results: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    losses: dict[str, list[float]] = {}
+    alphas = ensemble.alphas([pair.prompt for pair in pairs])
+    by_metric = {
+        metric: [float(a) for a, q in zip(alphas, asked, strict=True) if q.metric == metric]
+        for metric in METRICS
+    }
+
+    def add(target: int, mode: str, details: list[dict[str, Any]]) -> None:
+        name = ensemble.targets[target].name
+        before = _average(asked, [d["before"] for d in details], len(records))
+        after = _average(asked, [d["after"] for d in details], len(records))
+        results.append({
+            "target": name,
+            "mode": mode,
+            "fusion": ensemble.settings.proposal,
+            "search": ensemble.settings.label,
+            "records": len(records),
+            "contradicting": len(contradicting(records)),
+            "before": before.as_dict(),
+            "after": after.as_dict(),
+        })
+        rows.extend(
+            {
+                "target": name,
+                "mode": mode,
+                "record": records[question.record].index,
+                "metric": question.metric,
+                "alpha": float(alpha),
+                **detail,
+            }
+            for question, alpha, detail in zip(asked, alphas, details, strict=True)
+        )
+
+    if mode in ("teacher-forced", "both"):
+        scored = ensemble.score(pairs)
+        for t, texts in enumerate(scored.targets):
+            details = []
+            for question, text in zip(asked, texts, strict=True):
+                gold = text.before if question.metric == "loc" else text.gold
+                details.append({
+                    "before": _share(text.before, gold),
+                    "after": _share(text.after, gold),
+                })
+            add(t, "teacher-forced", details)
+            if scored.losses[t] is not None:
+                losses[ensemble.targets[t].name] = np.asarray(scored.losses[t]).tolist()
+    if mode in ("generate", "both"):
+        answers = ensemble.generate(
+            [pair.prompt for pair in pairs], max_new_tokens=max_new_tokens
+        )
+        for t in range(len(ensemble.targets)):
+            details = []
+            for question, before, after in zip(
+                asked, answers.before[t], answers.after[t], strict=True
+            ):
+                if question.metric == "loc":
+                    right = (1.0, float(normalise(before) == normalise(after)))
+                else:
+                    wanted = question.pair.target
+                    right = (
+                        float(exact_match(before, wanted)),
+                        float(exact_match(after, wanted)),
+                    )
+                details.append({
+                    "before": right[0],
+                    "after": right[1],
+                    "answer_before": before,
+                    "answer_after": after,
+                })
+            add(t, "generate", details)
+    return Evaluation(results, rows, by_metric, losses)
+
+
+def plugin_alone(plugin: EditedPlugin, records: Sequence[EditRecord]) -> Scores:
+    """Teacher-forced scores of the edited plug-in by itself; it has no locality to speak of."""
+    asked = [q for q in questions(records) if q.metric != "loc"]
+    texts = [plugin.tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in asked]
+    prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
+    states = states_after(plugin.params, plugin.config, prefixes)
+    predicted = np.concatenate([
+        np.asarray(jnp.argmax(unembed(plugin.params, plugin.config, jnp.asarray(part)), -1))
+        for part in np.array_split(states, max(1, len(states) // 64))
+    ])
+    values, taken = [], 0
+    for tokens, start in texts:
+        gold = np.array(tokens[start:])
+        values.append(_share(predicted[taken : taken + len(gold)], gold))
+        taken += len(gold)
+    return _average(asked, values, len(records))
+
+
+def _share(predicted: NDArray[np.int32], gold: NDArray[np.int32]) -> float:
+    return float(np.mean(predicted == gold))
+
+
+def _average(asked: Sequence[Question], values: Sequence[float], records: int) -> Scores:
+    means = {}
+    for metric in METRICS:
+        chosen = [i for i, question in enumerate(asked) if question.metric == metric]
+        means[metric] = record_means(
+            [values[i] for i in chosen], [asked[i].record for i in chosen], records
+        )
+    return scores(means["rel"], means["gen"], means["loc"], means["portability"])

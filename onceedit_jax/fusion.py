@@ -1,0 +1,212 @@
+"""Fusion of plug-in and target, one next-token decision at a time (ONCE EDIT, section 3.3).
+
+A rule is a value: `FusionSettings` names a point on independent axes, `fusion_rule` makes the pure
+function, and the paper's, DeePEn's and our own are three presets.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.search import (
+    SearchSettings,
+    gradient_search,
+    lookup,
+    one_hot_target,
+)
+from onceedit_jax.transfer import Normalization, Table, to_vocabulary
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class FusionSettings:
+    """A fusion rule as a point on independent axes.
+
+    Attributes:
+      proposal: where the two distributions meet: `relative` (the anchors' space, as published)
+        or `vocabulary` (the target's own; needs no search).
+      weight: alpha from the plug-in's `gate`, or the same `fixed_alpha` for every input.
+      fixed_alpha: alpha of `weight="fixed"`.
+      normalization: of the transfer matrices.
+      start: of the search: `zeros`, or the LLM's own logits as `prior`.
+      target: of the search: P itself as `distribution`, or `one-hot` at its largest anchor.
+      search: `lookup` (the closed form of zeros + one-hot) or `gradient`.
+      gradient: settings of the gradient search.
+    """
+
+    proposal: Literal["relative", "vocabulary"] = "vocabulary"
+    weight: Literal["gate", "fixed"] = "gate"
+    fixed_alpha: float = 0.5
+    normalization: Normalization = "centered"
+    start: Literal["zeros", "prior"] = "zeros"
+    target: Literal["one-hot", "distribution"] = "one-hot"
+    search: Literal["lookup", "gradient"] = "lookup"
+    gradient: SearchSettings = SearchSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that mean nothing.
+
+        Raises:
+          InputError: naming the settings and what to set instead.
+        """
+        if not 0 <= self.fixed_alpha <= 1:
+            raise InputError(f"fixed_alpha={self.fixed_alpha}: expected a weight from 0 to 1")
+        closed_form = self.start == "zeros" and self.target == "one-hot"
+        if self.proposal == "relative" and self.search == "lookup" and not closed_form:
+            raise InputError(
+                f"search=lookup is the closed form of start=zeros with target=one-hot, not of "
+                f"start={self.start} with target={self.target}; set search=gradient"
+            )
+
+    @property
+    def label(self) -> str:
+        """How results name the rule's search: `none` where there is none."""
+        return self.search if self.proposal == "relative" else "none"
+
+
+PRESETS: dict[str, FusionSettings] = {
+    "vocabulary": FusionSettings(),
+    "relative": FusionSettings(proposal="relative"),
+    "deepen": FusionSettings(
+        proposal="relative",
+        weight="fixed",
+        normalization="deepen",
+        start="prior",
+        target="distribution",
+        search="gradient",
+    ),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What a pair of models needs to be fused; a rule asks only for its own part.
+
+    Attributes:
+      plugin: the plug-in's relative table R_s.
+      target: the target's relative table R_l.
+      lookup: `[A]` int32 from `transfer.lookup_table`.
+      vocabulary_ids: `[Vs]` int32, the target token of each plug-in token, -1 for none.
+    """
+
+    plugin: Table | None = None
+    target: Table | None = None
+    lookup: jax.Array | None = None
+    vocabulary_ids: jax.Array | None = None
+
+
+class FusionInputs(NamedTuple):
+    """Both models' view of the same text: logits `[B, Vs]`, `[B, Vl]`, and alpha `[B]`."""
+
+    plugin_logits: jax.Array
+    target_logits: jax.Array
+    alpha: jax.Array
+
+
+class FusedStep(NamedTuple):
+    """The next tokens `[B]` int32, and the search's losses `[B, steps + 1]` if it searched."""
+
+    tokens: jax.Array
+    losses: jax.Array | None
+
+
+class FusionRule(Protocol):
+    """A pure function from both models' logits to the next token."""
+
+    def __call__(self, inputs: FusionInputs, transfer: Transfer) -> FusedStep:
+        """Decide the next token of every row."""
+        ...
+
+
+def fuse(
+    plugin_probs: jax.Array,
+    target_probs: jax.Array,
+    alpha: jax.Array,
+    plugin_table: Table,
+    target_table: Table,
+) -> jax.Array:
+    """`P = alpha * p_s R_s + (1 - alpha) * p_l R_l` (ONCE EDIT, section 3.3).
+
+    Args:
+      plugin_probs: p_s, `[B, Vs]`.
+      target_probs: p_l, `[B, Vl]`.
+      alpha: `[B]`.
+      plugin_table: R_s.
+      target_table: R_l, over the same anchors.
+
+    Returns:
+      `[B, A]` float32 distributions over anchors.
+    """
+    weight = alpha[:, None]
+    plugin = plugin_table.to_relative(plugin_probs)
+    return weight * plugin + (1 - weight) * target_table.to_relative(target_probs)
+
+
+def fuse_vocabulary(
+    plugin_probs: jax.Array, target_probs: jax.Array, alpha: jax.Array, ids: jax.Array
+) -> jax.Array:
+    """`P = alpha * p_s M + (1 - alpha) * p_l`, in the target's vocabulary: `[B, Vl]`.
+
+    Args:
+      plugin_probs: p_s, `[B, Vs]`.
+      target_probs: p_l, `[B, Vl]`.
+      alpha: `[B]`.
+      ids: M as one target token for each plug-in token, `[Vs]` int32, -1 for none.
+    """
+    weight = alpha[:, None]
+    moved = to_vocabulary(plugin_probs, ids, target_probs.shape[1])
+    return weight * moved + (1 - weight) * target_probs
+
+
+def fusion_rule(settings: FusionSettings) -> FusionRule:
+    """The rule that the settings name, as a pure function to be jitted.
+
+    Where alpha is 0 the token is the target's own: its logits pass through untouched, whatever
+    the rule would make of them.
+    """
+    propose = _vocabulary if settings.proposal == "vocabulary" else _relative
+
+    def rule(inputs: FusionInputs, transfer: Transfer) -> FusedStep:
+        if settings.weight == "fixed":
+            inputs = inputs._replace(alpha=jnp.full_like(inputs.alpha, settings.fixed_alpha))
+        step = propose(inputs, transfer, settings)
+        own = jnp.argmax(inputs.target_logits, axis=-1)
+        tokens = jnp.where(inputs.alpha > 0, step.tokens, own).astype(jnp.int32)
+        return step._replace(tokens=tokens)
+
+    return rule
+
+
+def _probabilities(logits: jax.Array) -> jax.Array:
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+
+def _vocabulary(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
+    plugin_probs, target_probs = map(_probabilities, inputs[:2])
+    ids = _needed(transfer.vocabulary_ids)
+    fused = fuse_vocabulary(plugin_probs, target_probs, inputs.alpha, ids)
+    return FusedStep(jnp.argmax(fused, axis=-1), None)
+
+
+def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
+    plugin_probs, target_probs = map(_probabilities, inputs[:2])
+    target_table = _needed(transfer.target)
+    fused = fuse(plugin_probs, target_probs, inputs.alpha, _needed(transfer.plugin), target_table)
+    if settings.search == "lookup":
+        return FusedStep(lookup(fused, _needed(transfer.lookup)), None)
+    goal = one_hot_target(fused) if settings.target == "one-hot" else fused
+    prior = inputs.target_logits
+    start = jnp.zeros_like(prior) if settings.start == "zeros" else prior
+    found = gradient_search(goal, target_table, start, settings=settings.gradient)
+    return FusedStep(jnp.argmax(found.logits, axis=-1), found.losses)
+
+
+def _needed(part: T | None) -> T:
+    if part is None:
+        raise InputError("this fusion rule needs a part of the transfer that was not built")
+    return part

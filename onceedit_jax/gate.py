@@ -1,0 +1,48 @@
+"""[WEIGHT]: the plug-in's own word on how much it should be trusted (ONCE EDIT, section 3.1)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def init_gate(hidden_size: int) -> dict[str, jax.Array]:
+    """A gate that says alpha = 1/2 to everything: `{"kernel": [D]}` of float32 zeros."""
+    return {"kernel": jnp.zeros(hidden_size, jnp.float32)}
+
+
+def gate_logit(gate: dict[str, Any], hidden: jax.Array) -> jax.Array:
+    """logit_w, the output logit of [WEIGHT].
+
+    Args:
+      gate: `{"kernel": [D]}`.
+      hidden: `[..., D]`, the plug-in's final state at the last prompt token.
+
+    Returns:
+      `[...]` float32.
+    """
+    kernel = jnp.asarray(gate["kernel"], jnp.float32)
+    return hidden.astype(jnp.float32) @ kernel
+
+
+def alpha(logit: jax.Array) -> jax.Array:
+    """The plug-in's weight in the fusion, sigmoid(logit_w), in (0, 1)."""
+    return jax.nn.sigmoid(logit)
+
+
+def apply_threshold(weight: jax.Array, threshold: float | jax.Array) -> jax.Array:
+    """Alpha as it is from the threshold up, and exactly 0 below: the target is left alone there."""
+    return jnp.where(weight >= threshold, weight, 0.0)
+
+
+def joined_head(head: jax.Array, gate: dict[str, Any]) -> jax.Array:
+    """The vocabulary head with [WEIGHT] as its last row: the paper's view of the same numbers.
+
+    Args:
+      head: `[V, D]` output embeddings.
+      gate: `{"kernel": [D]}`.
+
+    Returns:
+      `[V + 1, D]` in the head's dtype.
+    """
+    return jnp.concatenate([head, jnp.asarray(gate["kernel"], head.dtype)[None]])

@@ -1,0 +1,242 @@
+"""The table of model families: how each one's config.json and tensors become ours, and back.
+
+Weight conversion needs two facts about a checkpoint tensor: which leaves it holds, and how it lies
+in memory. Everything else follows from the leaves' shapes, in both directions:
+
+    expected = checkpoint_tensors(config)          # name -> CheckpointTensor, in model order
+    for raw_name in file:                          # loading, one tensor at a time
+        name = canonical_name(config, raw_name)    # None: a buffer or a tied copy, skip it
+        for leaf, part in expected[name].split(array):
+            ...                                    # store part at leaf.path, row leaf.layer
+    for tensor in expected.values():               # exporting
+        array = tensor.join([leaf_value(leaf) for leaf in tensor.leaves])
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.models import hf_config
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import param_shapes
+from onceedit_jax.models.tensors import CheckpointTensor, Leaf, Rule, Stored, extents
+
+__all__ = [
+    "FAMILIES",
+    "CheckpointTensor",
+    "Family",
+    "Leaf",
+    "Rule",
+    "canonical_name",
+    "checkpoint_tensors",
+    "config_from_hf",
+]
+
+
+def _layer(name: str, *leaves: str, stored: Stored = "linear", inputs: int = 1) -> Rule:
+    paths = tuple(("layers", *leaf.split(".")) for leaf in leaves)
+    return Rule(name, paths, stored, inputs)
+
+
+def _norm(name: str, leaf: str) -> tuple[Rule, Rule]:
+    """Rules of a norm's scale and (in layer norms) bias."""
+    return (
+        Rule(f"{name}.weight", ((*leaf.split("."), "scale"),), "vector"),
+        Rule(f"{name}.bias", ((*leaf.split("."), "bias"),), "vector"),
+    )
+
+
+_HEAD = (
+    Rule("lm_head.weight", (("head", "kernel"),), "linear"),
+    Rule("lm_head.bias", (("head", "bias"),), "vector"),
+)
+_LLAMA_BODY = (
+    Rule("embed_tokens.weight", (("embed", "tokens"),), "table"),
+    *_norm("layers.{layer}.input_layernorm", "layers.attention_norm"),
+    *(
+        rule
+        for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"))
+        for rule in (
+            _layer(f"layers.{{layer}}.self_attn.{theirs}.weight", f"attention.w{ours}"),
+            _layer(
+                f"layers.{{layer}}.self_attn.{theirs}.bias", f"attention.b{ours}", stored="vector"
+            ),
+        )
+    ),
+    _layer("layers.{layer}.self_attn.o_proj.weight", "attention.wo", inputs=2),
+    _layer("layers.{layer}.self_attn.o_proj.bias", "attention.bo", stored="vector"),
+    *_norm("layers.{layer}.self_attn.q_norm", "layers.attention.q_norm"),
+    *_norm("layers.{layer}.self_attn.k_norm", "layers.attention.k_norm"),
+    *(
+        rule
+        for name in ("gate", "up", "down")
+        for rule in (
+            _layer(f"layers.{{layer}}.mlp.{name}_proj.weight", f"mlp.{name}"),
+            _layer(f"layers.{{layer}}.mlp.{name}_proj.bias", f"mlp.{name}_bias", stored="vector"),
+        )
+    ),
+)
+_LLAMA_RULES = (
+    *_LLAMA_BODY,
+    *_norm("layers.{layer}.post_attention_layernorm", "layers.mlp_norm"),
+    *_norm("norm", "final_norm"),
+    *_HEAD,
+)
+_GEMMA3_RULES = (
+    *_LLAMA_BODY,
+    *_norm("layers.{layer}.post_attention_layernorm", "layers.attention_post_norm"),
+    *_norm("layers.{layer}.pre_feedforward_layernorm", "layers.mlp_norm"),
+    *_norm("layers.{layer}.post_feedforward_layernorm", "layers.mlp_post_norm"),
+    *_norm("norm", "final_norm"),
+    *_HEAD,
+)
+_GPTJ_RULES = (
+    Rule("wte.weight", (("embed", "tokens"),), "table"),
+    *_norm("h.{layer}.ln_1", "layers.attention_norm"),
+    _layer("h.{layer}.attn.q_proj.weight", "attention.wq"),
+    _layer("h.{layer}.attn.k_proj.weight", "attention.wk"),
+    _layer("h.{layer}.attn.v_proj.weight", "attention.wv"),
+    _layer("h.{layer}.attn.out_proj.weight", "attention.wo", inputs=2),
+    _layer("h.{layer}.mlp.fc_in.weight", "mlp.up"),
+    _layer("h.{layer}.mlp.fc_in.bias", "mlp.up_bias", stored="vector"),
+    _layer("h.{layer}.mlp.fc_out.weight", "mlp.down"),
+    _layer("h.{layer}.mlp.fc_out.bias", "mlp.down_bias", stored="vector"),
+    *_norm("ln_f", "final_norm"),
+    *_HEAD,
+)
+_GPT2_RULES = (
+    Rule("wte.weight", (("embed", "tokens"),), "table"),
+    Rule("wpe.weight", (("embed", "positions"),), "table"),
+    *_norm("h.{layer}.ln_1", "layers.attention_norm"),
+    _layer(
+        "h.{layer}.attn.c_attn.weight",
+        "attention.wq",
+        "attention.wk",
+        "attention.wv",
+        stored="conv1d",
+    ),
+    _layer(
+        "h.{layer}.attn.c_attn.bias",
+        "attention.bq",
+        "attention.bk",
+        "attention.bv",
+        stored="vector",
+    ),
+    _layer("h.{layer}.attn.c_proj.weight", "attention.wo", stored="conv1d", inputs=2),
+    _layer("h.{layer}.attn.c_proj.bias", "attention.bo", stored="vector"),
+    *_norm("h.{layer}.ln_2", "layers.mlp_norm"),
+    _layer("h.{layer}.mlp.c_fc.weight", "mlp.up", stored="conv1d"),
+    _layer("h.{layer}.mlp.c_fc.bias", "mlp.up_bias", stored="vector"),
+    _layer("h.{layer}.mlp.c_proj.weight", "mlp.down", stored="conv1d"),
+    _layer("h.{layer}.mlp.c_proj.bias", "mlp.down_bias", stored="vector"),
+    *_norm("ln_f", "final_norm"),
+    *_HEAD,
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: how to read a config.json, and the tensors of a checkpoint.
+
+    Attributes:
+        read_config: From (config.json's values, family name) to a `ModelConfig`.
+        rules: Tensors, in model order.
+        prefix: What precedes names in the body of the model (not of the head); checkpoints of
+            the bare body lack it.
+    """
+
+    read_config: Callable[[Mapping[str, Any], str], ModelConfig]
+    rules: tuple[Rule, ...]
+    prefix: str
+
+
+#: Keyed by the `model_type` of config.json.
+FAMILIES: dict[str, Family] = {
+    "llama": Family(hf_config.llama, _LLAMA_RULES, "model."),
+    "mistral": Family(hf_config.mistral, _LLAMA_RULES, "model."),
+    "qwen2": Family(hf_config.qwen, _LLAMA_RULES, "model."),
+    "qwen3": Family(hf_config.qwen, _LLAMA_RULES, "model."),
+    "gemma3_text": Family(hf_config.gemma3, _GEMMA3_RULES, "model."),
+    "gptj": Family(hf_config.gptj, _GPTJ_RULES, "transformer."),
+    "gpt2": Family(hf_config.gpt2, _GPT2_RULES, "transformer."),
+}
+
+# Constants that older versions of transformers stored with the weights.
+_BUFFERS = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|attn\.(bias|masked_bias|embed_positions))$", re.ASCII
+)
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+    """The `ModelConfig` of a Hugging Face config.json, in the spelling of transformers 4 or 5.
+
+    Every embedding row counts as a token; `with_num_tokens` says how many really are.
+
+    Raises:
+        InputError: The architecture or one of its settings is not supported, or a value is
+            missing; the message names the key, what it holds and what was expected.
+    """
+    kind = hf.get("model_type")
+    if kind not in FAMILIES:
+        raise InputError(
+            f"config.json: model_type is {kind!r}; expected one of {', '.join(FAMILIES)}: "
+            "choose a model of a supported architecture"
+        )
+    hf_config.expect(hf, "quantization_config", None)
+    return FAMILIES[kind].read_config(hf, kind)
+
+
+def checkpoint_tensors(config: ModelConfig) -> dict[str, CheckpointTensor]:
+    """Every tensor that a checkpoint of this model has, by its full name, in model order.
+
+    Together they hold every leaf of the parameter tree exactly once.
+    """
+    family = FAMILIES[config.family]
+    shapes = {
+        tuple(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(param_shapes(config))[0]
+    }
+    rules = [rule for rule in family.rules if all(path in shapes for path in rule.leaves)]
+    embed = [rule for rule in rules if rule.leaves[0][0] == "embed"]
+    inside = [rule for rule in rules if rule.leaves[0][0] == "layers"]
+    after = [rule for rule in rules if rule.leaves[0][0] in ("final_norm", "head")]
+
+    def tensor(rule: Rule, layer: int | None) -> CheckpointTensor:
+        axes = 0 if layer is None else 1
+        leaves = tuple(Leaf(path, layer, shapes[path][axes:]) for path in rule.leaves)
+        sizes = [extents(leaf.shape, rule.inputs, rule.stored) for leaf in leaves]
+        shape = (*sizes[0][:-1], sum(size[-1] for size in sizes))
+        prefix = "" if rule.leaves[0][0] == "head" else family.prefix
+        return CheckpointTensor(
+            name=prefix + rule.name.format(layer=layer),
+            shape=shape[::-1] if rule.stored == "linear" else shape,
+            leaves=leaves,
+            stored=rule.stored,
+            inputs=rule.inputs,
+        )
+
+    tensors = [
+        *(tensor(rule, None) for rule in embed),
+        *(tensor(rule, layer) for layer in range(config.num_layers) for rule in inside),
+        *(tensor(rule, None) for rule in after),
+    ]
+    return {each.name: each for each in tensors}
+
+
+def canonical_name(config: ModelConfig, name: str) -> str | None:
+    """The name under which `checkpoint_tensors` may list the tensor a file calls `name`.
+
+    Adds the prefix that checkpoints of the bare body lack. None means that the tensor is to be
+    skipped: a buffer that older checkpoints stored, or a tied head's copy of the embedding. A name
+    nobody knows is returned with its prefix; it is the caller's to refuse.
+    """
+    if _BUFFERS.search(name) or (config.tie_embeddings and name == "lm_head.weight"):
+        return None
+    prefix = FAMILIES[config.family].prefix
+    return name if name.startswith((prefix, "lm_head.")) else prefix + name

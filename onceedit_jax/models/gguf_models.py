@@ -1,0 +1,349 @@
+"""GGUF models in Hugging Face terms: an equivalent `config.json`, and tensors under HF names.
+
+A GGUF file is read as if it were a Hugging Face folder, so that the table of families stays the
+only description of a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.gguf import GGUFFile, dequantize
+
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_SETTINGS = {
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "context_length": "max_position_embeddings",
+}
+_RMS = {**_SETTINGS, "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one GGUF architecture is written in Hugging Face terms.
+
+    Attributes:
+        model_type: the HF family.
+        auto_class: class that `transformers` loads it with.
+        settings: metadata key (after `architecture.`) to HF configuration key; all are required.
+        constants: HF configuration values that a GGUF file leaves unsaid.
+        outer: stems of the tensors outside the layers.
+        layer: stems of a layer's tensors.
+        layer_prefix: where HF keeps the layers.
+        permuted: stems whose rows were reordered for ggml's interleaved rope.
+        transposed: stems kept as [in, out] by HF, [out, in] by GGUF.
+        norm_offset: what the converter added to the norm weights.
+    """
+
+    model_type: str
+    auto_class: str
+    settings: dict[str, str]
+    constants: dict[str, Any] = field(default_factory=dict)
+    outer: dict[str, str] = field(default_factory=lambda: _OUTER)
+    layer: dict[str, str] = field(default_factory=lambda: _LAYER)
+    layer_prefix: str = "model.layers"
+    permuted: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
+    norm_offset: float = 0.0
+
+
+_POST_NORM = {**_LAYER, "ffn_norm": "post_attention_layernorm"}
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": Architecture(
+        "llama",
+        "LlamaForCausalLM",
+        _RMS,
+        constants={"hidden_act": "silu"},
+        layer=_POST_NORM,
+        permuted=("attn_q", "attn_k"),
+    ),
+    "qwen2": Architecture(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        _RMS,
+        constants={"hidden_act": "silu", "use_sliding_window": False},
+        layer=_POST_NORM,
+    ),
+    "qwen3": Architecture(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        _RMS,
+        constants={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
+        layer=_POST_NORM,
+    ),
+    "gemma3": Architecture(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        {**_RMS, "attention.sliding_window": "sliding_window"},
+        constants={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False},
+        layer={
+            **_LAYER,
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_feedforward_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        },
+        norm_offset=1.0,
+    ),
+    "gpt2": Architecture(
+        "gpt2",
+        "GPT2LMHeadModel",
+        {
+            "embedding_length": "n_embd",
+            "block_count": "n_layer",
+            "feed_forward_length": "n_inner",
+            "attention.head_count": "n_head",
+            "context_length": "n_positions",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        constants={"activation_function": "gelu_new"},
+        outer={
+            "token_embd": "transformer.wte",
+            "position_embd": "transformer.wpe",
+            "output_norm": "transformer.ln_f",
+            "output": "lm_head",
+        },
+        layer={
+            "attn_norm": "ln_1",
+            "attn_qkv": "attn.c_attn",
+            "attn_output": "attn.c_proj",
+            "ffn_norm": "ln_2",
+            "ffn_up": "mlp.c_fc",
+            "ffn_down": "mlp.c_proj",
+        },
+        layer_prefix="transformer.h",
+        transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
+    ),
+}
+# Metadata that changes the arithmetic in ways the decoder does not know.
+_REFUSED = ("expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale")
+_ROPE_FREQS = "rope_freqs.weight"
+
+
+def _architecture(file: GGUFFile) -> Architecture:
+    if file.architecture not in ARCHITECTURES:
+        raise InputError(
+            f"{file.path}: unknown architecture '{file.architecture}'; supported in GGUF are "
+            f"{', '.join(ARCHITECTURES)}; give the Hugging Face folder of the model instead"
+        )
+    return ARCHITECTURES[file.architecture]
+
+
+def equivalent_config(file: GGUFFile) -> dict[str, Any]:
+    """The `config.json` that the model would have in a Hugging Face folder.
+
+    Raises:
+        InputError: an unknown architecture, missing metadata, or a variant that the decoder does
+            not compute (experts, capped logits, YaRN).
+    """
+    architecture = _architecture(file)
+
+    def get(key: str, default: Any = None) -> Any:
+        return file.metadata.get(f"{file.architecture}.{key}", default)
+
+    for key in _REFUSED:
+        if get(key):
+            raise InputError(
+                f"{file.path}: {file.architecture}.{key} is {get(key)}; models with it are not "
+                "supported; choose another model"
+            )
+    config: dict[str, Any] = {
+        "architectures": [architecture.auto_class],
+        "model_type": architecture.model_type,
+        **architecture.constants,
+    }
+    for key, name in architecture.settings.items():
+        value = get(key)
+        if not isinstance(value, int | float):
+            raise InputError(
+                f"{file.path}: metadata {file.architecture}.{key} is {value}; expected one number: "
+                "the file is incomplete or a variant that is not supported"
+            )
+        config[name] = value
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise InputError(
+            f"{file.path}: missing tensor token_embd.weight; expected the whole model in one file; "
+            "merge a split GGUF, or fetch the file again"
+        )
+    config["vocab_size"] = embedding.shape[0]
+    config["tie_word_embeddings"] = "output.weight" not in file.tensors
+    for key in ("bos", "eos", "padding"):
+        token = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token is not None:
+            config["pad_token_id" if key == "padding" else f"{key}_token_id"] = token
+    if architecture.model_type != "gpt2":
+        config |= _rotary_config(file, config, get)
+    if architecture.model_type == "llama":
+        config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+        config["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
+        if window := get("attention.sliding_window"):
+            config |= {
+                "model_type": "mistral",
+                "architectures": ["MistralForCausalLM"],
+                "sliding_window": window,
+            }
+    if architecture.model_type == "gemma3_text":
+        config |= _gemma3_config(config, get)
+    return config
+
+
+def _rotary_config(file: GGUFFile, config: dict[str, Any], get: Any) -> dict[str, Any]:
+    heads = config["num_attention_heads"]
+    head_dim = get("attention.key_length", config["hidden_size"] // heads)
+    rotated = get("rope.dimension_count", head_dim)
+    if rotated != head_dim or get("attention.value_length", head_dim) != head_dim:
+        raise InputError(
+            f"{file.path}: heads of {head_dim} with {rotated} rotated and values of "
+            f"{get('attention.value_length', head_dim)} dimensions; expected all three equal"
+        )
+    extra: dict[str, Any] = {
+        "num_key_value_heads": get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rope_theta": get("rope.freq_base", 10000.0),
+    }
+    kind = get("rope.scaling.type", "none")
+    if kind not in ("none", "linear"):
+        raise InputError(
+            f"{file.path}: rope scaling '{kind}'; supported are none, linear and llama3's"
+        )
+    if kind == "linear":
+        extra["rope_scaling"] = {"rope_type": "linear", "factor": get("rope.scaling.factor", 1.0)}
+    if _ROPE_FREQS in file.tensors:
+        factors = dequantize(file, _ROPE_FREQS, np.dtype(np.float32))
+        extra["rope_scaling"] = llama3_scaling(file.path, factors, extra["rope_theta"])
+    return extra
+
+
+def _gemma3_config(config: dict[str, Any], get: Any) -> dict[str, Any]:
+    layers = config["num_hidden_layers"]
+    pattern = get("attention.sliding_window_pattern", 6)
+    if isinstance(pattern, int):
+        slides = [(index + 1) % pattern != 0 for index in range(layers)]
+    else:
+        slides = [bool(flag) for flag in pattern]
+    # The 27B model, alone in the family, scales its queries by the width per head.
+    largest = layers == 62
+    return {
+        "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
+        "rope_local_base_freq": get("rope.freq_base_swa", 10000.0),
+        "query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"]
+        if largest
+        else config["head_dim"],
+    }
+
+
+def llama3_scaling(path: Path, factors: NDArray[np.float32], theta: float) -> dict[str, Any]:
+    """The Llama-3 rope settings that a GGUF file's frequency divisors were computed from.
+
+    With wavelength w, the divisor is 1 below w = N / high, `factor` above w = N / low, and between
+    them 1 / divisor = (1 - s) / factor + s with s = (N / w - low) / (high - low). Only ratios
+    count, so low is fixed at 1; N and high follow from the line s over 1 / w.
+
+    Args:
+        path: the file, for the error.
+        factors: [K / 2] divisors of the rotary frequencies.
+        theta: rope base.
+
+    Raises:
+        InputError: no such settings give these divisors.
+    """
+    k = 2 * factors.size
+    inverse_wave = theta ** (-np.arange(0, k, 2) / k) / (2 * np.pi)
+    factor = float(factors.max())
+    between = (factors > 1 + 1e-4) & (factors < factor * (1 - 1e-4))
+    if between.sum() >= 2:
+        smooth = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
+        slope, negative_low = np.polyfit(inverse_wave[between], smooth, 1)
+        high = round(1 - 1 / negative_low, 2)
+        original = round(slope * (high - 1))
+        s = np.clip((original * inverse_wave - 1) / (high - 1), 0, 1)
+        if np.allclose(1 / ((1 - s) / factor + s), factors, rtol=1e-3):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }
+    raise InputError(
+        f"{path}: tensor {_ROPE_FREQS} holds divisors from {factors.min():g} to {factor:g}; "
+        "expected those of Llama-3's rope scaling; give the model's Hugging Face folder instead"
+    )
+
+
+class GGUFSource:
+    """The tensors of a GGUF file under their Hugging Face names, with HF's values and shapes."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.path, self._file = file.path, file
+        self._architecture = _architecture(file)
+        attention = f"{file.architecture}.attention"
+        self._heads = file.metadata[f"{attention}.head_count"]
+        self._kv_heads = file.metadata.get(f"{attention}.head_count_kv", self._heads)
+        self._names = {self._hf_name(name): name for name in file.tensors if name != _ROPE_FREQS}
+
+    def names(self) -> Iterable[str]:
+        """HF names; a tensor without one keeps the file's."""
+        return self._names.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape that HF gives the tensor."""
+        shape = self._file.tensors[self._names[name]].shape
+        return shape[::-1] if self._is_transposed(name) else shape
+
+    def read(self, name: str, dtype: np.dtype) -> NDArray[Any]:
+        """Dequantized values in `dtype`, converters' changes undone."""
+        stored = self._names[name]
+        is_norm = stored.endswith("norm.weight")
+        minus = self._architecture.norm_offset if is_norm else 0.0
+        values = dequantize(self._file, stored, dtype, minus=minus)
+        if self._is_transposed(name):
+            return values.T
+        if self._stem(name) in self._architecture.permuted:
+            heads = self._kv_heads if self._stem(name) == "attn_k" else self._heads
+            # ggml rotates neighbours (2i, 2i + 1), HF rotates halves (i, i + K / 2).
+            pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
+            return pairs.swapaxes(1, 2).reshape(values.shape)
+        return values
+
+    def _stem(self, name: str) -> str:
+        """What a layer's tensor is called in the file (`attn_q`), or nothing outside the layers."""
+        stored = self._names[name]
+        return stored.split(".")[2] if stored.startswith("blk.") else ""
+
+    def _is_transposed(self, name: str) -> bool:
+        return name.endswith(".weight") and self._stem(name) in self._architecture.transposed
+
+    def _hf_name(self, name: str) -> str:
+        if match := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name):
+            index, stem, kind = match.groups()
+            if stem in self._architecture.layer:
+                prefix = self._architecture.layer_prefix
+                return f"{prefix}.{index}.{self._architecture.layer[stem]}.{kind}"
+        stem, _, kind = name.rpartition(".")
+        if stem in self._architecture.outer:
+            return f"{self._architecture.outer[stem]}.{kind}"
+        return name

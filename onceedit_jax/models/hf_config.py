@@ -1,0 +1,276 @@
+"""Reading Hugging Face config.json files, in the spelling of transformers 4 or 5, per family.
+
+Each reader takes the file's values and the family's name and gives a `ModelConfig`; all raise
+`InputError` naming the key, what it holds and what was expected, when a setting is not supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.config import Activation, ModelConfig, Rope
+
+_ACTIVATION_NAMES: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+def _refuse(key: str, found: object, expected: object) -> InputError:
+    return InputError(
+        f"config.json: {key} is {found!r}; expected {expected}: this model is not supported"
+    )
+
+
+def _need(hf: Mapping[str, Any], key: str) -> int:
+    """A positive whole number that has no sensible default."""
+    value = hf.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"config.json: {key} is {value!r}; expected a positive whole number")
+    return value
+
+
+def _get(hf: Mapping[str, Any], key: str, default: Any) -> Any:
+    """A value whose absence and null both mean the default."""
+    value = hf.get(key)
+    return default if value is None else value
+
+
+def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
+    """Refuse a feature: `key` must be absent or one of `allowed`."""
+    if key in hf and hf[key] not in allowed:
+        raise _refuse(key, hf[key], " or ".join(map(repr, allowed)))
+
+
+def _activation(hf: Mapping[str, Any], key: str, default: str) -> Activation:
+    name = _get(hf, key, default)
+    if name not in _ACTIVATION_NAMES:
+        raise _refuse(key, name, "one of " + ", ".join(_ACTIVATION_NAMES))
+    return _ACTIVATION_NAMES[name]
+
+
+def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any) -> Rope:
+    """Rope from a `rope_scaling` or `rope_parameters` dict, the older and the newer spelling.
+
+    `theta` is the base unless the dict names one; `fields` go to `Rope` as they are.
+    """
+    kind = parameters.get("rope_type", parameters.get("type")) or "default"
+    theta = float(_get(parameters, "rope_theta", theta))
+    if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise _refuse(f"{where}.partial_rotary_factor", parameters["partial_rotary_factor"], 1.0)
+    needed: dict[str, tuple[str, ...]] = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        ),
+    }
+    if kind not in needed:
+        raise _refuse(f"{where}.rope_type", kind, "one of " + ", ".join(needed))
+    missing = [key for key in needed[kind] if not isinstance(parameters.get(key), int | float)]
+    if missing:
+        raise InputError(
+            f"config.json: {where} of type {kind} has no number {missing[0]}; "
+            f"expected {', '.join(needed[kind])}"
+        )
+    if kind != "default":
+        fields |= {"scaling": kind, "factor": float(parameters["factor"])}
+    if kind == "llama3":
+        fields |= {
+            "low_freq_factor": float(parameters["low_freq_factor"]),
+            "high_freq_factor": float(parameters["high_freq_factor"]),
+            "original_max_positions": int(parameters["original_max_position_embeddings"]),
+        }
+    return Rope(theta=theta, **fields)
+
+
+def _sliding(hf: Mapping[str, Any], default: Sequence[bool]) -> tuple[bool, ...]:
+    """Which layers slide: by `layer_types` where the config has it, else by the family's rule."""
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        return tuple(default)
+    names = {"full_attention": False, "sliding_attention": True}
+    for kind in kinds:
+        if kind not in names:
+            raise _refuse("layer_types", kind, "one of " + ", ".join(names))
+    return tuple(names[kind] for kind in kinds)
+
+
+def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """Fields that llama, mistral, qwen2, qwen3 and gemma3 name alike."""
+    hidden, heads = _need(hf, "hidden_size"), _need(hf, "num_attention_heads")
+    vocab = _need(hf, "vocab_size")
+    return {
+        "family": family,
+        "vocab_size": vocab,
+        "num_tokens": vocab,
+        "hidden_size": hidden,
+        "num_layers": _need(hf, "num_hidden_layers"),
+        "num_heads": heads,
+        "num_kv_heads": int(_get(hf, "num_key_value_heads", heads)),
+        "head_dim": int(_get(hf, "head_dim", hidden // heads)),
+        "mlp_size": _need(hf, "intermediate_size"),
+        "max_positions": int(_get(hf, "max_position_embeddings", 2048)),
+        "norm_eps": float(_get(hf, "rms_norm_eps", 1e-6)),
+        "tie_embeddings": bool(_get(hf, "tie_word_embeddings", False)),
+    }
+
+
+def _plain_rope(hf: Mapping[str, Any], head_dim: int, max_positions: int) -> Rope:
+    """One rope for all layers, in either spelling; newer configs nest everything in one dict."""
+    key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    parameters = {"original_max_position_embeddings": max_positions, **(hf.get(key) or {})}
+    if "partial_rotary_factor" in hf:
+        parameters.setdefault("partial_rotary_factor", hf["partial_rotary_factor"])
+    return _rope(parameters, key, _get(hf, "rope_theta", 10_000.0), dim=head_dim)
+
+
+def llama(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """Llama 2 and 3, TinyLlama, SmolLM2: the plain decoder."""
+    fields = _llama_like(hf, family)
+    bias = bool(hf.get("attention_bias"))
+    return ModelConfig(
+        **fields,
+        rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
+        activation=_activation(hf, "hidden_act", "silu"),
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        mlp_bias=bool(hf.get("mlp_bias")),
+    )
+
+
+def mistral(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """Llama's layers with one sliding window for all of them (v0.1) or none (v0.3)."""
+    fields = _llama_like({"num_key_value_heads": 8, **hf}, family)
+    # v0.1 writes 4096, v0.3 null; where the key is absent, transformers assumes v0.1.
+    window = hf.get("sliding_window", 4096)
+    everywhere = (window is not None,) * fields["num_layers"]
+    if _sliding(hf, everywhere) != everywhere:
+        raise _refuse("layer_types", hf["layer_types"], "the same attention in all layers")
+    return ModelConfig(
+        **fields,
+        rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
+        activation=_activation(hf, "hidden_act", "silu"),
+        sliding_window=window,
+        sliding_layers=everywhere,
+    )
+
+
+def qwen(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """Qwen2 has biases on queries, keys and values; Qwen3 norms on queries and keys instead."""
+    third = family == "qwen3"
+    fields = _llama_like({"head_dim": 128, **hf} if third else hf, family)
+    window = _get(hf, "sliding_window", 4096) if hf.get("use_sliding_window") else None
+    lowest = int(_get(hf, "max_window_layers", 28))
+    default = [window is not None and i >= lowest for i in range(fields["num_layers"])]
+    bias = bool(hf.get("attention_bias")) if third else True
+    return ModelConfig(
+        **fields,
+        rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
+        activation=_activation(hf, "hidden_act", "silu"),
+        qkv_bias=bias,
+        attention_out_bias=third and bias,
+        qk_norm=third,
+        sliding_window=window,
+        sliding_layers=_sliding(hf, default),
+    )
+
+
+def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """Gemma 3's text models: local and global layers, each with its own rope."""
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        expect(hf, key, None)
+    expect(hf, "use_bidirectional_attention", None, False)
+    defaults = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 131_072}
+    fields = _llama_like({**defaults, "num_key_value_heads": 4, **hf}, family)
+    period = int(_get(hf, "sliding_window_pattern", _get(hf, "_sliding_window_pattern", 6)))
+    default = [(i + 1) % period != 0 for i in range(fields["num_layers"])]
+
+    ropes = dict(_get(hf, "rope_parameters", {}))
+    everywhere = {**(hf.get("rope_scaling") or {}), **(ropes.get("full_attention") or {})}
+    nearby = dict(ropes.get("sliding_attention") or {})
+    if nearby.get("rope_type", "default") != "default":
+        where = "rope_parameters.sliding_attention.rope_type"
+        raise _refuse(where, nearby["rope_type"], "'default'")
+    local_theta = _get(nearby, "rope_theta", _get(hf, "rope_local_base_freq", 10_000.0))
+    rope = _rope(
+        {"original_max_position_embeddings": fields["max_positions"], **everywhere},
+        "rope_parameters.full_attention" if ropes else "rope_scaling",
+        _get(hf, "rope_theta", 1_000_000.0),
+        dim=fields["head_dim"],
+        local_theta=float(local_theta),
+    )
+    bias = bool(hf.get("attention_bias"))
+    return ModelConfig(
+        **fields,
+        rope=rope,
+        norm_offset=1.0,
+        activation=_activation(hf, "hidden_activation", "gelu_pytorch_tanh"),
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        qk_norm=True,
+        post_norms=True,
+        embedding_scale=fields["hidden_size"] ** 0.5,
+        query_scale=float(_get(hf, "query_pre_attn_scalar", 256)) ** -0.5,
+        sliding_window=_get(hf, "sliding_window", 4096),
+        sliding_layers=_sliding(hf, default),
+    )
+
+
+def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """Fields that gpt2 and gptj name alike."""
+    hidden, heads, vocab = _need(hf, "n_embd"), _need(hf, "n_head"), _need(hf, "vocab_size")
+    if hidden % heads:
+        raise _refuse("n_head", heads, f"a divisor of n_embd ({hidden})")
+    return {
+        "family": family,
+        "vocab_size": vocab,
+        "num_tokens": vocab,
+        "hidden_size": hidden,
+        "num_layers": _need(hf, "n_layer"),
+        "num_heads": heads,
+        "num_kv_heads": heads,
+        "head_dim": hidden // heads,
+        "mlp_size": int(_get(hf, "n_inner", 4 * hidden)),
+        "max_positions": _need(hf, "n_positions"),
+        "norm": "layer",
+        "norm_eps": float(_get(hf, "layer_norm_epsilon", 1e-5)),
+        "activation": _activation(hf, "activation_function", "gelu_new"),
+        "gated_mlp": False,
+        "mlp_bias": True,
+    }
+
+
+def gptj(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """GPT-J: parallel blocks, part of every head rotated, a bias on the head."""
+    rotary = _need({"rotary_dim": 64, **hf}, "rotary_dim")
+    return ModelConfig(
+        **_gpt(hf, family),
+        rope=Rope(theta=10_000.0, dim=rotary, interleaved=True),
+        head_bias=True,
+        parallel_block=True,
+        tie_embeddings=bool(_get(hf, "tie_word_embeddings", False)),
+    )
+
+
+def gpt2(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """GPT-2: learned positions, layer norms and biases throughout."""
+    expect(hf, "scale_attn_by_inverse_layer_idx", None, False)
+    expect(hf, "add_cross_attention", None, False)
+    return ModelConfig(
+        **_gpt(hf, family),
+        rope=None,
+        qkv_bias=True,
+        attention_out_bias=True,
+        query_scale=None if _get(hf, "scale_attn_weights", True) else 1.0,
+        tie_embeddings=bool(_get(hf, "tie_word_embeddings", True)),
+    )

@@ -1,0 +1,304 @@
+"""Loading a model: a Hugging Face folder or a GGUF file becomes one tree of stacked arrays.
+
+Tensors are read one at a time, straight into the memory dtype, and the finished leaves are handed
+to JAX without a copy: resident memory grows by the model plus its largest tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import Params, param_shapes
+from onceedit_jax.models.families import canonical_name, checkpoint_tensors, config_from_hf
+from onceedit_jax.models.gguf import read_header
+from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
+from onceedit_jax.models.sources import DEMO_PREFIX, resolve
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_CHUNK = 1 << 20  # elements converted at a time: bounds the memory beyond the tensor itself
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+# XLA on the CPU takes a host buffer over without copying it only at this alignment.
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in memory and where it came from.
+
+    Attributes:
+        config: What the decoder needs to know.
+        params: Parameter tree of `decoder.init_params`, layers stacked.
+        name: Short name for tables and messages.
+        content_hash: SHA-256 (hex) over the weights' files and the configuration.
+        source: The folder or `.gguf` file it was read from.
+        hf_config: Values of its config.json; for GGUF, of the one it would have.
+    """
+
+    config: ModelConfig
+    params: Params
+    name: str
+    content_hash: str
+    source: Path
+    hf_config: dict[str, Any]
+
+
+class TensorSource(Protocol):
+    """Named tensors in a file or a folder, read one at a time."""
+
+    path: Path
+
+    def names(self) -> Iterable[str]:
+        """All tensors, under the names `transformers` gives them."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor; reads no data."""
+
+    def read(self, name: str, dtype: np.dtype) -> NDArray[Any]:
+        """Values of a tensor in `dtype`."""
+
+
+class SafetensorsSource:
+    """The tensors of a Hugging Face folder, in one safetensors file or several shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self.files, index = _weight_files(folder)
+        # pread, not mmap: mapped pages would count as this process's memory.
+        self._open = {file.name: _open_safetensors(file) for file in self.files}
+        self._file_of = {
+            name: file for file, opened in self._open.items() for name in opened.keys()  # noqa: SIM118 (not a dict)
+        }
+        for name, file in index.items():
+            if name not in self._file_of:
+                raise InputError(
+                    f"{folder / file}: missing tensor {name}, which {_INDEX} places there; the "
+                    "shards and the index do not belong together: fetch the folder again"
+                )
+
+    def names(self) -> Iterable[str]:
+        """All tensors of all shards."""
+        return self._file_of.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor; reads no data."""
+        return tuple(self._slice(name).get_shape())
+
+    def read(self, name: str, dtype: np.dtype) -> NDArray[Any]:
+        """Values of a tensor in `dtype`, converted in pieces.
+
+        Raises:
+            InputError: The tensor does not hold floats.
+        """
+        stored = self._slice(name)
+        if stored.get_dtype() not in _FLOATS:
+            raise InputError(
+                f"{self.path / self._file_of[name]}: tensor {name} has dtype {stored.get_dtype()}; "
+                f"expected one of {', '.join(_FLOATS)}: quantized checkpoints are not supported, "
+                "choose an unquantized one or a GGUF file"
+            )
+        out = np.empty(stored.get_shape(), dtype)
+        step = max(_CHUNK // max(out[:1].size, 1), 1)
+        for first in range(0, len(out), step):
+            out[first : first + step] = stored[first : first + step]
+        return out
+
+    def _slice(self, name: str) -> Any:
+        return self._open[self._file_of[name]].get_slice(name)
+
+
+def load_model(
+    spec: str | Path, *, dtype: str = "float32", num_tokens: int | None = None
+) -> LoadedModel:
+    """Loads a model from a Hugging Face folder, a hub id, a `.gguf` file or `demo:NAME`.
+
+    Args:
+        spec: What `sources.resolve` understands.
+        dtype: Memory dtype of the parameters: float32, bfloat16 or float16.
+        num_tokens: Tokens of the tokenizer; embedding rows beyond are padding and never win. All
+            rows count as tokens when not given.
+
+    Returns:
+        The model; `params` are JAX arrays on the default device.
+
+    Raises:
+        InputError: No such model, an unsupported architecture, missing, unknown, misshapen or
+            integer tensors, a truncated file, or more tokens than embedding rows.
+        RunError: A demo model could not be fetched.
+    """
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    path = resolve(spec)
+    source: TensorSource
+    if path.is_dir():
+        hf_config = _read_json(path / "config.json", _no_config(path))
+        source = folder = SafetensorsSource(path)
+        files = [path / "config.json", *folder.files]
+    else:
+        file = read_header(path)
+        hf_config, source, files = equivalent_config(file), GGUFSource(file), [path]
+    try:
+        config = config_from_hf(hf_config)
+        if num_tokens is not None:
+            config = config.with_num_tokens(num_tokens)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return LoadedModel(
+        config=config,
+        params=assemble(source, config, jnp.dtype(dtype)),
+        name=_name(spec, path),
+        content_hash=_content_hash(files),
+        source=path,
+        hf_config=hf_config,
+    )
+
+
+def assemble(source: TensorSource, config: ModelConfig, dtype: np.dtype) -> Params:
+    """The parameter tree of a checkpoint, in the dtype it is to have in memory.
+
+    All names and shapes are checked before any data is read.
+
+    Raises:
+        InputError: Tensors are missing, unknown, misshapen or not floats, or a file breaks off.
+    """
+    expected = checkpoint_tensors(config)
+    stored = {
+        canonical: name
+        for name in source.names()
+        if (canonical := canonical_name(config, name)) is not None
+    }
+    if missing := [name for name in expected if name not in stored]:
+        raise InputError(
+            f"{source.path}: missing tensor {_some(missing)}; expected {len(expected)} tensors of "
+            f"a {config.family} model: the file is incomplete or config.json is another model's"
+        )
+    if unknown := [name for canonical, name in stored.items() if canonical not in expected]:
+        raise InputError(
+            f"{source.path}: unknown tensor {_some(unknown)}; expected only those of a "
+            f"{config.family} model: it is a variant that is not supported, or config.json is "
+            "another model's"
+        )
+    for canonical, tensor in expected.items():
+        found = source.shape(stored[canonical])
+        if found != tensor.shape:
+            raise InputError(
+                f"{source.path}: tensor {stored[canonical]} has shape {list(found)}; expected "
+                f"{list(tensor.shape)}: the weights and config.json do not belong together"
+            )
+
+    shapes = param_shapes(config)
+    leaves = {
+        tuple(key.key for key in path): _aligned_empty(leaf.shape, dtype)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]
+    }
+    for canonical, tensor in expected.items():
+        for leaf, values in tensor.split(source.read(stored[canonical], dtype)):
+            leaves[leaf.path][... if leaf.layer is None else leaf.layer] = values
+    return jax.tree_util.tree_map_with_path(
+        # Each array leaves the table as it goes, so that a device copy frees the host's.
+        lambda path, _: jax.device_put(leaves.pop(tuple(key.key for key in path)), may_alias=True),
+        shapes,
+    )
+
+
+def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> NDArray[Any]:
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _name(spec: str | Path, path: Path) -> str:
+    text = str(spec)
+    if text.startswith(DEMO_PREFIX):
+        return text.removeprefix(DEMO_PREFIX)
+    if not Path(spec).expanduser().exists():
+        return text  # a hub id
+    return path.stem if path.suffix == ".gguf" else path.resolve().name
+
+
+def _content_hash(files: list[Path]) -> str:
+    """SHA-256 over the files' contents and, in a folder of several, their names."""
+    digests = []
+    for file in files:
+        with file.open("rb") as data:
+            digests.append(hashlib.file_digest(data, "sha256").hexdigest())
+    if len(files) == 1:
+        return digests[0]
+    lines = (f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(if_missing) from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); fetch or write the file again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; expected a JSON object")
+    return values
+
+
+def _no_config(folder: Path) -> str:
+    remedy = "give a Hugging Face model folder"
+    if ggufs := sorted(folder.glob("*.gguf")):
+        remedy = f"give the file itself: {ggufs[0]}"
+    return f"{folder}: no config.json in this folder; {remedy}"
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The safetensors files of a folder in order of their names, and the index where one exists."""
+    if (folder / _INDEX).exists():
+        index = _read_json(folder / _INDEX, "").get("weight_map")
+        if not isinstance(index, dict) or not index:
+            raise InputError(f"{folder / _INDEX}: no weight_map; expected tensor names and files")
+        files = [folder / Path(str(name)).name for name in sorted(set(index.values()))]
+        if absent := [file.name for file in files if not file.is_file()]:
+            raise InputError(
+                f"{folder}: missing shard {_some(absent)} of {len(files)} listed in {_INDEX}; "
+                "fetch the folder again"
+            )
+        return files, index
+    if (folder / _SINGLE).exists():
+        return [folder / _SINGLE], {}
+    pickled = sorted(file.name for file in folder.glob("*.bin"))
+    if pickled:
+        raise InputError(
+            f"{folder}: weights only in {_some(pickled)}, which can run code when opened and is "
+            f"never read; expected {_SINGLE}: convert it with transformers "
+            "(save_pretrained writes safetensors) or fetch the safetensors version"
+        )
+    raise InputError(
+        f"{folder}: no weights; expected {_SINGLE}, or shards with {_INDEX}: fetch the folder "
+        "again; a model published only as pytorch_model.bin must be converted to safetensors first"
+    )
+
+
+def _open_safetensors(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="np", backend="pread")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file}: truncated or damaged safetensors file ({error}); fetch or copy it again"
+        ) from error

@@ -1,0 +1,360 @@
+"""The tokenizer a GGUF file describes, built from its metadata without torch.
+
+A GGUF file holds no tokenizer.json: it lists tokens, their types and either BPE merges (`gpt2`) or
+SentencePiece scores (`llama`). The rest (how text is split, where BOS goes) is convention, named in
+the tables below. transformers can convert GGUF tokenizers too, but its conversion splits SmolLM2's
+numbers as GPT-2 does, and falls back on GPT-2's splitting silently where it knows no better.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers import decoders as dec
+from tokenizers import normalizers as norm
+from tokenizers import pre_tokenizers as pre
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
+
+from onceedit_jax.errors import InputError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+# GGUF value type -> NumPy dtype.
+_SCALARS = {
+    **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?"},
+    **{10: "<u8", 11: "<i8", 12: "<f8"},
+}
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3_SPLIT = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+_QWEN2_SPLIT = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
+
+
+class _Type(IntEnum):
+    """What `tokenizer.ggml.token_type` says of a token."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def _split(pattern: str) -> pre.PreTokenizer:
+    bytes_only = pre.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre.Sequence([pre.Split(Regex(pattern), behavior="isolated"), bytes_only])
+
+
+def _gpt2() -> pre.PreTokenizer:
+    return pre.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _single_digits() -> pre.PreTokenizer:
+    return pre.Sequence([pre.Digits(individual_digits=True), _gpt2()])
+
+
+# `tokenizer.ggml.pre` -> (pre-tokenizer, NFC first?, whole words skip the merges?, BOS by default?)
+_PRE_TOKENIZERS = {
+    "gpt-2": (_gpt2, False, False, False),
+    "smollm": (_single_digits, False, False, False),
+    "starcoder": (_single_digits, False, False, False),
+    "llama-bpe": (lambda: _split(_LLAMA3_SPLIT), False, True, True),
+    "llama3": (lambda: _split(_LLAMA3_SPLIT), False, True, True),
+    "llama-v3": (lambda: _split(_LLAMA3_SPLIT), False, True, True),
+    "qwen2": (lambda: _split(_QWEN2_SPLIT), True, False, False),
+    "deepseek-r1-qwen": (lambda: _split(_QWEN2_SPLIT), True, False, False),
+}
+
+
+def load_gguf_tokenizer(path: str | Path) -> Any:
+    """Reads the tokenizer of a GGUF file.
+
+    Args:
+      path: a GGUF file whose tokenizer is byte-level BPE (`gpt2`, with a splitting rule of
+        `_PRE_TOKENIZERS`) or SentencePiece BPE (`llama`: Llama-2, Mistral, Gemma).
+
+    Returns:
+      A transformers fast tokenizer; with special tokens it adds BOS as the file asks.
+
+    Raises:
+      InputError: the file is not GGUF, is cut short, or describes a tokenizer of another kind.
+    """
+    return tokenizer_from_metadata(read_metadata(path), source=str(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Reads the key-value part of a GGUF file, and no tensor.
+
+    `gguf.GGUFReader` makes one NumPy array per string, 15 s for Gemma's 262,144 tokens; this takes
+    a fraction of a second.
+
+    Returns:
+      {key: int, float, bool, str, list of str, or NumPy array}.
+
+    Raises:
+      InputError: the file is no little-endian GGUF of version 2 or 3, or is cut short.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _MetadataReader(data, str(path)).read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # an empty file cannot be mapped
+        raise InputError(f"{path}: not a GGUF file ({error})") from error
+    except struct.error as error:
+        raise InputError(f"{path}: the GGUF header is cut short; fetch the file again") from error
+
+
+class _MetadataReader:
+    """Walks the header of a GGUF file: magic, version, counts, then the key-value pairs."""
+
+    def __init__(self, data: mmap.mmap, name: str):
+        self.data, self.name, self.at = data, name, 0
+
+    def read(self) -> dict[str, Any]:
+        if self.data[:4] != _MAGIC:
+            raise InputError(f"{self.name}: not a GGUF file (starts with {self.data[:4]!r})")
+        self.at = 4
+        version, _, pairs = self.take("<IQQ")
+        if version not in _VERSIONS:
+            raise InputError(
+                f"{self.name}: GGUF version {version} (as little-endian); expected 2 or 3"
+            )
+        metadata = {}
+        for _ in range(pairs):
+            key = self.string()
+            metadata[key] = self.value(self.take("<I")[0])
+        return metadata
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(layout, self.data, self.at)
+        self.at += struct.calcsize(layout)
+        return values
+
+    def slice(self, size: int) -> bytes:
+        if self.at + size > len(self.data):
+            raise struct.error
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def string(self) -> str:
+        raw = self.slice(self.take("<Q")[0])
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.name}: the metadata string {raw!r} is not UTF-8") from error
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            inner, count = self.take("<IQ")
+            if inner in _SCALARS:
+                dtype = np.dtype(_SCALARS[inner])
+                return np.frombuffer(self.slice(count * dtype.itemsize), dtype)
+            return [self.value(inner) for _ in range(count)]
+        if kind in _SCALARS:
+            dtype = np.dtype(_SCALARS[kind])
+            return np.frombuffer(self.slice(dtype.itemsize), dtype)[0].item()
+        raise InputError(f"{self.name}: unknown GGUF value type {kind}")
+
+
+def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
+    """Builds the tokenizer that GGUF metadata describes.
+
+    Args:
+      metadata: as `read_metadata` gives it.
+      source: what to call the file in errors.
+
+    Raises:
+      InputError: the description is incomplete or of an unsupported kind.
+    """
+    # Imported here: transformers takes a second that reading metadata alone need not pay.
+    from transformers import PreTrainedTokenizerFast
+
+    facts = {
+        key.removeprefix("tokenizer.ggml."): value
+        for key, value in metadata.items()
+        if key.startswith("tokenizer.ggml.")
+    }
+    kind = facts.get("model")
+    if kind not in ("gpt2", "llama"):
+        raise InputError(
+            f"{source}: tokenizer.ggml.model is {kind!r}; supported are 'gpt2' (byte-level BPE) and "
+            "'llama' (SentencePiece BPE). Use the model's Hugging Face folder instead"
+        )
+    needed = ["tokens", "merges"] if kind == "gpt2" else ["tokens", "scores", "token_type"]
+    for key in needed:
+        if key not in facts:
+            raise InputError(f"{source}: tokenizer.ggml.{key} is missing from the metadata")
+    tokens: list[str] = list(facts["tokens"])
+    types = [int(t) for t in facts.get("token_type", [_Type.NORMAL] * len(tokens))]
+    if len(types) != len(tokens):
+        raise InputError(f"{source}: {len(tokens)} tokens but {len(types)} token types")
+    while types and types[-1] == _Type.UNUSED:  # rows that only pad the embedding table
+        types.pop()
+        tokens.pop()
+
+    special = {
+        role: _special_token(facts, key, tokens, source)
+        for role, key in (
+            ("bos_token", "bos_token_id"),
+            ("eos_token", "eos_token_id"),
+            ("unk_token", "unknown_token_id"),
+            ("pad_token", "padding_token_id"),
+        )
+    }
+    if kind == "gpt2":
+        backend, bos_default = _byte_level(facts, tokens, types, source)
+    else:
+        backend, bos_default = _sentencepiece(facts, tokens, types, special["unk_token"], source)
+    _check_ids(backend, tokens, source)
+
+    bos = special["bos_token"]
+    if facts.get("add_bos_token", bos_default) and bos is not None:
+        backend.post_processor = TemplateProcessing(
+            single=f"{bos}:0 $A:0",
+            pair=f"{bos}:0 $A:0 {bos}:1 $B:1",
+            special_tokens=[(bos, tokens.index(bos))],
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
+    )
+    tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+    return tokenizer
+
+
+def _byte_level(
+    facts: dict[str, Any], tokens: list[str], types: Sequence[int], source: str
+) -> tuple[Tokenizer, bool]:
+    """Byte-level BPE with the merges of the file and the splitting its `pre` names."""
+    name = facts.get("pre")
+    if name not in _PRE_TOKENIZERS:
+        raise InputError(
+            f"{source}: tokenizer.ggml.pre is {name!r}, so how the text is split before the merges "
+            f"is unknown; supported are {', '.join(_PRE_TOKENIZERS)}. Use the model's Hugging Face "
+            "folder instead"
+        )
+    splitting, nfc, ignore_merges, bos_default = _PRE_TOKENIZERS[name]
+    # Tokens appended after the last piece are no part of the model's own vocabulary, as in
+    # tokenizer.json: chat markers that are not text.
+    appended = (_Type.CONTROL, _Type.USER_DEFINED)
+    own = 1 + max((i for i, t in enumerate(types) if t not in appended), default=-1)
+    merges = []
+    for line in facts["merges"]:
+        left, space, right = line.partition(" ")
+        if not (left and space and right):
+            raise InputError(f"{source}: the BPE merge {line!r} is not two tokens and a space")
+        merges.append((left, right))
+    model = _bpe(source, {t: i for i, t in enumerate(tokens[:own])}, merges, ignore_merges)
+    backend = Tokenizer(model)
+    if nfc:
+        backend.normalizer = norm.NFC()
+    backend.pre_tokenizer = splitting()
+    backend.decoder = dec.ByteLevel()
+    _add_special_tokens(backend, tokens, types, normalized=False)
+    return backend, bos_default
+
+
+def _sentencepiece(
+    facts: dict[str, Any], tokens: list[str], types: Sequence[int], unk: str | None, source: str
+) -> tuple[Tokenizer, bool]:
+    """SentencePiece BPE: scores become merges, `▁` stands for a space.
+
+    Pieces never hold plain spaces; some converters write Gemma's whitespace pieces so.
+    """
+    for i, token in enumerate(tokens):
+        if types[i] in (_Type.NORMAL, _Type.USER_DEFINED):
+            tokens[i] = token.replace(" ", "▁")
+    merges = _merges_of_scores(tokens, types, facts["scores"])
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(_bpe(source, vocab, merges, unk_token=unk, byte_fallback=True, fuse_unk=True))
+    space, prefix = norm.Replace(" ", "▁"), bool(facts.get("add_space_prefix", True))
+    backend.normalizer = norm.Sequence([norm.Prepend("▁"), space]) if prefix else space
+    strip = [dec.Strip(" ", 1, 0)] if prefix else []
+    backend.decoder = dec.Sequence(
+        [dec.Replace("▁", " "), dec.ByteFallback(), dec.Fuse(), *strip]
+    )
+    # SentencePiece matches user-defined pieces in the normalised text, before any merge.
+    _add_special_tokens(backend, tokens, types, normalized=True)
+    return backend, True
+
+
+def _bpe(
+    source: str,
+    vocab: dict[str, int],
+    merges: list[tuple[str, str]],
+    ignore_merges: bool = False,
+    **options: Any,
+) -> BPE:
+    for left, right in merges:
+        if not (left in vocab and right in vocab and left + right in vocab):
+            raise InputError(
+                f"{source}: the BPE merge {left!r} + {right!r} uses a token that is not listed"
+            )
+    return BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges, **options)
+
+
+def _merges_of_scores(
+    tokens: list[str], types: Sequence[int], scores: Any
+) -> list[tuple[str, str]]:
+    """The merges that build every piece, best piece first, as SentencePiece ranks them.
+
+    SentencePiece joins the neighbours whose joint piece has the best score: so every way to cut a
+    piece into two pieces is a merge with the rank of the piece.
+    """
+    ids = {t: i for i, t in enumerate(tokens) if types[i] == _Type.NORMAL}
+    pieces = sorted(ids.items(), key=lambda item: -float(scores[item[1]]))
+    merges = []
+    for piece, _ in pieces:
+        cuts = ((piece[:n], piece[n:]) for n in range(1, len(piece)))
+        pairs = [(left, right) for left, right in cuts if left in ids and right in ids]
+        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+    return merges
+
+
+def _add_special_tokens(
+    backend: Tokenizer, tokens: list[str], types: Sequence[int], *, normalized: bool
+) -> None:
+    """Control tokens become special; user-defined ones are text that is never cut."""
+    added = []
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in (_Type.CONTROL, _Type.UNKNOWN, _Type.UNUSED):
+            added.append(AddedToken(token, special=True, normalized=False))
+        elif kind == _Type.USER_DEFINED:
+            added.append(AddedToken(token, special=False, normalized=normalized))
+    backend.add_tokens(added)
+
+
+def _special_token(
+    facts: dict[str, Any], key: str, tokens: list[str], source: str
+) -> str | None:
+    i = facts.get(key)
+    if i is None:
+        return None
+    if not 0 <= i < len(tokens):
+        raise InputError(f"{source}: tokenizer.ggml.{key} is {i}, but there are {len(tokens)} tokens")
+    return tokens[i]
+
+
+def _check_ids(backend: Tokenizer, tokens: list[str], source: str) -> None:
+    ids = backend.get_vocab(with_added_tokens=True)
+    for i, token in enumerate(tokens):
+        if ids.get(token) != i:
+            raise InputError(
+                f"{source}: token {i} ({token!r}) would get id {ids.get(token)}; the token list "
+                "holds it twice, or ids that are not in order"
+            )
