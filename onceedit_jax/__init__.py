@@ -1,1 +1,66 @@
-"""Edit one small language model once; every target LLM answers with the new facts."""
+"""Edit one small language model once; every target LLM answers with the new facts.
+
+    import onceedit_jax as oe
+
+The names below are the whole public surface. They are imported when first used, so that
+`import onceedit_jax` and `onceedit --help` cost nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    # pure functions on arrays
+    "alpha": "gate",
+    "edit_loss": "editing.loss",
+    "forward": "models.decoder",
+    "fuse": "fusion",
+    "fuse_vocabulary": "fusion",
+    "fusion_rule": "fusion",
+    "gradient_search": "search",
+    "lookup": "search",
+    "lookup_table": "transfer",
+    "build_table": "transfer",
+    "transfer_matrix": "transfer",
+    "exact_match": "evaluation.metrics",
+    "token_accuracy": "evaluation.metrics",
+    # text
+    "anchors": "text.anchors",
+    "Bridge": "text.bridge",
+    "load_tokenizer": "text.tokenizer",
+    "vocabulary": "text.vocabulary",
+    # models, edits, targets
+    "EditedPlugin": "editing.artifact",
+    "EditRecord": "data.records",
+    "EditSettings": "editing.settings",
+    "Ensemble": "ensemble",
+    "FusionSettings": "fusion",
+    "Pair": "data.records",
+    "SearchSettings": "search",
+    "Target": "ensemble",
+    "UnrelatedRow": "data.records",
+    "edit": "editing.edit",
+    "evaluate": "evaluation.protocol",
+    "load_model": "models.weights",
+    "load_records": "data.loaders",
+    "load_target": "ensemble",
+    "load_unrelated": "data.loaders",
+}
+# The published name of the gradient search is simply `search`.
+_ALIASES = {"search": ("search", "gradient_search")}
+
+__all__ = sorted([*_WHERE, *_ALIASES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ALIASES:
+        module, attribute = _ALIASES[name]
+    elif name in _WHERE:
+        module, attribute = _WHERE[name], name
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

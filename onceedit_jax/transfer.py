@@ -307,6 +307,7 @@ class TransferHealth:
       neighbour_mass: mean mass that tokens which are no anchor keep on their k nearest anchors.
       entropy: mean entropy of the rows, nats.
       coverage: share of tokens, weighted by how often they occur in text, that are anchors.
+      held_mass: mass of p R that a top-k table's entries hold, p being real distributions.
     """
 
     normalization: str
@@ -316,6 +317,7 @@ class TransferHealth:
     neighbour_mass: float | None
     entropy: float
     coverage: float | None = None
+    held_mass: float | None = None
 
     def warnings(self) -> tuple[str, ...]:
         """What is wrong with the table, each with a remedy; empty when nothing is."""

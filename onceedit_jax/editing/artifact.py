@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from safetensors.numpy import save_file
 
 from onceedit_jax.editing.checkpoints import load_tree, save_tree
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings
+from onceedit_jax.models.export import export_hf
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -53,6 +56,23 @@ class EditedPlugin:
     def alpha_threshold(self) -> float:
         """Below this alpha a target answers by itself; fixed on held-back rows."""
         return float(self.info["rule"]["alpha_threshold"])
+
+    def export(self, folder: str | Path, *, dtype: str = "float32") -> Path:
+        """Write a Hugging Face folder without [WEIGHT], the tokenizer and `gate.safetensors`.
+
+        Args:
+          folder: where to; replaced if it is there.
+          dtype: of the weights.
+        """
+        folder = Path(folder)
+        fresh = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(fresh, ignore_errors=True)
+        export_hf(fresh, self.params, self.config, self.info["base"]["hf_config"], dtype=dtype)
+        self.tokenizer.save(fresh)
+        save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / "gate.safetensors")
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+        return folder
 
     def save(self, folder: str | Path) -> Path:
         """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.

@@ -28,6 +28,7 @@ def edit(
     unrelated: Sequence[UnrelatedRow],
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
     *,
+    evaluated: Sequence[EditRecord] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -41,6 +42,7 @@ def edit(
       unrelated: rows for the gate's other side; `settings` say how many are trained on and how
         many are held back to fix the threshold.
       settings: every choice of the editing stage.
+      evaluated: further records whose questions no unrelated row may hold.
       checkpoint: folder for checkpoints of the run, removed by nobody but the caller.
       resume: continue the run whose checkpoint is there.
       on_step: progress callback.
@@ -55,7 +57,7 @@ def edit(
     """
     if not records:
         raise InputError("no edits given: expected at least one record with prompt and target")
-    check_leaks(unrelated, records)
+    check_leaks(unrelated, [*records, *evaluated])
     training, held_back = choose_unrelated(records, unrelated, settings)
     rows = [edit_row(r, tokenizer, max_tokens=settings.max_tokens) for r in records]
     rows += [unrelated_row(u, tokenizer, max_tokens=settings.max_tokens) for u in training]

@@ -15,7 +15,7 @@ from onceedit_jax.data.records import Pair
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.calibration import gate_alphas
 from onceedit_jax.ensemble.generation import PluginFollower, greedy
-from onceedit_jax.ensemble.pair import OnBlock, Target, build_transfer
+from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion import (
     PRESETS,
@@ -124,7 +124,8 @@ class Ensemble:
         *,
         fusion: str | FusionSettings | None = None,
         alpha_threshold: float | None = None,
-        table: Kind = "topk",
+        table: Kind | None = None,
+        allow_lossy: bool = False,
         mesh: Mesh | None = None,
         on_block: OnBlock = lambda what, done, total: None,
     ) -> None:
@@ -136,7 +137,9 @@ class Ensemble:
           fusion: a preset's name or settings (default: the artifact's rule).
           alpha_threshold: under it a target answers by itself, and the plug-in's steps are
             skipped (default: the artifact's; 0 fuses always, as the paper does).
-          table: kind of the relative tables.
+          table: kind of the relative tables (default: `topk`, or `exact` for `deepen`'s
+            normalisation, whose rows are too even for k entries).
+          allow_lossy: take top-k tables that hold under .9 of p R.
           mesh: devices that share the rows of a batch (default: all).
           on_block: told about tables being built.
 
@@ -156,6 +159,8 @@ class Ensemble:
             alpha_threshold = 0.0
         self.threshold = plugin.alpha_threshold if alpha_threshold is None else alpha_threshold
         self.mesh = data_mesh() if mesh is None else mesh
+        if table is None:
+            table = "exact" if fusion.normalization == "deepen" else "topk"
         self._chunk = EXACT_CHUNK if table == "exact" else CHUNK
         self._plugin_params = self._placed(plugin.params)
         self._target_params = [self._placed(target.model.params) for target in targets]
@@ -163,7 +168,14 @@ class Ensemble:
         self._transfers: list[Transfer] = []
         self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
         for target in targets:
-            transfer, health = build_transfer(plugin, target, fusion, kind=table, on_block=on_block)
+            transfer, health = build_transfer(
+                Side.of_plugin(plugin),
+                Side.of_model(target),
+                fusion,
+                kind=table,
+                allow_lossy=allow_lossy,
+                on_block=on_block,
+            )
             self._transfers.append(self._placed(transfer))
             self.health.append(health)
 
@@ -208,7 +220,8 @@ class Ensemble:
             taken += len(mine)
             before = self._own(t, states)
             after = before.copy()
-            tokens, loss = self._fused(t, mine, states[fused_rows], np.repeat(alphas, counts)[fused_rows])
+            weights = np.repeat(alphas, counts)[fused_rows]
+            tokens, loss = self._fused(t, mine, states[fused_rows], weights)
             after[fused_rows] = tokens
             ends = np.cumsum(counts)
             scored.append([

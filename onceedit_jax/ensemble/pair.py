@@ -14,15 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion import FusionSettings, Transfer
-from onceedit_jax.models.decoder import input_embeddings
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import input_embeddings, unembed
 from onceedit_jax.models.sources import cache_folder
 from onceedit_jax.models.weights import LoadedModel, load_model
+from onceedit_jax.runner import states_after
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -33,11 +36,14 @@ from onceedit_jax.transfer import (
     TopKTable,
     TransferHealth,
     build_table,
+    held_mass,
     lookup_table,
     unit_embeddings,
 )
 
 TABLE_FORMAT = 1  # raised when what a cached table holds changes
+LEAST_HELD = 0.9
+DISTRIBUTIONS = 500  # next-token distributions that a table is checked on
 OnBlock = Callable[[str, int, int], None]
 
 
@@ -62,6 +68,52 @@ def load_target(spec: str | Path, *, dtype: str = "float32") -> Target:
 
 
 @dataclasses.dataclass(frozen=True)
+class Side:
+    """One model of a pair, as its table sees it.
+
+    Attributes:
+      name: for messages.
+      content_hash: of the UNEDITED model, the table's key.
+      embeddings: `[V, D]`, the unedited input embeddings.
+      params: for real next-token distributions; an edited plug-in's will do.
+      config: its configuration.
+      tokenizer: its tokenizer.
+    """
+
+    name: str
+    content_hash: str
+    embeddings: jax.Array
+    params: Any
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of_plugin(cls, plugin: EditedPlugin) -> "Side":
+        """An edited plug-in."""
+        return cls(
+            plugin.name,
+            plugin.base_hash,
+            plugin.base_embeddings,
+            plugin.params,
+            plugin.config,
+            plugin.tokenizer,
+        )
+
+    @classmethod
+    def of_model(cls, target: Target) -> "Side":
+        """A model as it was loaded."""
+        model = target.model
+        return cls(
+            target.name,
+            model.content_hash,
+            input_embeddings(model.params),
+            model.params,
+            model.config,
+            target.tokenizer,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class TablePart:
     """One model's table against a pair's anchors, and its health."""
 
@@ -83,116 +135,129 @@ def pair_anchors(plugin: Tokenizer, target: Tokenizer) -> Anchors:
 
 
 def build_transfer(
-    plugin: EditedPlugin,
-    target: Target,
+    plugin: Side,
+    target: Side,
     settings: FusionSettings,
     *,
     kind: Kind = "topk",
+    allow_lossy: bool = False,
     on_block: OnBlock = lambda what, done, total: None,
 ) -> tuple[Transfer, tuple[TransferHealth, TransferHealth] | None]:
     """Everything `fusion_rule(settings)` needs of this pair, from the cache where it is there.
 
     Args:
-      plugin: the edited plug-in; its UNEDITED embeddings make R_s.
+      plugin: the plug-in.
       target: the target LLM.
       settings: the fusion rule.
       kind: of the relative tables.
+      allow_lossy: take top-k tables that hold too little of p R.
       on_block: told (model name, blocks done, blocks in all) while a table is built.
 
     Returns:
       The transfer, and the health of both tables where the rule uses tables.
+
+    Raises:
+      InputError: if a top-k table holds under .9 of p R over real next-token distributions.
     """
     if settings.proposal == "vocabulary":
         ids = Bridge(plugin.tokenizer, target.tokenizer).first_tokens()
         return Transfer(vocabulary_ids=jnp.asarray(ids)), None
     shared = pair_anchors(plugin.tokenizer, target.tokenizer)
-    sides = [
-        (plugin.name, plugin.base_hash, plugin.base_embeddings, plugin.config, shared.ids_a),
-        (
-            target.name,
-            target.model.content_hash,
-            input_embeddings(target.model.params),
-            target.model.config,
-            shared.ids_b,
-        ),
-    ]
     parts = [
-        cached_table(
-            content_hash,
-            embeddings,
-            ids,
-            normalization=settings.normalization,
-            num_tokens=config.num_tokens,
-            kind=kind,
-            on_block=lambda done, total, name=name: on_block(name, done, total),
-        )
-        for name, content_hash, embeddings, config, ids in sides
+        cached_table(side, ids, normalization=settings.normalization, kind=kind, on_block=on_block)
+        for side, ids in ((plugin, shared.ids_a), (target, shared.ids_b))
     ]
+    for side, part in zip((plugin, target), parts, strict=True):
+        held = part.health.held_mass
+        if held is not None and held < LEAST_HELD and not allow_lossy:
+            raise InputError(
+                f"the top-k table of {side.name} holds {held:.2f} of p R over real text, under "
+                f"{LEAST_HELD}; use normalization=centered, or --table exact, or --table dense "
+                "where the matrix fits in memory"
+            )
     transfer = Transfer(parts[0].table, parts[1].table, parts[1].lookup)
     return transfer, (parts[0].health, parts[1].health)
 
 
 def cached_table(
-    content_hash: str,
-    embeddings: jax.Array,
+    side: Side,
     anchor_ids: Any,
     *,
     normalization: Normalization,
-    num_tokens: int,
     kind: Kind,
-    on_block: Callable[[int, int], None] = lambda done, total: None,
+    on_block: OnBlock = lambda what, done, total: None,
 ) -> TablePart:
     """A model's table for these anchors, read from the cache folder or built and kept there."""
     ids = np.asarray(anchor_ids, np.int32)
+    num_tokens = side.config.num_tokens
     key = hashlib.sha256(
-        json.dumps([TABLE_FORMAT, content_hash, normalization, num_tokens, kind]).encode()
+        json.dumps([TABLE_FORMAT, side.content_hash, normalization, num_tokens, kind]).encode()
         + ids.tobytes()
     ).hexdigest()
     path = cache_folder() / "tables" / f"{key}.safetensors"
     if path.exists():
-        return _read(path, embeddings, ids, normalization, num_tokens)
+        return _read(path, side, ids, normalization)
     table, health = build_table(
-        embeddings,
+        side.embeddings,
         ids,
         normalization=normalization,
         num_tokens=num_tokens,
         kind=kind,
-        on_block=on_block,
+        on_block=lambda done, total: on_block(side.name, done, total),
     )
-    part = TablePart(table, lookup_table(table), health)
-    # A dense table is 9 GB for a real pair: it costs less to build than to read back.
-    if not isinstance(table, TopKTable | ExactTable):
+    statistics = text_statistics(side.params, side.config, side.tokenizer, table, ids)
+    part = TablePart(table, lookup_table(table), dataclasses.replace(health, **statistics))
+    if isinstance(table, TopKTable):
+        kept = {name: getattr(table, name) for name in TopKTable.__dataclass_fields__}
+    elif isinstance(table, ExactTable):
+        kept = {"scale": table.scale, "log_normalizer": table.log_normalizer}
+    else:  # a dense table of a real pair takes 9 GB: it costs less to build than to read back
         return part
-    kept = dataclasses.asdict(table) if isinstance(table, TopKTable) else _without_units(table)
     arrays = {name: np.asarray(array) for name, array in {**kept, "lookup": part.lookup}.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".partial")
-    save_file(arrays, fresh, metadata={"health": json.dumps(dataclasses.asdict(health))})
+    save_file(arrays, fresh, metadata={"health": json.dumps(dataclasses.asdict(part.health))})
     fresh.replace(path)
     return part
 
 
-def _without_units(table: ExactTable) -> dict[str, jax.Array]:
-    return {"scale": table.scale, "log_normalizer": table.log_normalizer}
+def text_statistics(
+    params: Any, config: ModelConfig, tokenizer: Tokenizer, table: Any, anchor_ids: Any
+) -> dict[str, float | None]:
+    """What a table means for real text: `coverage` and, for a top-k table, `held_mass`.
+
+    Over the package's reference texts: the share of their tokens that are anchors, and the mass
+    that the table's kept entries hold of p R, p being the model's own next-token distributions.
+    """
+    texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
+    rows = [tokenizer.encode(text) for text in texts]
+    spoken = np.concatenate([row[1:] for row in rows])
+    coverage = float(np.isin(spoken, np.asarray(anchor_ids)).mean())
+    if not isinstance(table, TopKTable):
+        return {"coverage": coverage, "held_mass": None}
+    prefixes = [row[:end] for row in rows for end in range(1, len(row))]
+    chosen = np.random.default_rng(0).permutation(len(prefixes))[:DISTRIBUTIONS]
+    states = states_after(params, config, [prefixes[i] for i in chosen])
+    held = [
+        held_mass(table, jax.nn.softmax(unembed(params, config, jnp.asarray(part))))
+        for part in np.split(states, range(50, len(states), 50))
+    ]
+    return {"coverage": coverage, "held_mass": float(np.mean(np.concatenate(held)))}
 
 
-def _read(
-    path: Path,
-    embeddings: jax.Array,
-    ids: np.ndarray,
-    normalization: Normalization,
-    num_tokens: int,
-) -> TablePart:
+def _read(path: Path, side: Side, ids: np.ndarray, normalization: Normalization) -> TablePart:
     try:
         with safe_open(path, framework="numpy") as file:
             health = TransferHealth(**json.loads(file.metadata()["health"]))
             arrays = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: this cached table cannot be read ({error}); delete it, it is built again"
         ) from error
     lookup = arrays.pop("lookup")
     if "scale" in arrays:
-        unit = unit_embeddings(embeddings, normalization=normalization, num_tokens=num_tokens)
+        unit = unit_embeddings(
+            side.embeddings, normalization=normalization, num_tokens=side.config.num_tokens
+        )
         return TablePart(ExactTable(unit, unit[ids], **arrays), lookup, health)
     return TablePart(TopKTable(**arrays), lookup, health)

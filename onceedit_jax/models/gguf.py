@@ -21,7 +21,7 @@ _SCALARS = {
     6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
-_CHUNK = 1 << 20  # elements dequantized at a time: bounds the memory beyond the tensor itself
+_CHUNK = 1 << 18  # elements dequantized at a time: bounds the memory beyond the tensor itself
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,14 @@ def _byte_count(info: TensorInfo) -> int:
     return int(np.prod(info.shape)) // elements * size
 
 
-def dequantize(file: GGUFFile, name: str, dtype: np.dtype, *, minus: float = 0.0) -> NDArray[Any]:
-    """Values of a tensor in `dtype`, computed in float32 block by block; `minus` is subtracted.
+def dequantize(file: GGUFFile, name: str, out: NDArray[Any], *, minus: float = 0.0) -> None:
+    """Fills `out` with a tensor's values less `minus`, computed in float32 block by block.
+
+    Args:
+        file: The header.
+        name: Tensor name in the file.
+        out: Contiguous, of as many elements as the tensor, any float dtype.
+        minus: Subtracted from every value.
 
     Raises:
         InputError: a type without floating-point values, or a file that ends too early.
@@ -176,7 +182,7 @@ def dequantize(file: GGUFFile, name: str, dtype: np.dtype, *, minus: float = 0.0
     info = file.tensors[name]
     kind = GGMLQuantizationType(info.kind)
     elements, size = _block(info.kind)
-    out = np.empty(int(np.prod(info.shape)), dtype)
+    out = out.reshape(-1)
     step = max(_CHUNK // elements, 1)
     with file.path.open("rb") as data:
         data.seek(info.offset)
@@ -194,4 +200,3 @@ def dequantize(file: GGUFFile, name: str, dtype: np.dtype, *, minus: float = 0.0
                     "quantization the gguf package can undo; quantize the model differently"
                 ) from error
             out[first : first + values.size] = values - np.float32(minus) if minus else values
-    return out.reshape(info.shape)

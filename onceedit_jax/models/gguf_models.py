@@ -232,7 +232,8 @@ def _rotary_config(file: GGUFFile, config: dict[str, Any], get: Any) -> dict[str
     if kind == "linear":
         extra["rope_scaling"] = {"rope_type": "linear", "factor": get("rope.scaling.factor", 1.0)}
     if _ROPE_FREQS in file.tensors:
-        factors = dequantize(file, _ROPE_FREQS, np.dtype(np.float32))
+        factors = np.empty(file.tensors[_ROPE_FREQS].shape, np.float32)
+        dequantize(file, _ROPE_FREQS, factors)
         extra["rope_scaling"] = llama3_scaling(file.path, factors, extra["rope_theta"])
     return extra
 
@@ -314,20 +315,23 @@ class GGUFSource:
         shape = self._file.tensors[self._names[name]].shape
         return shape[::-1] if self._is_transposed(name) else shape
 
-    def read(self, name: str, dtype: np.dtype) -> NDArray[Any]:
-        """Dequantized values in `dtype`, converters' changes undone."""
+    def read(self, name: str, out: NDArray[Any]) -> None:
+        """Fills `out` with the dequantized values, the converter's changes undone."""
         stored = self._names[name]
         is_norm = stored.endswith("norm.weight")
-        minus = self._architecture.norm_offset if is_norm else 0.0
-        values = dequantize(self._file, stored, dtype, minus=minus)
         if self._is_transposed(name):
-            return values.T
+            values = np.empty(out.shape[::-1], out.dtype)
+            dequantize(self._file, stored, values)
+            out[...] = values.T
+            return
+        dequantize(
+            self._file, stored, out, minus=self._architecture.norm_offset if is_norm else 0.0
+        )
         if self._stem(name) in self._architecture.permuted:
             heads = self._kv_heads if self._stem(name) == "attn_k" else self._heads
             # ggml rotates neighbours (2i, 2i + 1), HF rotates halves (i, i + K / 2).
-            pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
-            return pairs.swapaxes(1, 2).reshape(values.shape)
-        return values
+            pairs = out.reshape(heads, len(out) // heads // 2, 2, *out.shape[1:])
+            out[...] = pairs.swapaxes(1, 2).copy().reshape(out.shape)
 
     def _stem(self, name: str) -> str:
         """What a layer's tensor is called in the file (`attn_q`), or nothing outside the layers."""

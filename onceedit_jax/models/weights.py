@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from onceedit_jax.models.sources import DEMO_PREFIX, resolve
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_CHUNK = 1 << 20  # elements converted at a time: bounds the memory beyond the tensor itself
+_CHUNK = 1 << 18  # elements converted at a time: bounds the memory beyond the tensor itself
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 # XLA on the CPU takes a host buffer over without copying it only at this alignment.
@@ -68,8 +69,8 @@ class TensorSource(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; reads no data."""
 
-    def read(self, name: str, dtype: np.dtype) -> NDArray[Any]:
-        """Values of a tensor in `dtype`."""
+    def read(self, name: str, out: NDArray[Any]) -> None:
+        """Fills `out`, of the tensor's shape and any float dtype, with its values."""
 
 
 class SafetensorsSource:
@@ -81,7 +82,9 @@ class SafetensorsSource:
         # pread, not mmap: mapped pages would count as this process's memory.
         self._open = {file.name: _open_safetensors(file) for file in self.files}
         self._file_of = {
-            name: file for file, opened in self._open.items() for name in opened.keys()  # noqa: SIM118 (not a dict)
+            name: file
+            for file, opened in self._open.items()
+            for name in opened.keys()  # noqa: SIM118 (not a dict)
         }
         for name, file in index.items():
             if name not in self._file_of:
@@ -98,8 +101,8 @@ class SafetensorsSource:
         """Shape of a tensor; reads no data."""
         return tuple(self._slice(name).get_shape())
 
-    def read(self, name: str, dtype: np.dtype) -> NDArray[Any]:
-        """Values of a tensor in `dtype`, converted in pieces.
+    def read(self, name: str, out: NDArray[Any]) -> None:
+        """Fills `out` with the tensor's values, converted in pieces to its dtype.
 
         Raises:
             InputError: The tensor does not hold floats.
@@ -111,11 +114,9 @@ class SafetensorsSource:
                 f"expected one of {', '.join(_FLOATS)}: quantized checkpoints are not supported, "
                 "choose an unquantized one or a GGUF file"
             )
-        out = np.empty(stored.get_shape(), dtype)
         step = max(_CHUNK // max(out[:1].size, 1), 1)
         for first in range(0, len(out), step):
             out[first : first + step] = stored[first : first + step]
-        return out
 
     def _slice(self, name: str) -> Any:
         return self._open[self._file_of[name]].get_slice(name)
@@ -205,8 +206,16 @@ def assemble(source: TensorSource, config: ModelConfig, dtype: np.dtype) -> Para
         tuple(key.key for key in path): _aligned_empty(leaf.shape, dtype)
         for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]
     }
+    # One buffer for all tensors but the tables, which go to their places directly.
+    sizes = [math.prod(tensor.shape) for tensor in expected.values() if tensor.stored != "table"]
+    buffer = np.empty(max(sizes), dtype)
     for canonical, tensor in expected.items():
-        for leaf, values in tensor.split(source.read(stored[canonical], dtype)):
+        if tensor.stored == "table":
+            source.read(stored[canonical], leaves[tensor.leaves[0].path])
+            continue
+        out = buffer[: math.prod(tensor.shape)].reshape(tensor.shape)
+        source.read(stored[canonical], out)
+        for leaf, values in tensor.split(out):
             leaves[leaf.path][... if leaf.layer is None else leaf.layer] = values
     return jax.tree_util.tree_map_with_path(
         # Each array leaves the table as it goes, so that a device copy frees the host's.

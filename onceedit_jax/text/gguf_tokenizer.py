@@ -253,14 +253,16 @@ def _byte_level(
     # tokenizer.json: chat markers that are not text.
     appended = (_Type.CONTROL, _Type.USER_DEFINED)
     own = 1 + max((i for i, t in enumerate(types) if t not in appended), default=-1)
+    vocab = {token: i for i, token in enumerate(tokens[:own])}
     merges = []
     for line in facts["merges"]:
-        left, space, right = line.partition(" ")
-        if not (left and space and right):
-            raise InputError(f"{source}: the BPE merge {line!r} is not two tokens and a space")
+        left, _, right = line.partition(" ")
+        if not (left in vocab and right in vocab and left + right in vocab):
+            raise InputError(
+                f"{source}: the BPE merge {line!r} does not join two listed tokens into a third"
+            )
         merges.append((left, right))
-    model = _bpe(source, {t: i for i, t in enumerate(tokens[:own])}, merges, ignore_merges)
-    backend = Tokenizer(model)
+    backend = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
     if nfc:
         backend.normalizer = norm.NFC()
     backend.pre_tokenizer = splitting()
@@ -281,7 +283,8 @@ def _sentencepiece(
             tokens[i] = token.replace(" ", "▁")
     merges = _merges_of_scores(tokens, types, facts["scores"])
     vocab = {token: i for i, token in enumerate(tokens)}
-    backend = Tokenizer(_bpe(source, vocab, merges, unk_token=unk, byte_fallback=True, fuse_unk=True))
+    model = BPE(vocab=vocab, merges=merges, unk_token=unk, byte_fallback=True, fuse_unk=True)
+    backend = Tokenizer(model)
     space, prefix = norm.Replace(" ", "▁"), bool(facts.get("add_space_prefix", True))
     backend.normalizer = norm.Sequence([norm.Prepend("▁"), space]) if prefix else space
     strip = [dec.Strip(" ", 1, 0)] if prefix else []
@@ -291,21 +294,6 @@ def _sentencepiece(
     # SentencePiece matches user-defined pieces in the normalised text, before any merge.
     _add_special_tokens(backend, tokens, types, normalized=True)
     return backend, True
-
-
-def _bpe(
-    source: str,
-    vocab: dict[str, int],
-    merges: list[tuple[str, str]],
-    ignore_merges: bool = False,
-    **options: Any,
-) -> BPE:
-    for left, right in merges:
-        if not (left in vocab and right in vocab and left + right in vocab):
-            raise InputError(
-                f"{source}: the BPE merge {left!r} + {right!r} uses a token that is not listed"
-            )
-    return BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges, **options)
 
 
 def _merges_of_scores(
@@ -320,9 +308,14 @@ def _merges_of_scores(
     pieces = sorted(ids.items(), key=lambda item: -float(scores[item[1]]))
     merges = []
     for piece, _ in pieces:
-        cuts = ((piece[:n], piece[n:]) for n in range(1, len(piece)))
-        pairs = [(left, right) for left, right in cuts if left in ids and right in ids]
-        merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        pairs = [
+            (piece[:n], piece[n:])
+            for n in range(1, len(piece))
+            if piece[:n] in ids and piece[n:] in ids
+        ]
+        if len(pairs) > 1:
+            pairs.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        merges += pairs
     return merges
 
 

@@ -1,0 +1,261 @@
+"""The `onceedit` command: parses flags, calls inward, turns errors into one line and an exit code.
+
+Heavy modules are imported inside the commands, so that `--help` answers at once.
+"""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
+
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.errors import InputError, OnceEditError
+
+Format = Literal["auto", "zsre", "counterfact", "mquake", "jsonl", "csv"]
+Fusion = Literal["vocabulary", "relative", "deepen"]
+Targets = Annotated[UseAppendAction[list[str]], arg(name="target", metavar="T")]
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo")) -> None:
+    """Edit SmolLM2-135M with ten facts and ask two LLMs, before and after.
+
+    Args:
+        out: folder for the edited plug-in and the results.
+    """
+    from onceedit_jax.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command
+def edit(
+    *,
+    plugin: str,
+    edits: Path,
+    unrelated: Path,
+    out: Path,
+    format: Format = "auto",
+    limit: int | None = None,
+    evaluated: Path | None = None,
+    strip_nq: bool = False,
+    drop_leaks: bool = False,
+    resume: bool = False,
+    settings: OmitArgPrefixes[EditSettings] = EditSettings(),  # noqa: B008 (frozen)
+) -> None:
+    """Edit a plug-in once, with all the edits of a file.
+
+    Args:
+        plugin: folder, hub id, .gguf file or demo:NAME of the plug-in.
+        edits: file of edits.
+        unrelated: file of texts that no edit concerns.
+        out: folder for the edited plug-in.
+        format: layout of the edits.
+        limit: only the first edits.
+        evaluated: file of further records that will be evaluated; unrelated rows may not be there.
+        strip_nq: take "nq question:" off unrelated rows, so that the gate cannot read the format.
+        drop_leaks: leave out unrelated rows that are evaluated, rather than refuse.
+        resume: continue an interrupted run of the same edits and settings.
+        settings: the editing stage.
+    """
+    from onceedit_jax import workflow
+
+    workflow.edit(
+        plugin, edits, unrelated, out, format=format, limit=limit, evaluated=evaluated,
+        strip_nq=strip_nq, leave_out_leaks=drop_leaks, resume=resume, settings=settings,
+    )  # fmt: skip
+
+
+@app.command
+def evaluate(
+    *,
+    edited: Path,
+    target: Targets,
+    data: str,
+    out: Path,
+    dataset: Format = "auto",
+    limit: int | None = None,
+    mode: Literal["teacher-forced", "generate", "both"] = "teacher-forced",
+    strip_nq: bool = False,
+    fusion: Fusion | None = None,
+    weight: Literal["gate", "fixed"] | None = None,
+    fixed_alpha: float | None = None,
+    normalization: Literal["centered", "deepen"] | None = None,
+    start: Literal["zeros", "prior"] | None = None,
+    target_kind: Literal["one-hot", "distribution"] | None = None,
+    search: Literal["lookup", "gradient"] | None = None,
+    alpha_threshold: float | None = None,
+    table: Literal["topk", "dense", "exact"] | None = None,
+    max_new_tokens: int = 20,
+) -> None:
+    """Measure reliability, generality, locality and portability of each target.
+
+    Args:
+        edited: folder of the edited plug-in.
+        target: a target LLM; give the flag once for each.
+        data: file of records, or the hub name of a data set.
+        out: JSON file for the summary; the records go beside it as .jsonl.
+        dataset: layout of the records.
+        limit: only the first records.
+        mode: next tokens given the true prefix, free generation, or both.
+        strip_nq: take "nq question:" off locality prompts.
+        fusion: a preset (default: the one fixed in the artifact).
+        weight: alpha from the gate, or fixed.
+        fixed_alpha: alpha of weight=fixed.
+        normalization: of the transfer matrices.
+        start: of the search.
+        target_kind: what the search aims at.
+        search: the closed form, or the published gradient search.
+        alpha_threshold: under it a target answers alone (default: the one in the artifact).
+        table: how the transfer matrices are held.
+        max_new_tokens: longest generated answer.
+    """
+    from onceedit_jax import workflow
+
+    overrides = {
+        "weight": weight, "fixed_alpha": fixed_alpha, "normalization": normalization,
+        "start": start, "target": target_kind, "search": search,
+    }  # fmt: skip
+    workflow.evaluate(
+        edited, target, data, out, dataset=dataset, limit=limit, mode=mode, strip_nq=strip_nq,
+        fusion=fusion, overrides={k: v for k, v in overrides.items() if v is not None},
+        alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+
+
+@app.command
+def generate(
+    *,
+    edited: Path,
+    target: Targets,
+    prompt: Annotated[UseAppendAction[list[str]], arg(name="prompt", metavar="TEXT")],
+    fusion: Fusion | None = None,
+    alpha_threshold: float | None = None,
+    max_new_tokens: int = 20,
+) -> None:
+    """Answer prompts before and after the edit, with alpha.
+
+    Args:
+        edited: folder of the edited plug-in.
+        target: a target LLM; give the flag once for each.
+        prompt: a question; give the flag once for each.
+        fusion: a preset (default: the one fixed in the artifact).
+        alpha_threshold: under it a target answers alone (default: the one in the artifact).
+        max_new_tokens: longest answer.
+    """
+    from onceedit_jax import workflow
+
+    workflow.generate(
+        edited, target, prompt, fusion=fusion, alpha_threshold=alpha_threshold,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+
+
+@app.command
+def transfer(
+    *,
+    plugin: str,
+    target: str,
+    normalization: Literal["centered", "deepen"] = "centered",
+) -> None:
+    """Build a pair's transfer tables and report anchors and health.
+
+    Args:
+        plugin: folder, hub id, .gguf file or demo:NAME of the plug-in.
+        target: the same of the target LLM.
+        normalization: of the transfer matrices.
+    """
+    from onceedit_jax import workflow
+
+    workflow.transfer(plugin, target, normalization)
+
+
+@app.command
+def export(
+    *, edited: Path, out: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+) -> None:
+    """Write an edited plug-in as a Hugging Face folder, with gate.safetensors beside it.
+
+    Args:
+        edited: folder of the edited plug-in.
+        out: folder to write.
+        dtype: of the weights.
+    """
+    from onceedit_jax import workflow
+
+    workflow.export(edited, out, dtype)
+
+
+@app.command
+def info(edited: Path) -> None:
+    """Print what an edited plug-in is made of.
+
+    Args:
+        edited: folder of the edited plug-in.
+    """
+    from onceedit_jax import workflow
+
+    workflow.info(edited)
+
+
+def main() -> None:
+    """Entry point of the `onceedit` command."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        app.cli(
+            prog="onceedit",
+            description="Edit one small model once; every target LLM answers with the new facts. "
+            "Every command takes --config FILE.yaml (flags as keys) and --debug (tracebacks).",
+            args=_with_config(arguments),
+        )
+    except OnceEditError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+def _with_config(arguments: list[str]) -> list[str]:
+    """Replace `--config FILE` by the flags it holds, before those typed, which win."""
+    if "--config" not in arguments:
+        return arguments
+    at = arguments.index("--config")
+    if at + 1 >= len(arguments):
+        raise InputError("--config: expected the name of a YAML file after it")
+    path = Path(arguments[at + 1])
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds {type(values).__name__}; expected flags and their values")
+    flags = [flag for name, value in values.items() for flag in _flag(str(name), value)]
+    rest = arguments[:at] + arguments[at + 2 :]
+    return rest[:1] + flags + rest[1:]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    dashed = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{dashed}" if value else f"--no-{dashed}"]
+    if isinstance(value, list):
+        return [part for item in value for part in (f"--{dashed}", str(item))]
+    return [f"--{dashed}", str(value)]

@@ -1,0 +1,40 @@
+"""The main job on two real models: one plug-in edited once, two LLMs that answer anew."""
+
+import time
+from pathlib import Path
+
+from onceedit_jax.data.records import demo_path
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.ensemble import Ensemble, load_target
+from onceedit_jax.workflow import edit, load_records, out_console, print_answers, report_evaluation
+
+PLUGIN = "demo:smollm2-135m"
+TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
+# Ten edits need as many unrelated rows again and again to learn where they end.
+SETTINGS = EditSettings(unrelated_ratio=8.0, swapped_ratio=2.0, held_back=2.0)
+SHOWN = 3
+
+
+def run_demo(out: Path) -> None:
+    """Edit SmolLM2-135M with the package's ten facts, evaluate two targets, answer questions.
+
+    Args:
+        out: folder for the edited plug-in (`plugin/`) and the results.
+    """
+    started = time.monotonic()
+    edits = demo_path("demo_edits.jsonl")
+    records = load_records(edits)
+    plugin = edit(
+        PLUGIN,
+        edits,
+        demo_path("demo_unrelated.json"),
+        out / "plugin",
+        format="jsonl",
+        settings=SETTINGS,
+    )
+    ensemble = Ensemble(plugin, [load_target(target) for target in TARGETS])
+    report_evaluation(ensemble, records, out / "results.json", mode="both")
+    questions = [records[i].rephrase or records[i].prompt for i in range(SHOWN)]
+    questions += [records[0].locality[0].prompt]
+    print_answers(ensemble, questions, max_new_tokens=12)
+    out_console.print(f"done in {time.monotonic() - started:.0f} s: {out}")

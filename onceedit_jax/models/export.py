@@ -1,0 +1,125 @@
+"""Writing a model as a Hugging Face folder that `transformers` loads, the families table backwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import Params, stack_layers
+from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_WEIGHTS, _CONFIG, _INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
+_AUTO_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gptj": "GPTJForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
+
+
+def export_hf(
+    folder: str | Path,
+    params: Params,
+    config: ModelConfig,
+    hf_config: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
+) -> Path:
+    """Writes `model.safetensors` and `config.json`; other files of the folder are left alone.
+
+    Both files are written whole under temporary names first, so a failure leaves the folder as it
+    was.
+
+    Args:
+        folder: Made if need be.
+        params: Parameter tree, its layers in any layout.
+        config: The model's.
+        hf_config: Values of the config.json that `config` was read from (`LoadedModel.hf_config`).
+        dtype: Of the written weights: float32, bfloat16 or float16.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: `hf_config` describes another model, the parameters have other shapes, or the
+            folder holds a sharded checkpoint, which readers would take instead.
+    """
+    folder = Path(folder)
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if config_from_hf(hf_config).with_num_tokens(config.num_tokens) != config:
+        raise InputError(
+            f"{folder}: hf_config describes another model than config; expected the values of the "
+            "config.json that the model was loaded with"
+        )
+    if (folder / _INDEX).exists():
+        raise InputError(
+            f"{folder}: holds {_INDEX}, a checkpoint in shards that readers would take instead of "
+            "the new weights; choose an empty folder"
+        )
+    tensors = checkpoint_arrays(params, config, jnp.dtype(dtype))
+    # Older versions of transformers know only `torch_dtype`, newer ones read both.
+    values = {key: value for key, value in hf_config.items() if key != "dtype"}
+    values |= {"architectures": [_AUTO_CLASSES[config.family]], "torch_dtype": dtype}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = {name: folder / f"{name}.tmp" for name in (_WEIGHTS, _CONFIG)}
+    try:
+        # transformers refuses files that don't say which framework's layout they have.
+        save_file(tensors, temporary[_WEIGHTS], metadata={"format": "pt"})
+        temporary[_CONFIG].write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        for name, path in temporary.items():
+            os.replace(path, folder / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def checkpoint_arrays(
+    params: Params, config: ModelConfig, dtype: np.dtype
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The model's tensors under the names, and in the layout, that `transformers` gives them.
+
+    Raises:
+        InputError: The parameters are not those of `config`.
+    """
+    leaves = {
+        tuple(key.key for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(stack_layers(params))[0]
+    }
+    expected = checkpoint_tensors(config)
+    wanted = {leaf.path for tensor in expected.values() for leaf in tensor.leaves}
+    if differing := sorted(".".join(path) for path in wanted ^ leaves.keys()):
+        raise InputError(
+            f"parameters and config disagree on {', '.join(differing[:3])}; expected exactly the "
+            f"leaves of a {config.family} model: pass the config the parameters were loaded with"
+        )
+    arrays = {}
+    for name, tensor in expected.items():
+        values = []
+        for leaf in tensor.leaves:
+            value = leaves[leaf.path]
+            value = value if leaf.layer is None else value[leaf.layer]
+            if value.shape != leaf.shape:
+                raise InputError(
+                    f"parameter {'.'.join(leaf.path)} has shape {list(value.shape)}; expected "
+                    f"{list(leaf.shape)}: pass the config the parameters were loaded with"
+                )
+            values.append(value.astype(dtype, copy=False))
+        arrays[name] = tensor.join(values)
+    return arrays

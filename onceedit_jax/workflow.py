@@ -1,0 +1,261 @@
+"""What each command does: files and names in, library calls, files and a few lines of text out."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from onceedit_jax.console import editing_progress, err, table_progress
+from onceedit_jax.data.leaks import drop_leaks
+from onceedit_jax.data.loaders import load_records, load_unrelated
+from onceedit_jax.data.records import EditRecord, contradicting, duplicates, without_nq
+from onceedit_jax.editing.artifact import EditedPlugin, read_info
+from onceedit_jax.editing.edit import edit as edit_plugin
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.ensemble import Ensemble, load_target
+from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.evaluation.protocol import Mode, plugin_alone
+from onceedit_jax.evaluation.protocol import evaluate as run_evaluation
+from onceedit_jax.evaluation.report import summary, table, warnings, write_json, write_jsonl
+from onceedit_jax.fusion import PRESETS, FusionSettings
+from onceedit_jax.models.weights import load_model
+from onceedit_jax.text.tokenizer import load_tokenizer
+from onceedit_jax.transfer import Kind, Normalization
+
+out_console = Console(soft_wrap=True)
+
+
+def edit(
+    plugin: str,
+    edits: Path,
+    unrelated: Path,
+    out: Path,
+    *,
+    format: str = "auto",
+    limit: int | None = None,
+    evaluated: Path | None = None,
+    strip_nq: bool = False,
+    leave_out_leaks: bool = False,
+    resume: bool = False,
+    settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+) -> EditedPlugin:
+    """Edit a plug-in with a file of edits and write the artifact."""
+    records = load_records(edits, format, limit=limit)
+    report_records(records)
+    rows = load_unrelated(unrelated)
+    later = load_records(evaluated) if evaluated else []
+    if strip_nq:
+        rows = [without_nq(row) for row in rows]
+    if leave_out_leaks:
+        rows, dropped = drop_leaks(rows, [*records, *later])
+        if dropped:
+            err.print(f"left out {len(dropped)} unrelated rows that are evaluated")
+    tokenizer = load_tokenizer(plugin)
+    model = load_model(plugin, num_tokens=len(tokenizer.vocabulary))
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    with editing_progress() as on_step:
+        edited = edit_plugin(
+            model,
+            tokenizer,
+            records,
+            rows,
+            settings,
+            evaluated=later,
+            checkpoint=checkpoint,
+            resume=resume,
+            on_step=on_step,
+        )
+    edited.save(out)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    metrics = edited.info["metrics"]
+    out_console.print(
+        f"edited {edited.name} with {len(records)} facts in {metrics['epochs']} epochs "
+        f"(Rel {metrics['reliability']:.2f}, gate {metrics['gate_accuracy']:.2f}, "
+        f"alpha threshold {edited.alpha_threshold:.2f}): {out}"
+    )
+    return edited
+
+
+def evaluate(
+    edited: Path,
+    targets: Sequence[str],
+    data: str,
+    out: Path,
+    *,
+    dataset: str = "auto",
+    limit: int | None = None,
+    mode: Mode = "teacher-forced",
+    strip_nq: bool = False,
+    fusion: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    alpha_threshold: float | None = None,
+    table: Kind | None = None,
+    max_new_tokens: int = 20,
+) -> None:
+    """Evaluate an edited plug-in through its targets, print the table, write the summary."""
+    plugin = EditedPlugin.load(edited)
+    records = load_records(data, dataset, limit=limit)
+    if strip_nq:
+        records = [without_nq(record) for record in records]
+    settings = fusion_settings(plugin, fusion, overrides or {})
+    with table_progress() as on_block:
+        ensemble = Ensemble(
+            plugin,
+            [load_target(target) for target in targets],
+            fusion=settings,
+            alpha_threshold=alpha_threshold,
+            table=table,
+            on_block=on_block,
+        )
+    report_evaluation(ensemble, records, out, mode=mode, max_new_tokens=max_new_tokens)
+
+
+def report_evaluation(
+    ensemble: Ensemble,
+    records: Sequence[EditRecord],
+    out: Path,
+    *,
+    mode: Mode = "teacher-forced",
+    max_new_tokens: int = 20,
+) -> dict[str, Any]:
+    """Evaluate, write summary and records, print table and warnings; the summary is returned."""
+    found = run_evaluation(ensemble, records, mode=mode, max_new_tokens=max_new_tokens)
+    alone = plugin_alone(ensemble.plugin, records)
+    info = ensemble.plugin.info
+    whole = summary(
+        found.results,
+        plugin={"name": ensemble.plugin.name, **alone.as_dict(), "rule": info["rule"]},
+        settings={
+            "editing": info["settings"],
+            "fusion": dataclasses.asdict(ensemble.settings),
+            "alpha_threshold": ensemble.threshold,
+        },
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, whole)
+    write_jsonl(out.with_suffix(".jsonl"), found.records)
+    out_console.print(table(found.results))
+    coverage = {
+        target.name: health[1].coverage if health else None
+        for target, health in zip(ensemble.targets, ensemble.health, strict=True)
+    }
+    for text in warnings(
+        found.results, alphas=found.alphas, losses=found.losses, coverage=coverage
+    ):
+        out_console.print(f"warning: {text}")
+    out_console.print(f"written: {out}")
+    return whole
+
+
+def generate(
+    edited: Path,
+    targets: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    fusion: str | None = None,
+    alpha_threshold: float | None = None,
+    max_new_tokens: int = 20,
+) -> None:
+    """Print each target's answers before and after."""
+    plugin = EditedPlugin.load(edited)
+    with table_progress() as on_block:
+        ensemble = Ensemble(
+            plugin,
+            [load_target(target) for target in targets],
+            fusion=fusion_settings(plugin, fusion, {}),
+            alpha_threshold=alpha_threshold,
+            on_block=on_block,
+        )
+    print_answers(ensemble, prompts, max_new_tokens=max_new_tokens)
+
+
+def print_answers(ensemble: Ensemble, prompts: Sequence[str], *, max_new_tokens: int = 20) -> None:
+    """A table of answers: one block a prompt, one row a target."""
+    answers = ensemble.generate(prompts, max_new_tokens=max_new_tokens)
+    rows = Table("prompt", "alpha", "target", "before", "after", show_lines=False)
+    for i, prompt in enumerate(prompts):
+        for t, target in enumerate(ensemble.targets):
+            first = (prompt, f"{answers.alphas[i]:.2f}") if t == 0 else ("", "")
+            rows.add_row(*first, target.name, answers.before[t][i], answers.after[t][i])
+        rows.add_section()
+    out_console.print(rows)
+
+
+def transfer(plugin: str, target: str, normalization: Normalization) -> None:
+    """Build both tables of a pair and print anchors and health."""
+    target_model = load_target(target)
+    source = load_target(plugin)
+    settings = dataclasses.replace(PRESETS["relative"], normalization=normalization)
+    with table_progress() as on_block:
+        _, health = build_transfer(
+            Side.of_model(source),
+            Side.of_model(target_model),
+            settings,
+            allow_lossy=True,
+            on_block=on_block,
+        )
+    assert health is not None
+    rows = Table("", source.name, target_model.name)
+    for label, field, digits in (
+        ("anchors", "anchors", 0),
+        ("temperature", "temperature", 1),
+        ("self-mass of anchors", "self_mass", 3),
+        ("mass of other tokens on their neighbours", "neighbour_mass", 3),
+        ("entropy of a row, nats", "entropy", 2),
+        ("tokens of text that are anchors", "coverage", 3),
+        ("mass of p R that the table holds", "held_mass", 3),
+    ):
+        values = [getattr(side, field) for side in health]
+        rows.add_row(label, *("-" if v is None else f"{v:,.{digits}f}" for v in values))
+    out_console.print(rows)
+    for side, name in zip(health, (source.name, target_model.name), strict=True):
+        for text in side.warnings():
+            out_console.print(f"warning: {name}: {text}")
+
+
+def export(edited: Path, out: Path, dtype: str) -> None:
+    """Write the edited plug-in as a Hugging Face folder with its gate beside it."""
+    plugin = EditedPlugin.load(edited)
+    plugin.export(out, dtype=dtype)
+    out_console.print(f"written: {out}")
+
+
+def info(edited: Path) -> None:
+    """Print `edit.json`, its long lists shortened."""
+    values = read_info(edited)
+    edits = values.pop("edits")
+    for key in ("hf_config", "config"):
+        values["base"].pop(key, None)
+    values.pop("history", None)
+    values["edits"] = len(edits)
+    out_console.print_json(json.dumps(values))
+    for item in edits[:10]:
+        out_console.print(f"  {item['prompt']} -> {item['target']}", markup=False)
+    if len(edits) > 10:
+        out_console.print(f"  and {len(edits) - 10} more")
+
+
+def fusion_settings(
+    plugin: EditedPlugin, preset: str | None, overrides: dict[str, Any]
+) -> FusionSettings:
+    """A preset (default: the artifact's) with some of its axes changed."""
+    name = preset or str(plugin.info["rule"]["fusion"])
+    return dataclasses.replace(PRESETS[name], **overrides)
+
+
+def report_records(records: Sequence[EditRecord]) -> None:
+    """Say how many edits repeat or contradict one another."""
+    repeated, opposed = duplicates(records), contradicting(records)
+    if repeated:
+        err.print(f"{len(repeated)} of {len(records)} edits repeat an earlier one")
+    if opposed:
+        err.print(
+            f"{len(opposed)} of {len(records)} edits contradict another one; "
+            "not all of them can be learnt"
+        )
+
