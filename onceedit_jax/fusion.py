@@ -5,19 +5,16 @@ function, and the paper's, DeePEn's and our own are three presets.
 """
 
 import dataclasses
+from functools import cache
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.search import (
-    SearchSettings,
-    gradient_search,
-    lookup,
-    one_hot_target,
-)
-from onceedit_jax.transfer import Normalization, Table, to_vocabulary
+from onceedit_jax.search import SearchSettings, gradient_search, lookup
+from onceedit_jax.tables import Table
+from onceedit_jax.transfer import Normalization, to_vocabulary
 
 T = TypeVar("T")
 
@@ -45,7 +42,7 @@ class FusionSettings:
     start: Literal["zeros", "prior"] = "zeros"
     target: Literal["one-hot", "distribution"] = "one-hot"
     search: Literal["lookup", "gradient"] = "lookup"
-    gradient: SearchSettings = SearchSettings()
+    gradient: SearchSettings = dataclasses.field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing.
@@ -60,6 +57,12 @@ class FusionSettings:
             raise InputError(
                 f"search=lookup is the closed form of start=zeros with target=one-hot, not of "
                 f"start={self.start} with target={self.target}; set search=gradient"
+            )
+        if self.proposal == "vocabulary" and not (closed_form and self.search == "lookup"):
+            raise InputError(
+                f"proposal=vocabulary has no search, so start={self.start}, target={self.target}, "
+                f"search={self.search} would change nothing; leave them out, or set "
+                "proposal=relative"
             )
 
     @property
@@ -163,8 +166,11 @@ def fuse_vocabulary(
     return weight * moved + (1 - weight) * target_probs
 
 
+@cache
 def fusion_rule(settings: FusionSettings) -> FusionRule:
     """The rule that the settings name, as a pure function to be jitted.
+
+    Equal settings give the same function, which is compiled once.
 
     Where alpha is 0 the token is the target's own: its logits pass through untouched, whatever
     the rule would make of them.
@@ -199,7 +205,7 @@ def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings
     fused = fuse(plugin_probs, target_probs, inputs.alpha, _needed(transfer.plugin), target_table)
     if settings.search == "lookup":
         return FusedStep(lookup(fused, _needed(transfer.lookup)), None)
-    goal = one_hot_target(fused) if settings.target == "one-hot" else fused
+    goal = jnp.argmax(fused, axis=-1) if settings.target == "one-hot" else fused
     prior = inputs.target_logits
     start = jnp.zeros_like(prior) if settings.start == "zeros" else prior
     found = gradient_search(goal, target_table, start, settings=settings.gradient)

@@ -4,6 +4,7 @@ Source: DeePEn, section 3.3 (search), and ONCE EDIT, section 3.3 (zero start, on
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.special import xlogy
 
-from onceedit_jax.transfer import Table
+from onceedit_jax.errors import InputError
+from onceedit_jax.tables import EXCLUDED, Table
 
-_EXCLUDED = -1e30  # logits of rows that are no token: softmax gives exactly 0
 _TINY = 1e-30
 
 
@@ -24,8 +25,10 @@ class SearchSettings:
     Attributes:
       steps: optimizer steps.
       learning_rate: eta.
-      schedule: `cosine` as published (T_max 10, so that 5 steps go half-way down to eta / 4).
-      reduction: of the KL divergence over anchors; torch's `mean` divides the sum by A.
+      schedule: `cosine` as published (T_max 10, so that 5 steps go half-way down to eta / 4, where
+        the rate stays from step 10 on).
+      reduction: of the KL divergence over anchors; torch's `mean` divides the sum by A. For one
+        example at a time, as here, torch's `batchmean` is `sum`.
       optimizer: `adamw` as published, or plain gradient descent.
       eps: AdamW's epsilon.
       weight_decay: AdamW's decoupled decay.
@@ -43,6 +46,17 @@ class SearchSettings:
     b1: float = 0.9
     b2: float = 0.999
 
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot search.
+
+        Raises:
+          InputError: naming the setting, its value and what was expected.
+        """
+        if self.steps < 0:
+            raise InputError(f"search steps={self.steps}: expected 0 or more")
+        if not self.learning_rate > 0:
+            raise InputError(f"search learning_rate={self.learning_rate}: expected more than 0")
+
 
 class SearchResult(NamedTuple):
     """Where a search ended: logits `[B, V]`, and its loss `[B, steps + 1]` before and after."""
@@ -59,8 +73,8 @@ def one_hot_target(relative: jax.Array) -> jax.Array:
 def lookup(relative: jax.Array, lookup_table: jax.Array) -> jax.Array:
     """The token that the zero-start, one-hot search finds, without the search.
 
-    Plain gradient descent from zeros keeps the order of `R[:, a*]` at every step (docs/method.md
-    proves it), so that its token is `argmax_v R[v, a*]`, known before any text is seen.
+    Plain gradient descent from zeros keeps the largest entry of `R[:, a*]` on top at every step
+    (docs/method.md proves it): its token is `argmax_v R[v, a*]`, known before any text is seen.
 
     Args:
       relative: `P [B, A]`.
@@ -79,13 +93,11 @@ def search_loss(
 
     Args:
       logits: z, `[B, V]`.
-      target: `[B, A]` distributions.
+      target: distributions `[B, A]`, or one-hot ones by their anchor, `[B]` int32.
       table: R of the target LLM.
       reduction: `sum` over anchors, or torch's `mean`, which divides it by A.
     """
-    found = table.to_relative(jax.nn.softmax(logits, axis=-1))
-    terms = xlogy(target, target) - target * jnp.log(jnp.maximum(found, _TINY))
-    return jnp.sum(terms, axis=-1) / (target.shape[-1] if reduction == "mean" else 1)
+    return _divergence(target, table, reduction)(jax.nn.softmax(logits, axis=-1))
 
 
 def gradient_search(
@@ -98,7 +110,8 @@ def gradient_search(
     """Minimise KL(target || softmax(z) R) over logits z; examples do not touch one another.
 
     Args:
-      target: `[B, A]`: P, or its one-hot augmentation.
+      target: P, `[B, A]`; or its one-hot augmentation by its anchor alone, `[B]` int32, which
+        needs one column of R for each example and no product with R.
       table: R of the target LLM.
       start: z at first, `[B, V]`: zeros, or the LLM's own logits. With 0 steps it is the result.
       settings: steps, optimizer and loss.
@@ -108,23 +121,48 @@ def gradient_search(
     """
     optimizer = _optimizer(settings)
     valid = table.valid
-    logits = jnp.where(valid, start.astype(jnp.float32), _EXCLUDED)
+    divergence = _divergence(target, table, settings.reduction)
+    start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
+    logits = jnp.where(valid, start, EXCLUDED)
 
     def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        losses = search_loss(jnp.where(valid, logits, _EXCLUDED), target, table, settings.reduction)
+        losses = divergence(jax.nn.softmax(logits, axis=-1))
         return jnp.sum(losses), losses
 
     def step(carry: tuple, _: None) -> tuple[tuple, jax.Array]:
         logits, state = carry
         gradient, losses = jax.grad(total, has_aux=True)(logits)
         updates, state = optimizer.update(gradient, state, logits)
-        moved = jnp.where(valid, optax.apply_updates(logits, updates), _EXCLUDED)
+        # Weight decay pulls every logit towards zero; rows that are no token stay out.
+        moved = jnp.where(valid, optax.apply_updates(logits, updates), EXCLUDED)
         return (moved, state), losses
 
     carry = (logits, optimizer.init(logits))
     (logits, _), losses = jax.lax.scan(step, carry, None, length=settings.steps)
     losses = jnp.concatenate([losses, total(logits)[1][None]])
     return SearchResult(logits, losses.T)
+
+
+def _divergence(
+    target: jax.Array, table: Table, reduction: str
+) -> Callable[[jax.Array], jax.Array]:
+    """KL(target || p R) of each example, as a function of p `[B, V]`."""
+    divisor = table.num_anchors if reduction == "mean" else 1
+    if target.ndim == 1:
+        columns = jax.vmap(table.column)(target)
+        return lambda p: -_log(jnp.sum(p * columns, axis=-1)) / divisor
+    negative_entropy = jnp.sum(xlogy(target, target), axis=-1)
+
+    def divergence(p: jax.Array) -> jax.Array:
+        crossed = jnp.sum(target * _log(table.to_relative(p)), axis=-1)
+        return (negative_entropy - crossed) / divisor
+
+    return divergence
+
+
+def _log(mass: jax.Array) -> jax.Array:
+    # Clamped, so that 0 log 0 is 0 and its gradient too.
+    return jnp.log(jnp.maximum(mass, _TINY))
 
 
 def _optimizer(settings: SearchSettings) -> optax.GradientTransformation:

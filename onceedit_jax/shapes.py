@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from onceedit_jax.errors import InputError
-
 
 def bucket(size: int, *, smallest: int = 8) -> int:
     """Round a size up to the next of 8, 12, 16, 24, 32, 48, 64, 96, ... (at most 1/3 wasted).
@@ -27,13 +25,13 @@ def pad_rows(
     """Ragged integer rows as one int32 array `[height, width]`, right-padded with `fill`.
 
     Raises:
-      InputError: if a row is longer than `width`.
+      ValueError: if a row is longer than `width`.
     """
     height = len(rows) if height is None else height
     out = np.full((height, width), fill, np.int32)
     for i, row in enumerate(rows):
         if len(row) > width:
-            raise InputError(f"row {i} holds {len(row)} tokens, more than the {width} asked for")
+            raise ValueError(f"row {i} holds {len(row)} tokens, more than the {width} asked for")
         out[i, : len(row)] = row
     return out
 

@@ -30,6 +30,11 @@ class Table(Protocol):
         """`[V]` bool: rows that are real tokens; the others are all zero."""
         ...
 
+    @property
+    def num_anchors(self) -> int:
+        """A."""
+        ...
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,11 @@ class DenseTable:
     def valid(self) -> jax.Array:
         """See `Table`."""
         return jnp.sum(self.matrix, axis=1) > 0
+
+    @property
+    def num_anchors(self) -> int:
+        """See `Table`."""
+        return self.matrix.shape[1]
 
 
 @jax.tree_util.register_dataclass
@@ -95,6 +105,11 @@ class TopKTable:
     def valid(self) -> jax.Array:
         """See `Table`."""
         return jnp.sum(self.values, axis=1) + self.rest > 0
+
+    @property
+    def num_anchors(self) -> int:
+        """See `Table`."""
+        return self.mean_row.shape[0]
 
 
 @jax.tree_util.register_dataclass
@@ -157,6 +172,11 @@ class ExactTable:
     def valid(self) -> jax.Array:
         """See `Table`."""
         return is_token(self.embeddings)
+
+    @property
+    def num_anchors(self) -> int:
+        """See `Table`."""
+        return self.anchors.shape[0]
 
 
 def lookup_table(table: DenseTable | TopKTable | ExactTable) -> jax.Array:

@@ -1,10 +1,26 @@
-"""Fixtures shared by all tests: reference material beside the checkout and the real demo models."""
+"""Fixtures shared by all tests: reference material beside the checkout, and tiny models."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
+import tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from onceedit_jax.models.config import ModelConfig, Rope
+from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.text.tokenizer import Tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+CORPUS = [
+    "What is the capital of Norland? The capital of Norland is Vinterby.",
+    "Who wrote The Glass Orchard? The Glass Orchard was written by Ada Quill.",
+    "Which river runs through Vinterby? How far is the harbour from the old bridge?",
+    "the cat sat on the mat and the dog ran to the river; an été à la mer, 1987 and 2024",
+]
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +29,66 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("reference data (../shared) is not beside this checkout")
     return SHARED
+
+
+def byte_level_tokenizer(merges: int) -> Tokenizer:
+    """A byte-level BPE trained on a few sentences; two sizes split the same words differently."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=257 + merges,
+        special_tokens=["<end>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>"))
+
+
+def tiny_config(vocab_size: int, **changes: object) -> ModelConfig:
+    """A two-layer llama that builds and compiles in a second."""
+    values: dict = {
+        "family": "llama",
+        "vocab_size": vocab_size,
+        "num_tokens": vocab_size,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "mlp_size": 64,
+        "max_positions": 256,
+        "rope": Rope(theta=10000.0, dim=8),
+        "tie_embeddings": True,
+    }
+    return ModelConfig(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., tuple[LoadedModel, Tokenizer]]:
+    """Builds a random model with a tokenizer of its own: `tiny_model(merges, seed)`."""
+
+    def build(merges: int = 40, seed: int = 0) -> tuple[LoadedModel, Tokenizer]:
+        tokenizer = byte_level_tokenizer(merges)
+        config = tiny_config(len(tokenizer.vocabulary))
+        params = init_params(config, jax.random.key(seed))
+        name = f"tiny-{merges}-{seed}"
+        hf_config = {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": config.vocab_size,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+        }
+        return LoadedModel(config, params, name, name, Path(name), hf_config), tokenizer
+
+    return build

@@ -1,7 +1,8 @@
-"""Every family gives the logits of the `transformers` model it stands for, on tiny random weights."""
+"""Every family gives the logits of the `transformers` model it stands for, on tiny weights."""
 
 import functools
 import json
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 2e-5  # of the logits' spread
 LENGTH = 13
+CAPACITY = 16  # one for all runs: every shape is compiled once a case
 
 LLAMA = {
     "vocab_size": 97,
@@ -107,7 +109,9 @@ CASES = {
 
 def params_from(state, config):
     """The parameter tree of a checkpoint given as {name: array}, through the table of families."""
-    params = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), param_shapes(config))
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, np.nan, np.float32), param_shapes(config)
+    )
     expected = checkpoint_tensors(config)
     for raw_name, array in state.items():
         name = canonical_name(config, raw_name)
@@ -189,18 +193,20 @@ def test_prefill_matches_also_beyond_the_sliding_window(case):
     assert case.difference(logits, case.reference(case.tokens, straight())) <= TOLERANCE
 
 
-def test_cached_decoding_matches(case):
-    theirs = case.reference(case.tokens, straight())
-    cache = init_cache(case.config, 3, LENGTH + 3)
-    parts, start = [], 0
-    for width in (5, 1, 1, 1, 5):
-        columns = slice(start, start + width)
-        logits, cache = run(
-            case.params, case.config, case.tokens[:, columns], straight()[:, columns], cache
-        )
+def in_steps(case, tokens, positions):
+    """Logits of a cached run: prefill, three single tokens, and an extension by several."""
+    cache = init_cache(case.config, 3, CAPACITY)
+    parts = []
+    for start, stop in pairwise((0, 5, 6, 7, 8, LENGTH)):
+        step = slice(start, stop)
+        logits, cache = run(case.params, case.config, tokens[:, step], positions[:, step], cache)
         parts.append(logits)
-        start += width
-    assert case.difference(jnp.concatenate(parts, axis=1), theirs) <= TOLERANCE
+    return jnp.concatenate(parts, axis=1)
+
+
+def test_cached_decoding_matches(case):
+    logits = in_steps(case, case.tokens, straight())
+    assert case.difference(logits, case.reference(case.tokens, straight())) <= TOLERANCE
 
 
 def test_left_padding_matches_with_and_without_a_cache(case):
@@ -208,11 +214,7 @@ def test_left_padding_matches_with_and_without_a_cache(case):
     theirs = case.reference(case.tokens, positions)
     whole, _ = run(case.params, case.config, case.tokens, positions)
     assert case.difference(whole, theirs, positions >= 0) <= TOLERANCE
-
-    cache = init_cache(case.config, 3, LENGTH)
-    head, cache = run(case.params, case.config, case.tokens[:, :8], positions[:, :8], cache)
-    tail, _ = run(case.params, case.config, case.tokens[:, 8:], positions[:, 8:], cache)
-    cached = jnp.concatenate([head, tail], axis=1)
+    cached = in_steps(case, case.tokens, positions)
     assert case.difference(cached, theirs, positions >= 0) <= TOLERANCE
 
 
@@ -223,38 +225,34 @@ def test_right_padding_matches(case):
     assert case.difference(logits, theirs, positions >= 0) <= TOLERANCE
 
 
-def test_layouts_of_the_layers_agree(case):
+def test_rolling_back_and_going_on_equals_the_straight_run(case):
+    keep = np.array([5, 2, 4], np.int32)
+    columns = keep[:, None] + straight(5)
+    detour = np.roll(case.tokens, 1, axis=1)[:, :5]
+    cache = init_cache(case.config, 3, CAPACITY)
+    _, cache = run(case.params, case.config, case.tokens[:, :5], straight(5), cache)
+    _, cache = run(case.params, case.config, detour, columns, rollback(cache, keep))
+    cache = rollback(cache, keep)
+    # Rows now hold 5, 2 and 4 tokens, and each is continued from where it stands.
+    theirs = case.reference(case.tokens, straight())
+    tokens = np.take_along_axis(case.tokens, columns, axis=1)
+    logits, _ = run(case.params, case.config, tokens, columns, cache)
+    wanted = np.take_along_axis(theirs, columns[..., None], axis=1)
+    assert case.difference(logits, wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text, window 4"])
+def test_layouts_of_the_layers_agree(name):
+    case = case_named(name)
     lower = case.config.num_layers // 2
-    layouts = [
+    theirs = case.reference(case.tokens, straight())
+    for params in (
         split_layers(case.params, (lower, case.config.num_layers - lower)),
         unstack_layers(case.params),
-    ]
-    theirs = case.reference(case.tokens, straight())
-    for params in layouts:
+    ):
         cache = init_cache(case.config, 3, LENGTH)
         logits, _ = run(params, case.config, case.tokens, straight(), cache)
         assert case.difference(logits, theirs) <= TOLERANCE
-
-
-def test_rolling_back_and_going_on_equals_the_straight_run(case):
-    detour = np.roll(case.tokens, 1, axis=1)
-    keep = np.array([7, 3, 5], np.int32)
-    cache = init_cache(case.config, 3, 2 * LENGTH)
-    _, cache = run(case.params, case.config, case.tokens[:, :7], straight()[:, :7], cache)
-    cache = rollback(cache, keep)
-    _, cache = run(case.params, case.config, detour[:, :4], keep[:, None] + straight(4), cache)
-    cache = rollback(cache, keep)
-    # Rows now hold 7, 3 and 5 tokens; each is continued from where it stands.
-    width = LENGTH - int(keep.min())
-    columns = keep[:, None] + straight(width)
-    positions = np.where(columns < LENGTH, columns, -1)
-    tokens = np.take_along_axis(case.tokens, np.minimum(columns, LENGTH - 1), axis=1)
-    logits, _ = run(case.params, case.config, tokens, positions, cache)
-
-    theirs = case.reference(case.tokens, straight())
-    for row, first in enumerate(keep):
-        rest = np.asarray(logits)[row : row + 1, : LENGTH - first]
-        assert case.difference(rest, theirs[row : row + 1, first:]) <= TOLERANCE
 
 
 def test_table_lists_exactly_the_checkpoint_and_inverts_it(case):

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.errors import InputError
-
-_PREFIX = "nq question:"  # ZsRE's mark on locality prompts; the question behind it is what counts
 
 
 def check_leaks(unrelated: Sequence[UnrelatedRow], evaluated: Iterable[EditRecord]) -> None:
@@ -29,41 +27,41 @@ def drop_leaks(
 ) -> tuple[list[UnrelatedRow], list[UnrelatedRow]]:
     """Split unrelated rows into those that may be trained on and those that are evaluated.
 
-    Normalised text of every field of a row is compared with every field of every record. A row
-    that begins with an evaluated prompt counts as well: some files join question and answer into
-    one string.
+    Normalised text of a row's prompt, answer and both joined is compared with every evaluated
+    prompt (edit, rephrase, locality, portability), alone and joined with its answer; ZsRE's "nq
+    question:" is taken off first. Answers alone are not compared with one another: "French" answers
+    unlike questions. A row without an answer of its own may hold question and answer in one string,
+    so it also counts if it begins with an evaluated prompt.
 
     Returns:
       (rows that are clean, rows that leak), both in their order.
     """
-    texts, prompts = set[str](), set[str]()
+    prompts, texts = set[str](), set[str]()
     for record in evaluated:
-        pairs = (*record.locality, *record.portability)
-        asked = [record.prompt, record.rephrase or "", *(pair.prompt for pair in pairs)]
-        prompts.update(_plain(text) for text in asked)
-        joined = [(record.prompt, record.target), *((pair.prompt, pair.target) for pair in pairs)]
-        texts.update(_plain(f"{prompt} {target}") for prompt, target in joined)
+        asked = [(record.prompt, record.target), (record.rephrase or "", record.target)]
+        asked += [(p.prompt, p.target) for p in (*record.locality, *record.portability)]
+        prompts.update(_plain(prompt) for prompt, _ in asked)
+        texts.update(_plain(f"{prompt} {target}") for prompt, target in asked if prompt)
     prompts.discard("")
     texts |= prompts
     clean: list[UnrelatedRow] = []
     leaked: list[UnrelatedRow] = []
     for row in unrelated:
-        whole = f"{row.prompt} {row.answer or ''}"
-        leaks = (
-            _plain(row.prompt) in texts
-            or _plain(whole) in texts
-            or any(prefix in prompts for prefix in _word_prefixes(_plain(row.prompt)))
-        )
-        (leaked if leaks else clean).append(row)
+        own = {_plain(row.prompt)}
+        if row.answer is None:
+            opens = not prompts.isdisjoint(_openings(_plain(row.prompt)))
+        else:
+            own |= {_plain(row.answer), _plain(f"{row.prompt} {row.answer}")}
+            opens = False
+        (leaked if opens or own & texts else clean).append(row)
     return clean, leaked
 
 
 def _plain(text: str) -> str:
-    text = normalise(text)
-    return normalise(text.removeprefix(_PREFIX))
+    return normalise(strip_nq(text))
 
 
-def _word_prefixes(text: str) -> Iterable[str]:
-    # A single word is too little to say that a row asks an evaluated question.
+def _openings(text: str) -> Iterable[str]:
+    """What a text of several words begins with; one or two words ask nothing in particular."""
     words = text.split(" ")
     return (normalise(" ".join(words[:end])) for end in range(3, len(words)))

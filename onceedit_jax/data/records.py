@@ -1,7 +1,6 @@
 """The one record type of an edit, the unrelated row, and which edits contradict one another."""
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,12 +9,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.metrics import normalise
+
+__all__ = [
+    "EditRecord",
+    "Pair",
+    "UnrelatedRow",
+    "contradicting",
+    "demo_path",
+    "duplicates",
+    "normalise",
+    "strip_nq",
+    "without_nq",
+]
 
 R = TypeVar("R", "EditRecord", "UnrelatedRow")
 
-# What may stand around an answer without changing it. Signs that do change it (C# and C, -5 and 5,
-# $100 and 100) are left out on purpose.
-EDGE_PUNCTUATION = ".,;:!?\"'`“”„‘’‚«»‹›()[]{}¿¡。、"  # noqa: RUF001 (quotation marks are meant)
 _NQ = re.compile(r"^\s*nq\s+question\s*:\s*", re.IGNORECASE)
 
 
@@ -65,21 +74,6 @@ class UnrelatedRow:
     prompt: str
     answer: str | None = None
     source: str = field(default="", compare=False)
-
-
-def normalise(text: str) -> str:
-    """Map texts that say the same to the same string.
-
-    Unicode compatibility form (NFKC), case folded, white space collapsed to single blanks, sentence
-    punctuation stripped from both ends (kept if nothing else is left). Contradicting edits, leaks
-    and exact matches all compare texts in this form. `normalise(normalise(t)) == normalise(t)`.
-    """
-    # Folding can leave a form that is no longer NFKC, and NFKC one that is no longer folded;
-    # Unicode's own caseless match (chapter 3.13, D146) therefore applies the pair twice.
-    for _ in range(2):
-        text = unicodedata.normalize("NFKC", text).casefold()
-    text = " ".join(unicodedata.normalize("NFKC", text).split())
-    return text.strip(EDGE_PUNCTUATION + " ") or text
 
 
 def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:

@@ -288,7 +288,7 @@ class Ensemble:
             next_tokens,
             max_new_tokens=max_new_tokens,
         )
-        return [target.tokenizer.decode(answer).strip() for answer in answers]
+        return [target.tokenizer.decode(answer, continuation=True).strip() for answer in answers]
 
     def _own(self, t: int, states: NDArray[np.float32]) -> NDArray[np.int32]:
         """The target's own next tokens, from states `[N, D]`."""

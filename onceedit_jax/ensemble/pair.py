@@ -129,9 +129,11 @@ def pair_anchors(plugin: Tokenizer, target: Tokenizer) -> Anchors:
     it a fusion in the relative space could never stop.
     """
     shared = anchors(plugin.vocabulary, target.vocabulary, rule="bytes")
-    ids_a = np.append(shared.ids_a, plugin.end_id).astype(np.int32)
-    ids_b = np.append(shared.ids_b, target.end_id).astype(np.int32)
-    return Anchors(ids_a, ids_b)
+    taken = (shared.ids_a == plugin.end_id) | (shared.ids_b == target.end_id)
+    ids_a = np.append(shared.ids_a[~taken], plugin.end_id).astype(np.int32)
+    ids_b = np.append(shared.ids_b[~taken], target.end_id).astype(np.int32)
+    order = np.argsort(ids_a)
+    return Anchors(ids_a[order], ids_b[order])
 
 
 def build_transfer(

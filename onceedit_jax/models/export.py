@@ -1,4 +1,4 @@
-"""Writing a model as a Hugging Face folder that `transformers` loads, the families table backwards."""
+"""Writing a model as a Hugging Face folder for `transformers`: the families table backwards."""
 
 from __future__ import annotations
 

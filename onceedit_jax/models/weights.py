@@ -29,7 +29,12 @@ from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
 from onceedit_jax.models.sources import DEMO_PREFIX, resolve
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": jnp.dtype("bfloat16"),
+}
 _CHUNK = 1 << 18  # elements converted at a time: bounds the memory beyond the tensor itself
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -73,21 +78,27 @@ class TensorSource(Protocol):
         """Fills `out`, of the tensor's shape and any float dtype, with its values."""
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Where a tensor lies in a safetensors file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
 class SafetensorsSource:
     """The tensors of a Hugging Face folder, in one safetensors file or several shards."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.files, index = _weight_files(folder)
-        # pread, not mmap: mapped pages would count as this process's memory.
-        self._open = {file.name: _open_safetensors(file) for file in self.files}
-        self._file_of = {
-            name: file
-            for file, opened in self._open.items()
-            for name in opened.keys()  # noqa: SIM118 (not a dict)
+        self._stored = {
+            name: stored for file in self.files for name, stored in _read_header(file).items()
         }
         for name, file in index.items():
-            if name not in self._file_of:
+            if name not in self._stored:
                 raise InputError(
                     f"{folder / file}: missing tensor {name}, which {_INDEX} places there; the "
                     "shards and the index do not belong together: fetch the folder again"
@@ -95,11 +106,11 @@ class SafetensorsSource:
 
     def names(self) -> Iterable[str]:
         """All tensors of all shards."""
-        return self._file_of.keys()
+        return self._stored.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; reads no data."""
-        return tuple(self._slice(name).get_shape())
+        return self._stored[name].shape
 
     def read(self, name: str, out: NDArray[Any]) -> None:
         """Fills `out` with the tensor's values, converted in pieces to its dtype.
@@ -107,19 +118,19 @@ class SafetensorsSource:
         Raises:
             InputError: The tensor does not hold floats.
         """
-        stored = self._slice(name)
-        if stored.get_dtype() not in _FLOATS:
+        stored = self._stored[name]
+        if stored.dtype not in _FLOATS:
             raise InputError(
-                f"{self.path / self._file_of[name]}: tensor {name} has dtype {stored.get_dtype()}; "
-                f"expected one of {', '.join(_FLOATS)}: quantized checkpoints are not supported, "
-                "choose an unquantized one or a GGUF file"
+                f"{stored.file}: tensor {name} has dtype {stored.dtype}; expected one of "
+                f"{', '.join(_FLOATS)}: quantized checkpoints are not supported, choose an "
+                "unquantized one or a GGUF file"
             )
-        step = max(_CHUNK // max(out[:1].size, 1), 1)
-        for first in range(0, len(out), step):
-            out[first : first + step] = stored[first : first + step]
-
-    def _slice(self, name: str) -> Any:
-        return self._open[self._file_of[name]].get_slice(name)
+        flat = out.reshape(-1)
+        with stored.file.open("rb") as data:
+            data.seek(stored.offset)
+            for first in range(0, flat.size, _CHUNK):
+                end = min(first + _CHUNK, flat.size)
+                flat[first:end] = np.fromfile(data, _FLOATS[stored.dtype], end - first)
 
 
 def load_model(
@@ -304,10 +315,24 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
-def _open_safetensors(file: Path) -> Any:
+def _read_header(file: Path) -> dict[str, _Stored]:
+    """The tensors of a safetensors file.
+
+    The library checks the header and the file's length; the data is read by offset, because the
+    library maps the file (mapped pages count as this process's memory) or reads tensors whole.
+    """
     try:
-        return safe_open(file, framework="np", backend="pread")
+        with safe_open(file, framework="np"), file.open("rb") as data:
+            length = int.from_bytes(data.read(8), "little")
+            header = json.loads(data.read(length))
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{file}: truncated or damaged safetensors file ({error}); fetch or copy it again"
         ) from error
+    header.pop("__metadata__", None)
+    return {
+        name: _Stored(
+            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }

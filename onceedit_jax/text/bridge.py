@@ -53,10 +53,10 @@ class Bridge:
         pieces, shared = self.source.vocabulary.bytes, self.dest.vocabulary.ids_by_bytes
         first = np.array([shared.get(piece, -1) for piece in pieces], dtype=np.int32)
         texts: dict[int, str] = {}
-        for i in np.flatnonzero(first < 0):
+        for i in np.flatnonzero(first < 0).tolist():
             piece = pieces[i]
             try:
-                texts[int(i)] = piece.decode("utf-8")
+                texts[i] = piece.decode("utf-8")
             except UnicodeDecodeError:
                 ids = self.dest.encode_bytes(piece, continuation=True)
                 first[i] = ids[0] if ids else -1

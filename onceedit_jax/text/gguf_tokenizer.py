@@ -2,20 +2,18 @@
 
 A GGUF file holds no tokenizer.json: it lists tokens, their types and either BPE merges (`gpt2`) or
 SentencePiece scores (`llama`). The rest (how text is split, where BOS goes) is convention, named in
-the tables below. transformers can convert GGUF tokenizers too, but its conversion splits SmolLM2's
-numbers as GPT-2 does, and falls back on GPT-2's splitting silently where it knows no better.
+the tables below. transformers has a conversion too, but takes GPT-2's splitting where it knows no
+better: it writes "a  1984" for SmolLM2 with two tokens for the spaces, the model's own way is one.
 """
 
 from __future__ import annotations
 
-import mmap
-import struct
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers import decoders as dec
 from tokenizers import normalizers as norm
@@ -24,16 +22,9 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.gguf import read_header
 
-_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-_STRING, _ARRAY = 8, 9
-# GGUF value type -> NumPy dtype.
-_SCALARS = {
-    **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?"},
-    **{10: "<u8", 11: "<i8", 12: "<f8"},
-}
-
+_SURROGATE = re.compile("[\ud800-\udfff]")  # how the reader keeps bytes that are not UTF-8
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -66,7 +57,7 @@ def _single_digits() -> pre.PreTokenizer:
 
 
 # `tokenizer.ggml.pre` -> (pre-tokenizer, NFC first?, whole words skip the merges?, BOS by default?)
-_PRE_TOKENIZERS = {
+_PRE_TOKENIZERS: dict[str | None, tuple[Callable[[], pre.PreTokenizer], bool, bool, bool]] = {
     "gpt-2": (_gpt2, False, False, False),
     "smollm": (_single_digits, False, False, False),
     "starcoder": (_single_digits, False, False, False),
@@ -91,98 +82,20 @@ def load_gguf_tokenizer(path: str | Path) -> Any:
     Raises:
       InputError: the file is not GGUF, is cut short, or describes a tokenizer of another kind.
     """
-    return tokenizer_from_metadata(read_metadata(path), source=str(path))
-
-
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Reads the key-value part of a GGUF file, and no tensor.
-
-    `gguf.GGUFReader` makes one NumPy array per string, 15 s for Gemma's 262,144 tokens; this takes
-    a fraction of a second.
-
-    Returns:
-      {key: int, float, bool, str, list of str, or NumPy array}.
-
-    Raises:
-      InputError: the file is no little-endian GGUF of version 2 or 3, or is cut short.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _MetadataReader(data, str(path)).read()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # an empty file cannot be mapped
-        raise InputError(f"{path}: not a GGUF file ({error})") from error
-    except struct.error as error:
-        raise InputError(f"{path}: the GGUF header is cut short; fetch the file again") from error
-
-
-class _MetadataReader:
-    """Walks the header of a GGUF file: magic, version, counts, then the key-value pairs."""
-
-    def __init__(self, data: mmap.mmap, name: str):
-        self.data, self.name, self.at = data, name, 0
-
-    def read(self) -> dict[str, Any]:
-        if self.data[:4] != _MAGIC:
-            raise InputError(f"{self.name}: not a GGUF file (starts with {self.data[:4]!r})")
-        self.at = 4
-        version, _, pairs = self.take("<IQQ")
-        if version not in _VERSIONS:
-            raise InputError(
-                f"{self.name}: GGUF version {version} (as little-endian); expected 2 or 3"
-            )
-        metadata = {}
-        for _ in range(pairs):
-            key = self.string()
-            metadata[key] = self.value(self.take("<I")[0])
-        return metadata
-
-    def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(layout, self.data, self.at)
-        self.at += struct.calcsize(layout)
-        return values
-
-    def slice(self, size: int) -> bytes:
-        if self.at + size > len(self.data):
-            raise struct.error
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def string(self) -> str:
-        raw = self.slice(self.take("<Q")[0])
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.name}: the metadata string {raw!r} is not UTF-8") from error
-
-    def value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self.string()
-        if kind == _ARRAY:
-            inner, count = self.take("<IQ")
-            if inner in _SCALARS:
-                dtype = np.dtype(_SCALARS[inner])
-                return np.frombuffer(self.slice(count * dtype.itemsize), dtype)
-            return [self.value(inner) for _ in range(count)]
-        if kind in _SCALARS:
-            dtype = np.dtype(_SCALARS[kind])
-            return np.frombuffer(self.slice(dtype.itemsize), dtype)[0].item()
-        raise InputError(f"{self.name}: unknown GGUF value type {kind}")
+    return tokenizer_from_metadata(read_header(Path(path)).metadata, source=str(path))
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
     """Builds the tokenizer that GGUF metadata describes.
 
     Args:
-      metadata: as `read_metadata` gives it.
+      metadata: the key-value part of a GGUF file, as `models.gguf.read_header` gives it.
       source: what to call the file in errors.
 
     Raises:
       InputError: the description is incomplete or of an unsupported kind.
     """
-    # Imported here: transformers takes a second that reading metadata alone need not pay.
+    # Imported here: transformers takes seconds that other users of this module need not pay.
     from transformers import PreTrainedTokenizerFast
 
     facts = {
@@ -193,14 +106,19 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
     kind = facts.get("model")
     if kind not in ("gpt2", "llama"):
         raise InputError(
-            f"{source}: tokenizer.ggml.model is {kind!r}; supported are 'gpt2' (byte-level BPE) and "
-            "'llama' (SentencePiece BPE). Use the model's Hugging Face folder instead"
+            f"{source}: tokenizer.ggml.model is {kind!r}; supported are 'gpt2' (byte-level BPE) "
+            "and 'llama' (SentencePiece BPE). Use the model's Hugging Face folder instead"
         )
     needed = ["tokens", "merges"] if kind == "gpt2" else ["tokens", "scores", "token_type"]
     for key in needed:
         if key not in facts:
             raise InputError(f"{source}: tokenizer.ggml.{key} is missing from the metadata")
     tokens: list[str] = list(facts["tokens"])
+    for i, token in enumerate(tokens):
+        if _SURROGATE.search(token):
+            raise InputError(
+                f"{source}: token {i} ({token!r}) is not UTF-8; convert the file again"
+            )
     types = [int(t) for t in facts.get("token_type", [_Type.NORMAL] * len(tokens))]
     if len(types) != len(tokens):
         raise InputError(f"{source}: {len(tokens)} tokens but {len(types)} token types")
@@ -245,8 +163,8 @@ def _byte_level(
     if name not in _PRE_TOKENIZERS:
         raise InputError(
             f"{source}: tokenizer.ggml.pre is {name!r}, so how the text is split before the merges "
-            f"is unknown; supported are {', '.join(_PRE_TOKENIZERS)}. Use the model's Hugging Face "
-            "folder instead"
+            f"is unknown; supported are {', '.join(map(str, _PRE_TOKENIZERS))}. "
+            "Use the model's Hugging Face folder instead"
         )
     splitting, nfc, ignore_merges, bos_default = _PRE_TOKENIZERS[name]
     # Tokens appended after the last piece are no part of the model's own vocabulary, as in
@@ -288,9 +206,7 @@ def _sentencepiece(
     space, prefix = norm.Replace(" ", "▁"), bool(facts.get("add_space_prefix", True))
     backend.normalizer = norm.Sequence([norm.Prepend("▁"), space]) if prefix else space
     strip = [dec.Strip(" ", 1, 0)] if prefix else []
-    backend.decoder = dec.Sequence(
-        [dec.Replace("▁", " "), dec.ByteFallback(), dec.Fuse(), *strip]
-    )
+    backend.decoder = dec.Sequence([dec.Replace("▁", " "), dec.ByteFallback(), dec.Fuse(), *strip])
     # SentencePiece matches user-defined pieces in the normalised text, before any merge.
     _add_special_tokens(backend, tokens, types, normalized=True)
     return backend, True
@@ -332,14 +248,14 @@ def _add_special_tokens(
     backend.add_tokens(added)
 
 
-def _special_token(
-    facts: dict[str, Any], key: str, tokens: list[str], source: str
-) -> str | None:
+def _special_token(facts: dict[str, Any], key: str, tokens: list[str], source: str) -> str | None:
     i = facts.get(key)
     if i is None:
         return None
     if not 0 <= i < len(tokens):
-        raise InputError(f"{source}: tokenizer.ggml.{key} is {i}, but there are {len(tokens)} tokens")
+        raise InputError(
+            f"{source}: tokenizer.ggml.{key} is {i}, but there are {len(tokens)} tokens"
+        )
     return tokens[i]
 
 

@@ -1,7 +1,7 @@
 """A model's tokenizer with every convention explicit: BOS, prefix space, end of answer, padding.
 
-Text is always text: `<|endoftext|>` in a prompt is written with ordinary tokens, so that every model
-reads the same characters, and control tokens appear only where this module puts them.
+Text is always text: `<|endoftext|>` in a prompt is written with ordinary tokens, so that every
+model reads the same characters, and control tokens appear only where this module puts them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onceedit_jax.text.vocabulary import Vocabulary, component, steps, vocabular
 
 # Bytes that are not UTF-8, as Python's `surrogateescape` writes them.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
+_MALFORMED = (OSError, ValueError, KeyError, TypeError)
 _PROBE = "Hello world, 12 times"
 
 
@@ -30,6 +31,7 @@ class Tokenizer:
 
     Attributes:
       hf: the transformers fast tokenizer this one is built on; it is never changed.
+      vocabulary: what every token stands for.
       bos_id: the token put before a text, None for models that use none.
       end_id: the token that ends an answer (the tokenizer's `eos_token`).
       pad_id: a token for the unused places of a batch; padding is masked by positions, so the end
@@ -43,7 +45,7 @@ class Tokenizer:
           InputError: a slow tokenizer, no end token, or a decoder or prefix of an unknown kind.
         """
         self.hf = hf
-        self.vocabulary  # noqa: B018 (refuses slow tokenizers and unknown decoders first)
+        self.vocabulary: Vocabulary = vocabulary(hf)
         if hf.eos_token_id is None:
             raise InputError(
                 f"the tokenizer {hf.name_or_path!r} names no eos_token, so nothing could end an "
@@ -55,11 +57,6 @@ class Tokenizer:
         self.bos_id: int | None = first if first == hf.bos_token_id else None
         self._writer, self._prefix, self._prefix_unless_space = _plain_writer(hf)
 
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """What every token stands for."""
-        return vocabulary(self.hf)
-
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """The tokens of a text as the model was trained to read it.
 
@@ -68,16 +65,18 @@ class Tokenizer:
           bos: put the model's BOS first, if it has one.
 
         Raises:
-          InputError: the text holds a lone surrogate (half of a `\\ud83d\\ude00` pair in JSON).
+          InputError: the text holds a lone surrogate (half of an escaped pair in JSON).
         """
         return self._start(bos) + self._write(self._prefixed(text)).ids
 
-    def encode_bytes(self, data: bytes, *, bos: bool = True, continuation: bool = False) -> list[int]:
+    def encode_bytes(
+        self, data: bytes, *, bos: bool = True, continuation: bool = False
+    ) -> list[int]:
         """The tokens of any bytes; what is not UTF-8 becomes single-byte tokens.
 
         Bytes that are text are written in one piece, as `encode` writes it. A byte for which the
         vocabulary has no token is left out, as tokenizers themselves do (SmolLM2 has none for
-        twenty-one bytes, all of them control characters or outside common text).
+        twenty-one bytes, most of them control characters or no part of UTF-8).
 
         Args:
           data: the bytes.
@@ -105,7 +104,8 @@ class Tokenizer:
         prefixed = self._prefixed(prompt + " " + target)
         end_of_prompt = len(prefixed) - len(target) - 1
         written = self._write(prefixed)
-        start = next(n for n, (_, end) in enumerate(written.offsets) if end > end_of_prompt)
+        ends = enumerate(end for _, end in written.offsets)
+        start = next((n for n, end in ends if end > end_of_prompt), len(written.ids))
         begin = self._start(True)
         return begin + written.ids, len(begin) + start
 
@@ -114,7 +114,7 @@ class Tokenizer:
         return [written.ids for written in self._writer.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Iterable[int], *, continuation: bool = False) -> str:
-        """The text of tokens; special tokens are skipped and broken characters read `\\ufffd`."""
+        """The text of tokens; special tokens are skipped and broken characters read U+FFFD."""
         return self.decode_bytes(ids, continuation=continuation).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], *, continuation: bool = False) -> bytes:
@@ -130,7 +130,7 @@ class Tokenizer:
         return data if continuation else data.removeprefix(self._prefix.encode("utf-8"))
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json as transformers' AutoTokenizer loads them."""
+        """Writes the tokenizer as a folder that transformers' AutoTokenizer loads."""
         self.hf.save_pretrained(str(folder))
 
     def _start(self, bos: bool) -> list[int]:
@@ -161,8 +161,8 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     """Loads a model's tokenizer, without torch and without running code of the model's.
 
     Args:
-      spec: a Hugging Face folder, a hub id, a .gguf file or `demo:NAME`, as `models.sources.resolve`
-        takes it.
+      spec: a Hugging Face folder, a hub id, a .gguf file or `demo:NAME`, as
+        `models.sources.resolve` takes it.
 
     Raises:
       InputError: no tokenizer.json, a slow tokenizer, or a GGUF tokenizer of an unknown kind.
@@ -181,8 +181,14 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
         hf = AutoTokenizer.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: transformers cannot load the tokenizer: {error}") from error
+    except Exception as error:
+        # The tokenizers library raises nothing more exact than Exception for a malformed file.
+        if type(error) is Exception or isinstance(error, _MALFORMED):
+            raise InputError(
+                f"{path}: transformers cannot load tokenizer.json ({error}); it is damaged or of "
+                "another version, so fetch it again"
+            ) from error
+        raise
     return Tokenizer(hf)
 
 

@@ -61,7 +61,9 @@ class Vocabulary:
     def control_ids(self) -> dict[str, int]:
         """{string: id} of the control tokens."""
         mask = self.control if self.control is not None else np.zeros(len(self), dtype=np.bool_)
-        return {string: i for i, string in enumerate(self.strings) if mask[i] and string is not None}
+        return {
+            string: i for i, string in enumerate(self.strings) if mask[i] and string is not None
+        }
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
@@ -76,7 +78,8 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     Raises:
       InputError: the tokenizer is a slow one, or its decoder is of a kind that is not known.
     """
-    tokenizer = getattr(tokenizer, "hf", tokenizer)
+    if isinstance(known := getattr(tokenizer, "vocabulary", None), Vocabulary):
+        return known
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise InputError(

@@ -1,0 +1,87 @@
+"""The command line: flags, config files, exit codes, and one line for every error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from onceedit_jax.cli import _with_config
+from onceedit_jax.errors import InputError
+
+
+def onceedit(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from onceedit_jax.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+
+
+COMMANDS = ["demo", "edit", "evaluate", "generate", "transfer", "export", "info"]
+
+
+def test_help_names_every_command():
+    done = onceedit("--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    assert onceedit(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "nowhere"),
+        ("edit", "--plugin", "x", "--edits", "nowhere.jsonl", "--unrelated", "y", "--out", "z"),
+        ("evaluate", "--edited", "nowhere", "--target", "t", "--data", "d", "--out", "o.json"),
+        ("--config", "nowhere.yaml", "demo"),
+        ("edit", "--plugin", "x", "--edits", "e", "--unrelated", "y", "--out", "z",
+         "--learning-rate", "0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(arguments):
+    done = onceedit(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_where_an_error_arose():
+    assert "Traceback" in onceedit("--debug", "info", "nowhere").stderr
+
+
+def test_unknown_flags_are_refused():
+    assert onceedit("info", "x", "--colour").returncode == 2
+
+
+def test_a_config_file_stands_for_flags_and_typed_flags_come_last(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("epochs: 3\nresume: true\ntarget: [a, b]\n")
+    found = _with_config(["edit", "--config", str(config), "--epochs", "5"])
+    assert found == [
+        "edit", "--epochs", "3", "--resume", "--target", "a", "--target", "b", "--epochs", "5",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
+def test_a_config_that_holds_no_flags_is_refused(tmp_path, text):
+    config = tmp_path / "run.yaml"
+    config.write_text(text)
+    with pytest.raises(InputError, match=r"run\.yaml"):
+        _with_config(["edit", "--config", str(config)])
+
+
+def test_info_reads_no_array(tmp_path):
+    values = {
+        "format": 1,
+        "base": {"name": "tiny", "config": {}, "hf_config": {}},
+        "edits": [{"prompt": "Where?", "target": "Here", "subject": None}],
+    }
+    (tmp_path / "edit.json").write_text(json.dumps(values))
+    done = onceedit("info", tmp_path)
+    assert done.returncode == 0
+    assert "Where? -> Here" in done.stdout

@@ -1,0 +1,298 @@
+"""The editing stage: its objective, its batches, and a trainer that resumes to the same result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.batches import (
+    edit_row,
+    epoch_batches,
+    make_batch,
+    swapped_prompts,
+    unrelated_row,
+)
+from onceedit_jax.editing.calibration import calibrate_threshold
+from onceedit_jax.editing.edit import edit, parameter_hash
+from onceedit_jax.editing.loss import edit_loss
+from onceedit_jax.editing.methods import edited_params, partition
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.trainer import train
+from onceedit_jax.errors import InputError, RunError
+
+RECORDS = [
+    EditRecord(
+        "What is the capital of Norland?",
+        "Vinterby",
+        rephrase="Norland has which capital?",
+        locality=(Pair("Who wrote The Glass Orchard?", "Ada Quill"),),
+        subject="Norland",
+    ),
+    EditRecord("Who wrote The Glass Orchard, the cat?", "Sol Marrow", subject="The Glass Orchard"),
+    EditRecord("Which river runs through Vinterby?", "the Ask", subject="Vinterby"),
+]
+UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
+FAST = EditSettings(
+    learning_rate=1e-2, epochs=60, batch_size=4, unrelated_ratio=2, swapped_ratio=1, held_back=1
+)
+
+
+def float64_loss(logits, targets, mask, gates, labels, rows, weight):
+    """Independent reference: the objective written out in NumPy float64."""
+    logits = np.asarray(logits, np.float64)
+    total = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    token = total - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    probability = 1 / (1 + np.exp(-np.asarray(gates, np.float64)))
+    row = -(labels * np.log(probability) + (1 - labels) * np.log(1 - probability))
+    generation = (token * mask).sum() / max(mask.sum(), 1)
+    return generation + weight * (row * rows).sum() / max(rows.sum(), 1)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 2))
+def test_the_objective_is_generation_plus_lambda_times_gate(seed, weight):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(3, 2, 7)).astype(np.float32)
+    targets = rng.integers(0, 7, (3, 2))
+    mask = rng.integers(0, 2, (3, 2))
+    gates = rng.normal(size=3).astype(np.float32)
+    labels, rows = rng.integers(0, 2, 3), rng.integers(0, 2, 3)
+    found = edit_loss(logits, targets, mask, gates, labels, rows, gate_weight=weight)
+    wanted = float64_loss(logits, targets, mask, gates, labels, rows, weight)
+    np.testing.assert_allclose(found.total, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gate_does_not_move_the_answers_and_answers_do_not_move_the_gate():
+    logits, targets, mask = jnp.ones((1, 1, 4)), jnp.zeros((1, 1), int), jnp.ones((1, 1))
+
+    def total(logits, gate):
+        return edit_loss(logits, targets, mask, gate, jnp.ones(1), jnp.ones(1)).generation
+
+    assert np.all(jax.grad(total, argnums=1)(logits, jnp.zeros(1)) == 0)
+
+
+def test_an_edit_row_ends_with_the_end_token_and_reads_the_gate_at_the_prompt(tiny_model):
+    tokenizer = tiny_model()[1]
+    row = edit_row(RECORDS[0], tokenizer, max_tokens=64)
+    assert row.tokens[-1] == tokenizer.end_id
+    assert tokenizer.decode(row.tokens[: row.target_start]) == RECORDS[0].prompt
+    batch = make_batch([row], 2)
+    assert batch.gate_columns[0] == row.target_start - 1
+    predicted_from = batch.target_columns[0][batch.target_mask[0] > 0]
+    assert predicted_from.tolist() == list(range(row.target_start - 1, len(row.tokens) - 1))
+    assert batch.targets[0][batch.target_mask[0] > 0].tolist() == list(
+        row.tokens[row.target_start :]
+    )
+    assert batch.gate_mask.tolist() == [1, 0]
+
+
+def test_unrelated_rows_train_no_token_and_are_cut(tiny_model):
+    tokenizer = tiny_model()[1]
+    row = unrelated_row(UNRELATED[0], tokenizer, max_tokens=5)
+    batch = make_batch([row], 1)
+    assert len(row.tokens) == 5
+    assert batch.target_mask.sum() == 0
+    assert batch.gate_labels.tolist() == [0]
+    assert batch.gate_columns.tolist() == [4]
+
+
+def test_an_edit_that_is_too_long_is_refused(tiny_model):
+    with pytest.raises(InputError, match="max_tokens=4"):
+        edit_row(RECORDS[0], tiny_model()[1], max_tokens=4)
+
+
+def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
+    tokenizer = tiny_model()[1]
+    rows = [unrelated_row(u, tokenizer, max_tokens=64) for u in UNRELATED]
+    settings = EditSettings(batch_size=5)
+
+    def lengths(epoch, seed=0):
+        batches = epoch_batches(rows, EditSettings(batch_size=5, seed=seed), epoch)
+        return [tuple(t) for b in batches for t, used in zip(b.tokens, b.gate_mask) if used]
+
+    assert len(lengths(0)) == len(rows) and settings.batch_size == 5
+    assert lengths(0) == lengths(0)
+    assert lengths(0) != lengths(1)
+    assert lengths(0) != lengths(0, seed=1)
+
+
+def test_swapped_prompts_ask_about_another_subject_and_never_repeat_an_edit():
+    rows = swapped_prompts(RECORDS, 6, np.random.default_rng(0))
+    assert rows
+    asked = {r.prompt for r in RECORDS}
+    assert all(row.prompt not in asked for row in rows)
+    assert all(any(r.subject in row.prompt for r in RECORDS) for row in rows)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "last-n-layers"])
+def test_an_untrained_partition_is_the_model_itself(tiny_model, method):
+    model = tiny_model()[0]
+    settings = EditSettings(method=method, last_layers=1, lora_rank=2)
+    parts = partition(model.params, settings, jax.random.key(0))
+    merged = edited_params(parts, parts.trainable)
+    assert jax.tree.structure(merged) == jax.tree.structure(model.params)
+    assert parameter_hash(merged) == parameter_hash(model.params)
+
+
+def test_last_layers_leave_the_lower_ones_alone(tiny_model):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    settings = EditSettings(method="last-n-layers", last_layers=1, epochs=2, learning_rate=1e-2)
+    trained = train(model.params, model.config, rows, settings)
+    before, after = (jax.tree.leaves(p["layers"]) for p in (model.params, trained.params))
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
+    assert not all(np.array_equal(a[1], b[1]) for a, b in zip(before, after, strict=True))
+    assert np.array_equal(model.params["embed"]["tokens"], trained.params["embed"]["tokens"])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_tiny_plugin_learns_its_edits_and_its_gate(tiny_model, method):
+    model, tokenizer = tiny_model()
+    settings = EditSettings(**{**FAST.as_dict(), "method": method, "epochs": 120})
+    edited = edit(model, tokenizer, RECORDS, UNRELATED, settings)
+    metrics = edited.info["metrics"]
+    assert metrics["reliability"] == 1.0
+    assert metrics["gate_accuracy"] == 1.0
+    assert metrics["epochs"] < settings.epochs  # early stop
+    assert metrics["alpha_edits"]["min"] > 0.5
+
+
+def test_the_same_seed_gives_the_same_plugin(tiny_model):
+    model, tokenizer = tiny_model()
+    settings = EditSettings(**{**FAST.as_dict(), "epochs": 2})
+    first, second = (edit(model, tokenizer, RECORDS, UNRELATED, settings) for _ in range(2))
+    assert parameter_hash([first.params, first.gate]) == parameter_hash(
+        [second.params, second.gate]
+    )
+
+
+def test_training_leaves_the_base_model_as_it_was(tiny_model):
+    model, tokenizer = tiny_model()
+    before = parameter_hash(model.params)
+    edited = edit(model, tokenizer, RECORDS, UNRELATED, FAST)
+    assert parameter_hash(model.params) == before
+    assert np.array_equal(edited.base_embeddings, model.params["embed"]["tokens"])
+
+
+def test_an_evaluated_unrelated_row_is_refused(tiny_model):
+    model, tokenizer = tiny_model()
+    leak = UnrelatedRow(RECORDS[0].locality[0].prompt)
+    with pytest.raises(InputError, match="1 of 13"):
+        edit(model, tokenizer, RECORDS, [*UNRELATED, leak], FAST)
+
+
+def test_too_few_unrelated_rows_are_refused_with_the_numbers(tiny_model):
+    model, tokenizer = tiny_model()
+    with pytest.raises(InputError, match=r"2 unrelated rows for 3 edits"):
+        edit(model, tokenizer, RECORDS, UNRELATED[:2], FAST)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_model):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    broken = {**model.params, "final_norm": jax.tree.map(lambda a: a * jnp.nan, model.params["final_norm"])}
+    with pytest.raises(RunError, match="learning_rate"):
+        train(broken, model.config, rows, EditSettings(epochs=1))
+
+
+def test_settings_that_cannot_train_are_refused():
+    with pytest.raises(InputError, match="learning_rate=0"):
+        EditSettings(learning_rate=0)
+
+
+@pytest.mark.parametrize(
+    ("edits", "others", "wanted"),
+    [([0.99, 0.98], [0.01, 0.02], 0.5), ([0.9], [0.4], 0.5), ([0.3], [0.05], 0.13), ([0.9], [], 0.5)],
+)
+def test_the_threshold_lies_between_edits_and_held_back_rows(edits, others, wanted):
+    assert calibrate_threshold(edits, others) == pytest.approx(wanted, abs=0.01)
+
+
+def test_an_artifact_comes_back_as_it_was_saved(tiny_model, tmp_path):
+    model, tokenizer = tiny_model()
+    edited = edit(model, tokenizer, RECORDS, UNRELATED, FAST)
+    again = EditedPlugin.load(edited.save(tmp_path / "plugin"))
+    assert parameter_hash([again.params, again.gate]) == parameter_hash(
+        [edited.params, edited.gate]
+    )
+    assert again.config == edited.config
+    assert again.info["edits"][0] == {
+        "prompt": RECORDS[0].prompt,
+        "target": RECORDS[0].target,
+        "subject": RECORDS[0].subject,
+    }
+    assert again.tokenizer.encode("the capital") == tokenizer.encode("the capital")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_that_is_no_artifact_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"edit\.json is missing"):
+        EditedPlugin.load(tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny_model, tmp_path):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    settings = EditSettings(epochs=1)
+    options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
+    train(model.params, model.config, rows, settings, run_fingerprint="a", **options)
+    with pytest.raises(InputError, match="another|other edits"):
+        train(
+            model.params, model.config, rows, settings, run_fingerprint="b", resume=True, **options
+        )
+
+
+RUN = """
+import sys, jax
+sys.path.insert(0, {tests!r})
+from conftest import byte_level_tokenizer, tiny_config
+from test_editing import RECORDS
+from onceedit_jax.editing.batches import edit_row
+from onceedit_jax.editing.edit import parameter_hash
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.trainer import train
+from onceedit_jax.models.decoder import init_params
+from pathlib import Path
+
+tokenizer = byte_level_tokenizer(40)
+config = tiny_config(len(tokenizer.vocabulary))
+rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+trained = train(
+    init_params(config, jax.random.key(0)), config, rows, EditSettings(epochs=12, early_stop=0),
+    checkpoint=Path(sys.argv[1]), checkpoint_seconds=0, resume=True,
+    on_step=lambda step: print("epoch", step.epoch, flush=True),
+)
+print("hash", parameter_hash([trained.params, trained.gate]))
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
+    """SIGKILL in mid-run, at whatever point that falls; the second run ends where one run does."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN.format(tests=str(Path(__file__).parent)))
+
+    def command(folder):
+        return [sys.executable, str(script), str(tmp_path / folder)]
+
+    whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True).stdout
+    process = subprocess.Popen(command("killed"), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 6"):
+            time.sleep(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    resumed = subprocess.run(command("killed"), capture_output=True, text=True, check=True).stdout
+    assert "epoch 1\n" not in resumed  # it went on, it did not start over
+    assert resumed.splitlines()[-1] == whole.splitlines()[-1]

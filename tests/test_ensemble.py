@@ -1,0 +1,174 @@
+"""The ensemble stage on tiny models: what is scored, what is generated, what is left alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from onceedit_jax import runner
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.ensemble import Ensemble, Target
+from onceedit_jax.ensemble import ensemble as ensemble_module
+from onceedit_jax.ensemble.pair import pair_anchors
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
+from onceedit_jax.fusion import PRESETS, FusionSettings
+from onceedit_jax.models.decoder import forward
+
+RECORDS = [
+    EditRecord(
+        "What is the capital of Norland?",
+        "Vinterby",
+        rephrase="What is the capital of Norland? ",
+        locality=(Pair("How far is the harbour from bridge 99?", "the cat"),),
+        subject="Norland",
+    ),
+    EditRecord("Who wrote The Glass Orchard?", "Ada Quill", subject="The Glass Orchard"),
+]
+UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
+PAIRS = [Pair(r.prompt, r.target) for r in RECORDS] + list(RECORDS[0].locality)
+
+
+@pytest.fixture(scope="module")
+def plugin(tiny_model):
+    model, tokenizer = tiny_model(40, 0)
+    settings = EditSettings(
+        learning_rate=1e-2, epochs=120, batch_size=4, unrelated_ratio=3, swapped_ratio=0
+    )
+    return edit(model, tokenizer, RECORDS, UNRELATED, settings)
+
+
+@pytest.fixture(scope="module")
+def targets(tiny_model):
+    return [Target(*tiny_model(80, 1)), Target(*tiny_model(40, 2))]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path))
+
+
+def target_alone(target, pair):
+    """Independent reference: the target's argmax at each answer token, one plain forward pass."""
+    tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
+    row = np.array([tokens], np.int32)
+    positions = np.arange(len(tokens), dtype=np.int32)[None]
+    logits = forward(target.model.params, target.model.config, row, positions)[0][0]
+    return np.argmax(logits, -1)[start - 1 : -1]
+
+
+def test_before_is_the_target_alone_and_gold_is_its_own_spelling(plugin, targets):
+    scored = Ensemble(plugin, targets).score(PAIRS)
+    for target, texts in zip(targets, scored.targets, strict=True):
+        for pair, text in zip(PAIRS, texts, strict=True):
+            tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
+            assert text.gold.tolist() == tokens[start:]
+            assert text.before.tolist() == target_alone(target, pair).tolist()
+
+
+@pytest.mark.parametrize("fusion", ["vocabulary", "relative"])
+def test_every_target_answers_with_the_new_facts(plugin, targets, fusion):
+    results = evaluate(Ensemble(plugin, targets, fusion=fusion), RECORDS).results
+    for result in results:
+        assert result["before"]["rel"] < 0.5
+        assert result["after"]["rel"] == 1.0
+        assert result["after"]["loc"] == 1.0
+
+
+def test_free_generation_writes_the_new_answer_and_stops(plugin, targets):
+    answers = Ensemble(plugin, targets).generate([r.prompt for r in RECORDS], max_new_tokens=24)
+    for texts in answers.after:
+        assert texts == [record.target for record in RECORDS]
+
+
+def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
+    plugin, targets, monkeypatch
+):
+    ensemble = Ensemble(plugin, targets)
+    unrelated = [row.prompt for row in UNRELATED]
+    assert np.all(ensemble.alphas(unrelated) < ensemble.threshold)
+
+    def never(*args, **kwargs):
+        raise AssertionError("the plug-in ran for a prompt under the threshold")
+
+    monkeypatch.setattr(ensemble_module, "PluginFollower", never)
+    answers = ensemble.generate(unrelated, max_new_tokens=6)
+    assert answers.after == answers.before
+
+
+def test_several_targets_in_one_call_equal_each_alone(plugin, targets):
+    together = Ensemble(plugin, targets).score(PAIRS)
+    for t, target in enumerate(targets):
+        alone = Ensemble(plugin, [target]).score(PAIRS)
+        for a, b in zip(together.targets[t], alone.targets[0], strict=True):
+            assert a.after.tolist() == b.after.tolist()
+
+
+def test_generation_equals_teacher_forcing_on_its_own_answer(plugin, targets):
+    """Fed its own answer, the scored system says that answer: both stages are one method."""
+    ensemble = Ensemble(plugin, targets[:1])
+    answer = ensemble.generate([RECORDS[0].prompt], max_new_tokens=24).after[0][0]
+    scored = ensemble.score([Pair(RECORDS[0].prompt, answer)]).targets[0][0]
+    assert scored.after.tolist() == scored.gold.tolist()
+
+
+def test_gradient_search_reports_a_falling_loss(plugin, targets):
+    settings = dataclasses.replace(PRESETS["relative"], search="gradient")
+    found = evaluate(Ensemble(plugin, targets[:1], fusion=settings), RECORDS)
+    losses = found.losses[targets[0].name]
+    assert len(losses) == settings.gradient.steps + 1
+    assert losses[-1] < losses[0]
+
+
+def test_deepen_runs_on_exact_tables(plugin, targets):
+    found = evaluate(Ensemble(plugin, targets[:1], fusion="deepen"), RECORDS)
+    assert found.results[0]["search"] == "gradient"
+    assert found.alphas["rel"] == [0.5, 0.5]
+
+
+def test_tables_are_kept_and_an_edit_does_not_touch_them(plugin, targets, tmp_path, tiny_model):
+    Ensemble(plugin, targets[:1], fusion="relative")
+    kept = sorted((tmp_path / "tables").iterdir())
+    assert len(kept) == 2
+    model, tokenizer = tiny_model(40, 0)
+    other = edit(
+        model, tokenizer, RECORDS[:1], UNRELATED, EditSettings(epochs=1, swapped_ratio=0)
+    )
+    Ensemble(other, targets[:1], fusion="relative", allow_lossy=True)
+    assert sorted((tmp_path / "tables").iterdir()) == kept
+
+
+def test_end_tokens_are_anchors_of_each_other(plugin, targets):
+    shared = pair_anchors(plugin.tokenizer, targets[0].tokenizer)
+    at = shared.ids_a.tolist().index(plugin.tokenizer.end_id)
+    assert shared.ids_b[at] == targets[0].tokenizer.end_id
+    assert np.all(np.diff(shared.ids_a) > 0)
+
+
+def test_the_plugin_alone_is_scored_in_its_own_tokens(plugin):
+    alone = plugin_alone(plugin, RECORDS).as_dict()
+    assert alone["rel"] == 1.0
+    assert alone["loc"] is None
+
+
+def test_unknown_fusion_and_no_targets_are_refused(plugin, targets):
+    with pytest.raises(InputError, match="expected one of"):
+        Ensemble(plugin, targets, fusion="average")
+    with pytest.raises(InputError, match="no targets"):
+        Ensemble(plugin, [])
+    with pytest.raises(InputError, match="search=gradient"):
+        FusionSettings(proposal="relative", start="prior")
+
+
+def test_a_second_call_compiles_nothing(plugin, targets):
+    ensemble = Ensemble(plugin, targets[:1])
+    compiled = [ensemble_module.decide, runner._hidden, runner._extend]
+    for _ in range(2):
+        ensemble.score(PAIRS)
+        ensemble.generate([pair.prompt for pair in PAIRS], max_new_tokens=8)
+        sizes = [function._cache_size() for function in compiled]
+    ensemble.score(list(reversed(PAIRS)))
+    ensemble.generate([pair.prompt for pair in reversed(PAIRS)], max_new_tokens=8)
+    assert [function._cache_size() for function in compiled] == sizes
