@@ -139,7 +139,7 @@ def report_evaluation(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, whole)
     write_jsonl(out.with_suffix(".jsonl"), found.records)
-    out_console.print(table(found.results))
+    out_console.print(table(found.results, plugin=whole["plugin"]))
     coverage = {
         target.name: health[1].coverage if health else None
         for target, health in zip(ensemble.targets, ensemble.health, strict=True)
@@ -147,7 +147,7 @@ def report_evaluation(
     for text in warnings(
         found.results, alphas=found.alphas, losses=found.losses, coverage=coverage
     ):
-        out_console.print(f"warning: {text}")
+        out_console.print(f"warning: {text}", markup=False)
     out_console.print(f"written: {out}")
     return whole
 
@@ -215,7 +215,7 @@ def transfer(plugin: str, target: str, normalization: Normalization) -> None:
     out_console.print(rows)
     for side, name in zip(health, (source.name, target_model.name), strict=True):
         for text in side.warnings():
-            out_console.print(f"warning: {name}: {text}")
+            out_console.print(f"warning: {name}: {text}", markup=False)
 
 
 def export(edited: Path, out: Path, dtype: str) -> None:

@@ -126,7 +126,7 @@ def test_contradicting_and_repeated_edits_of_the_shared_files(shared):
     for row in rows:
         key = (row["subject"], tuple(sorted(row["answers"])))
         groups.setdefault(key, []).append(row["alt"])
-    # 286 by raw text; three of them differ in case or punctuation only and do not contradict.
+    # 286 by raw text; three of them differ in one letter's case only and do not contradict.
     assert sum(len(alts) for alts in groups.values() if len(set(alts)) > 1) == 286
     records = load_records(shared / "data" / "zsre_eval.json")
     assert len(contradicting(records)) == 283

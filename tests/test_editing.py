@@ -127,11 +127,12 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
 
 
 def test_swapped_prompts_ask_about_another_subject_and_never_repeat_an_edit():
-    rows = swapped_prompts(RECORDS, 6, np.random.default_rng(0))
+    rows = swapped_prompts(RECORDS, UNRELATED, 6, np.random.default_rng(0))
     assert rows
     asked = {r.prompt for r in RECORDS}
     assert all(row.prompt not in asked for row in rows)
-    assert all(any(r.subject in row.prompt for r in RECORDS) for row in rows)
+    frames = [r.prompt.replace(r.subject, "|").split("|") for r in RECORDS]
+    assert all(any(row.prompt.startswith(a) and row.prompt.endswith(b) for a, b in frames) for row in rows)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "last-n-layers"])

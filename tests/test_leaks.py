@@ -64,7 +64,7 @@ def test_counterfact_training_rows_leak_into_its_edits(shared):
     word_for_word = [row for row in rows if row.prompt in asked]
     clean, leaked = drop_leaks(rows, evaluated)
     assert len(word_for_word) == 162
-    # 17 more equal another field, a rephrase or an edit prompt, or differ in form only.
+    # 17 more are edit prompts of the evaluated file.
     assert len(leaked) == 179
     assert set(word_for_word) <= set(leaked)
     with pytest.raises(InputError, match="179 of 2000"):

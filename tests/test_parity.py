@@ -42,7 +42,15 @@ LLAMA = {
     "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
-GPT = {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+GPT = {
+    "vocab_size": 97,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
 GEMMA = {**LLAMA, "head_dim": 16, "num_hidden_layers": 7, "query_pre_attn_scalar": 24}
 LLAMA3_ROPE = {
     "rope_type": "llama3",

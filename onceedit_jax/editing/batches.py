@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
 from onceedit_jax.shapes import bucket, pad_rows, row_positions
@@ -63,15 +63,21 @@ def unrelated_row(row: UnrelatedRow, tokenizer: Tokenizer, *, max_tokens: int) -
 
 
 def swapped_prompts(
-    records: Sequence[EditRecord], count: int, rng: np.random.Generator
+    records: Sequence[EditRecord],
+    unrelated: Sequence[UnrelatedRow],
+    count: int,
+    rng: np.random.Generator,
 ) -> list[UnrelatedRow]:
-    """Negatives in the edits' own form: an edit's prompt about another edit's subject.
+    """Negatives in the edits' own form: an edit's prompt about another subject.
 
     Without them every unrelated row may differ from every edit by its form alone, and a gate
-    that reads the form takes any question for an edit.
+    that reads the form takes any question of that form for an edit. Half of the new subjects are
+    other edits' subjects (so that a known name is not enough either), half are words of unrelated
+    texts, written as a name.
 
     Args:
       records: the edits; those without a subject, or whose prompt does not hold it, give none.
+      unrelated: texts that lend their words.
       count: rows asked for; fewer where the pairs run out.
       rng: source of the choice.
     """
@@ -79,18 +85,36 @@ def swapped_prompts(
     subjects = sorted({r.subject for r in carriers if r.subject})
     taken = {normalise(text) for r in records for text in (r.prompt, r.rephrase) if text}
     rows: list[UnrelatedRow] = []
-    if len(subjects) < 2:
-        return rows
-    for _ in range(20 * count):
+    for attempt in range(20 * count if carriers else 0):
         if len(rows) >= count:
             break
         record = carriers[rng.integers(len(carriers))]
-        subject = subjects[rng.integers(len(subjects))]
+        if attempt % 2 and unrelated:
+            subject = _borrowed_name(unrelated[rng.integers(len(unrelated))], rng)
+        else:
+            subject = subjects[rng.integers(len(subjects))]
         prompt = record.prompt.replace(str(record.subject), subject)
         if normalise(prompt) not in taken:
             taken.add(normalise(prompt))
-            rows.append(UnrelatedRow(prompt, None))
+            rows.append(UnrelatedRow(prompt))
     return rows
+
+
+def _borrowed_name(row: UnrelatedRow, rng: np.random.Generator) -> str:
+    words = strip_nq(row.prompt).split()
+    start = int(rng.integers(len(words)))
+    length = int(rng.integers(1, 4))
+    return " ".join(word.strip(".,?!").capitalize() for word in words[start : start + length])
+
+
+def in_edit_form(row: UnrelatedRow, records: Sequence[EditRecord]) -> UnrelatedRow:
+    """An unrelated row dressed as the edits are: no "nq question:", a capital, their last sign."""
+    text = strip_nq(row.prompt).strip()
+    signs = [record.prompt[-1] for record in records]
+    sign = max(sorted(set(signs)), key=signs.count)
+    if not sign.isalnum() and not text.endswith(sign):
+        text += sign
+    return UnrelatedRow(text[:1].upper() + text[1:], row.answer)
 
 
 def epoch_batches(

@@ -10,7 +10,7 @@ import numpy as np
 from onceedit_jax.data.leaks import check_leaks
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, contradicting
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.batches import edit_row, swapped_prompts, unrelated_row
+from onceedit_jax.editing.batches import edit_row, in_edit_form, swapped_prompts, unrelated_row
 from onceedit_jax.editing.calibration import calibrate_threshold, gate_alphas
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, train
@@ -130,9 +130,16 @@ def choose_unrelated(
         )
     order = rng.permutation(len(unrelated))
     chosen = [unrelated[i] for i in order[: wanted + kept]]
-    swaps = swapped_prompts(records, round(settings.swapped_ratio * len(records)), rng)
-    swaps_kept = len(swaps) // 5
-    return chosen[:wanted] + swaps[swaps_kept:], chosen[wanted:] + swaps[:swaps_kept]
+    disguised = rng.random(len(chosen)) < settings.disguised
+    chosen = [
+        in_edit_form(row, records) if plain else row
+        for row, plain in zip(chosen, disguised, strict=True)
+    ]
+    # Swapped prompts are split as the rows are: those held back were never trained on.
+    count = round(settings.swapped_ratio * len(records))
+    swapped = swapped_prompts(records, unrelated, count + round(count * kept / max(wanted, 1)), rng)
+    training = chosen[:wanted] + swapped[:count]
+    return training, chosen[wanted:] + swapped[count:]
 
 
 def parameter_hash(tree: Any) -> str:

@@ -26,7 +26,9 @@ class EditSettings:
       clip_norm: global-norm gradient clipping; 0 turns it off.
       unrelated_ratio: unrelated rows trained on, per edit.
       swapped_ratio: negatives in the edits' own form, per edit: an edit's prompt with another
-        edit's subject in place of its own (needs records with a subject).
+        subject in place of its own (needs records with a subject).
+      disguised: share of the unrelated rows that are dressed as the edits are (capital, closing
+        sign), so that the gate cannot tell rows by their form.
       held_back: unrelated rows kept out of training, per edit; they fix the gate's threshold.
       method: "full", "lora" or "last-n-layers".
       lora_rank: rank of the LoRA factors.
@@ -48,7 +50,8 @@ class EditSettings:
     warmup_steps: int = 0
     clip_norm: float = 1.0
     unrelated_ratio: float = 1.0
-    swapped_ratio: float = 1.0
+    swapped_ratio: float = 2.0
+    disguised: float = 0.5
     held_back: float = 0.5
     method: Method = "full"
     lora_rank: int = 16
@@ -67,7 +70,7 @@ class EditSettings:
         positive = ("learning_rate", "batch_size", "epochs", "lora_rank", "last_layers", "max_tokens")
         not_negative = (
             "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
-            "swapped_ratio", "held_back", "early_stop", "seed",
+            "swapped_ratio", "disguised", "held_back", "early_stop", "seed",
         )  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:
