@@ -3,6 +3,7 @@
 Heavy modules are imported inside the commands, so that `--help` answers at once.
 """
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -209,6 +210,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    keep_compilations()
     try:
         app.cli(
             prog="onceedit",
@@ -229,6 +231,17 @@ def main() -> None:
             raise
         print(f"error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
+
+
+def keep_compilations() -> None:
+    """Let JAX keep compiled programs in the cache folder, unless the user says where.
+
+    By environment: JAX reads it when it is imported, which `--help` never does.
+    """
+    from onceedit_jax.models.sources import cache_folder
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def _with_config(arguments: list[str]) -> list[str]:

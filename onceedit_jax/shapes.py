@@ -19,6 +19,14 @@ def bucket(size: int, *, smallest: int = 8) -> int:
     return width
 
 
+def doubling(size: int, *, smallest: int) -> int:
+    """Round up to `smallest` times a power of two: fewer shapes, for what is slow to compile."""
+    width = smallest
+    while width < size:
+        width *= 2
+    return width
+
+
 def pad_rows(
     rows: list[list[int]], *, width: int, height: int | None = None, fill: int = 0
 ) -> NDArray[np.int32]:

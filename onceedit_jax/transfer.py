@@ -157,7 +157,7 @@ def calibrate_temperature(
     own = jnp.asarray(np.sort(np.random.default_rng(seed).permutation(usable)[:sample]))
     cosines = cosine(anchors[own], anchors)
     low, high = bounds
-    for _ in range(24):
+    for _ in range(16):  # to .003
         middle = (low + high) / 2
         reached = float(_mean_self_mass(cosines, own, anchors, middle)) >= self_mass
         low, high = (low, middle) if reached else (middle, high)

@@ -71,14 +71,6 @@ def test_special_tokens_carry_no_text(real: Callable[[str], Tokenizer]) -> None:
     assert bridge.cross("In", [*ids, bridge.source.end_id]) == bridge.cross("In", ids)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "shared"),
-    [([], [], 0), ([1, 2], [], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 3], [1, 9, 3], 1)],
-)
-def test_the_cache_keeps_the_common_prefix(old: list[int], new: list[int], shared: int) -> None:
-    assert Bridge.reusable(old, new) == Bridge.reusable(new, old) == shared
-
-
 @pytest.mark.parametrize("bridge", PAIRS)
 def test_first_tokens_start_the_text_of_every_tiny_token(bridge: Bridge) -> None:
     check_first_tokens(bridge)

@@ -184,8 +184,8 @@ def test_calibration_is_seeded_and_stays_in_its_bounds():
         unit, IDS, sample=6, seed=3
     )
     twins = jnp.tile(unit[IDS[:1]], (4, 1))  # equal anchors share their mass at any temperature
-    assert calibrate_temperature(twins, np.arange(4)) == pytest.approx(200.0, abs=1e-3)
-    assert calibrate_temperature(unit, IDS, self_mass=0.0) == pytest.approx(1.0, abs=1e-3)
+    assert calibrate_temperature(twins, np.arange(4)) == pytest.approx(200.0, abs=0.01)
+    assert calibrate_temperature(unit, IDS, self_mass=0.0) == pytest.approx(1.0, abs=0.01)
 
 
 @given(seed=st.integers(0, 10_000), k=st.integers(1, A), tied=st.booleans())

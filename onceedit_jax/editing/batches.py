@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
-from onceedit_jax.shapes import bucket, pad_rows, row_positions
+from onceedit_jax.shapes import doubling, pad_rows, row_positions
 from onceedit_jax.text.tokenizer import Tokenizer
 
 
@@ -28,13 +28,18 @@ class TrainingRow:
 
 
 class Batch(NamedTuple):
-    """A padded batch; `[B]` rows, `[T]` tokens, `[M]` target tokens a row at most."""
+    """A padded batch of `[B]` rows of `[T]` tokens with `[N]` target tokens among them.
+
+    Target tokens stand in one list over all rows: the vocabulary head, a third of a step's work
+    if it ran on a padded rectangle, then runs on them alone.
+    """
 
     tokens: NDArray[np.int32]  # [B, T]
     positions: NDArray[np.int32]  # [B, T], -1 on padding
-    target_columns: NDArray[np.int32]  # [B, M], the column each target token is predicted from
-    targets: NDArray[np.int32]  # [B, M]
-    target_mask: NDArray[np.float32]  # [B, M]
+    target_rows: NDArray[np.int32]  # [N]
+    target_columns: NDArray[np.int32]  # [N], the column each target token is predicted from
+    targets: NDArray[np.int32]  # [N]
+    target_mask: NDArray[np.float32]  # [N]
     gate_columns: NDArray[np.int32]  # [B]
     gate_labels: NDArray[np.float32]  # [B]
     gate_mask: NDArray[np.float32]  # [B], 0 for rows that only fill the batch
@@ -128,29 +133,25 @@ def epoch_batches(
 
 
 def make_batch(rows: Sequence[TrainingRow], height: int) -> Batch:
-    """Pad rows to one batch of `height` rows; missing rows are masked everywhere."""
-    width = bucket(max(len(row.tokens) for row in rows))
-    spans = [range(row.target_start, len(row.tokens)) for row in rows]
-    target_width = bucket(max(len(span) for span in spans), smallest=4)
-    counts = np.zeros(height, np.int32)
-    counts[: len(rows)] = [len(span) for span in spans]
+    """Pad rows to one batch of `height` rows; what only fills it is masked everywhere."""
+    # A step takes long to compile, so that its shapes are few: powers of two.
+    width = doubling(max(len(row.tokens) for row in rows), smallest=16)
+    places = [
+        (line, column, row.tokens[column])
+        for line, row in enumerate(rows)
+        for column in range(row.target_start, len(row.tokens))
+    ]
+    targets = np.zeros((doubling(len(places), smallest=32), 3), np.int32)
+    targets[: len(places)] = np.array(places, np.int32).reshape(-1, 3)
+    filler = [0] * (height - len(rows))
     return Batch(
         tokens=pad_rows([list(row.tokens) for row in rows], width=width, height=height),
         positions=row_positions([len(row.tokens) for row in rows], width=width, height=height),
-        target_columns=pad_rows(
-            [[i - 1 for i in span] for span in spans], width=target_width, height=height
-        ),
-        targets=pad_rows(
-            [[row.tokens[i] for i in span] for row, span in zip(rows, spans, strict=True)],
-            width=target_width,
-            height=height,
-        ),
-        target_mask=(np.arange(target_width)[None, :] < counts[:, None]).astype(np.float32),
-        gate_columns=pad_rows(
-            [[row.target_start - 1] for row in rows], width=1, height=height
-        )[:, 0],
-        gate_labels=np.array(
-            [float(row.related) for row in rows] + [0.0] * (height - len(rows)), np.float32
-        ),
+        target_rows=targets[:, 0],
+        target_columns=np.maximum(targets[:, 1] - 1, 0),
+        targets=targets[:, 2],
+        target_mask=(np.arange(len(targets)) < len(places)).astype(np.float32),
+        gate_columns=np.array([row.target_start - 1 for row in rows] + filler, np.int32),
+        gate_labels=np.array([row.related for row in rows] + filler, np.float32),
         gate_mask=(np.arange(height) < len(rows)).astype(np.float32),
     )

@@ -32,9 +32,9 @@ def edit_loss(
     mean over rows.
 
     Args:
-      logits: `[B, M, V]` float, the plug-in's logits before each of a row's M target tokens.
-      targets: `[B, M]` int32, those tokens.
-      target_mask: `[B, M]`, 1 where there is a target token (all 0 for unrelated rows).
+      logits: `[N, V]` float, the plug-in's logits before each of the batch's target tokens.
+      targets: `[N]` int32, those tokens.
+      target_mask: `[N]`, 0 where an entry only fills the list.
       gate_logits: `[B]` float, logit_w read at the last prompt token.
       gate_labels: `[B]`, 1 for edit-related rows and 0 for unrelated ones.
       gate_mask: `[B]`, 0 for rows that only fill the batch.

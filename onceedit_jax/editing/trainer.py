@@ -80,7 +80,7 @@ def batch_loss(
     """The objective on one batch; the vocabulary head runs at the target positions only."""
     hidden, _ = hidden_states(params, config, batch.tokens, batch.positions)
     rows = jnp.arange(hidden.shape[0])
-    logits = unembed(params, config, hidden[rows[:, None], batch.target_columns])
+    logits = unembed(params, config, hidden[batch.target_rows, batch.target_columns])
     gates = gate_logit(gate, hidden[rows, batch.gate_columns])
     loss = edit_loss(
         logits,
@@ -91,11 +91,12 @@ def batch_loss(
         batch.gate_mask,
         gate_weight=gate_weight,
     )
-    right = (jnp.argmax(logits, -1) == batch.targets) | (batch.target_mask == 0)
+    wrong = (jnp.argmax(logits, -1) != batch.targets) * batch.target_mask
+    mistakes = jnp.zeros(hidden.shape[0]).at[batch.target_rows].add(wrong)
     is_edit = batch.gate_labels * batch.gate_mask
     return loss.total, StepOutcome(
         loss=loss.total,
-        edits_right=jnp.sum(jnp.all(right, axis=1) * is_edit),
+        edits_right=jnp.sum((mistakes == 0) * is_edit),
         edits=jnp.sum(is_edit),
         gates_right=jnp.sum(((gates > 0) == (batch.gate_labels > 0)) * batch.gate_mask),
         rows=jnp.sum(batch.gate_mask),
@@ -136,7 +137,8 @@ def train(
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     optimizer = make_optimizer(settings, steps_per_epoch * settings.epochs)
     # Donated buffers are consumed, and the caller keeps the base model: train a copy.
-    trainable = jax.tree.map(jnp.copy, {"model": parts.trainable, "gate": init_gate(config.hidden_size)})
+    fresh = {"model": parts.trainable, "gate": init_gate(config.hidden_size)}
+    trainable = jax.tree.map(jnp.copy, fresh)
     state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
     history: list[dict[str, float]] = []
 

@@ -126,6 +126,7 @@ class Ensemble:
         alpha_threshold: float | None = None,
         table: Kind | None = None,
         allow_lossy: bool = False,
+        unrolled: bool = False,
         mesh: Mesh | None = None,
         on_block: OnBlock = lambda what, done, total: None,
     ) -> None:
@@ -140,6 +141,8 @@ class Ensemble:
           table: kind of the relative tables (default: `topk`, or `exact` for `deepen`'s
             normalisation, whose rows are too even for k entries).
           allow_lossy: take top-k tables that hold under .9 of p R.
+          unrolled: decode with unstacked layers: faster a step, slower to compile
+            (docs/models.md), so for a process that keeps answering.
           mesh: devices that share the rows of a batch (default: all).
           on_block: told about tables being built.
 
@@ -164,6 +167,9 @@ class Ensemble:
         self._chunk = EXACT_CHUNK if table == "exact" else CHUNK
         self._plugin_params = self._placed(plugin.params)
         self._target_params = [self._placed(target.model.params) for target in targets]
+        layout = unstack_layers if unrolled else lambda params: params
+        self._decoding_plugin = layout(self._plugin_params)
+        self._decoding_targets = [layout(params) for params in self._target_params]
         self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
         self._transfers: list[Transfer] = []
         self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
@@ -267,7 +273,7 @@ class Ensemble:
         follower = None
         if alphas is not None:
             follower = PluginFollower(
-                self._plugin_params,
+                self._decoding_plugin,
                 self.plugin.config,
                 self._bridges[t],
                 prompts,
@@ -281,7 +287,7 @@ class Ensemble:
             return self._fused(t, plugin_states, np.asarray(states), alphas)[0]
 
         answers = greedy(
-            self._target_params[t],
+            self._decoding_targets[t],
             target.model.config,
             target.tokenizer,
             prompts,

@@ -5,7 +5,7 @@ tokenizer writes the whole anew. So a word that the first model spells in three 
 token the second was trained on (method.md 4.6), and half a character stays half a character.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +33,6 @@ class Bridge:
         """
         written = self.source.decode_bytes(continuation_ids, continuation=True)
         return self.dest.encode_bytes(prompt.encode("utf-8") + written)
-
-    @staticmethod
-    def reusable(old: Sequence[int], new: Sequence[int]) -> int:
-        """How many first tokens two writings share: what a KV cache of the old one may keep."""
-        pairs = zip(old, new, strict=False)
-        shared = min(len(old), len(new))
-        return next((n for n, (a, b) in enumerate(pairs) if a != b), shared)
 
     def first_tokens(self) -> NDArray[np.int32]:
         """For every source token, the dest token that starts its text in mid-text.

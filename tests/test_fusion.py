@@ -1,0 +1,172 @@
+"""Fusion rules: the formulas, the presets, and what is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.fusion import (
+    PRESETS,
+    FusionInputs,
+    FusionSettings,
+    Transfer,
+    fuse,
+    fuse_vocabulary,
+    fusion_rule,
+)
+from onceedit_jax.search import SearchSettings
+from onceedit_jax.transfer import build_table, lookup_table
+
+# Anchors are the even tokens of the target and tokens 0, 1, 2, ... of the plug-in.
+VS, VL, PADDING, B = 30, 44, 4, 8
+ANCHORS = 20
+IDS_S, IDS_L = np.arange(ANCHORS), 2 * np.arange(ANCHORS)
+TO_TARGET = np.concatenate([IDS_L, np.full(VS - ANCHORS, -1)]).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    rng = np.random.default_rng(0)
+    plugin, _ = build_table(rng.normal(size=(VS, 12)), IDS_S, kind="dense")
+    target, _ = build_table(
+        rng.normal(size=(VL, 12)), IDS_L, num_tokens=VL - PADDING, kind="topk", k=8
+    )
+    return Transfer(plugin, target, lookup_table(target), jnp.asarray(TO_TARGET))
+
+
+def make_inputs(alpha, seed=0):
+    keys = jax.random.split(jax.random.key(seed))
+    target = 3 * jax.random.normal(keys[1], (B, VL))
+    return FusionInputs(
+        3 * jax.random.normal(keys[0], (B, VS)),
+        target.at[:, VL - PADDING :].set(-1e30),
+        jnp.full(B, alpha, jnp.float32),
+    )
+
+
+def tokens(settings, inputs, pair):
+    return np.asarray(jax.jit(fusion_rule(settings))(inputs, pair).tokens)
+
+
+def test_fuse_is_the_weighted_sum_in_the_relative_space(pair):
+    plugin, target, alpha = make_inputs(0.0)
+    p_s, p_l = jax.nn.softmax(plugin), jax.nn.softmax(target)
+    alpha = jnp.linspace(0, 1, B)
+    r_s, r_l = (np.asarray(t.to_relative(jnp.eye(n))) for t, n in
+                ((pair.plugin, VS), (pair.target, VL)))  # fmt: skip
+    expected = alpha[:, None] * (p_s @ r_s) + (1 - alpha[:, None]) * (p_l @ r_l)
+    fused = fuse(p_s, p_l, alpha, pair.plugin, pair.target)
+    np.testing.assert_allclose(fused, expected, atol=1e-5)
+    np.testing.assert_allclose(fused.sum(1), 1.0, atol=1e-4)
+
+
+def test_fuse_vocabulary_is_the_weighted_sum_in_the_targets_vocabulary():
+    plugin, target, _ = make_inputs(0.0)
+    p_s, p_l = jax.nn.softmax(plugin), jax.nn.softmax(target)
+    alpha = jnp.linspace(0, 1, B)
+    moved = np.zeros((B, VL))
+    moved[:, IDS_L] = np.asarray(p_s)[:, :ANCHORS]
+    moved /= moved.sum(1, keepdims=True)
+    expected = alpha[:, None] * moved + (1 - alpha[:, None]) * p_l
+    fused = fuse_vocabulary(p_s, p_l, alpha, jnp.asarray(TO_TARGET))
+    np.testing.assert_allclose(fused, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["relative", "vocabulary"])
+def test_where_the_gate_is_shut_the_target_speaks_for_itself(name, pair):
+    inputs = make_inputs(0.0)
+    own = jnp.argmax(inputs.target_logits, axis=1)
+    assert (np.asarray(own) % 2 == 1).any()  # some are tokens that are no anchor
+    np.testing.assert_array_equal(tokens(PRESETS[name], inputs, pair), own)
+
+
+def test_the_enhanced_search_alone_loses_a_targets_own_tokens(pair):
+    inputs = make_inputs(1e-6)  # almost shut, but not passed through
+    own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
+    unshared = own % 2 == 1
+    assert unshared.any()
+    found = {name: tokens(PRESETS[name], inputs, pair) for name in ("relative", "vocabulary")}
+    assert (found["relative"][unshared] != own[unshared]).all()
+    np.testing.assert_array_equal(found["vocabulary"], own)
+
+
+@pytest.mark.parametrize("name", ["relative", "vocabulary"])
+def test_where_the_gate_is_open_the_plug_in_speaks_through_the_target(name, pair):
+    inputs = make_inputs(1.0)
+    sure = jax.nn.one_hot(jnp.arange(B), VS) * 50.0
+    inputs = inputs._replace(plugin_logits=sure)
+    np.testing.assert_array_equal(tokens(PRESETS[name], inputs, pair), 2 * np.arange(B))
+
+
+def test_every_row_obeys_its_own_alpha(pair):
+    alpha = jnp.asarray([0.0, 1.0] * (B // 2))
+    inputs = make_inputs(0.0)._replace(alpha=alpha)
+    mixed = tokens(PRESETS["vocabulary"], inputs, pair)
+    for value in (0.0, 1.0):
+        alone = tokens(PRESETS["vocabulary"], make_inputs(value), pair)
+        np.testing.assert_array_equal(mixed[alpha == value], alone[alpha == value])
+
+
+def test_the_gradient_search_decides_as_the_lookup_does(pair):
+    inputs = make_inputs(0.7)
+    by_search = dataclasses.replace(PRESETS["relative"], search="gradient")
+    step = jax.jit(fusion_rule(by_search))(inputs, pair)
+    np.testing.assert_array_equal(step.tokens, tokens(PRESETS["relative"], inputs, pair))
+    assert step.losses.shape == (B, SearchSettings().steps + 1)
+
+
+def test_a_fixed_weight_does_not_listen_to_the_gate(pair):
+    fixed = FusionSettings(weight="fixed", fixed_alpha=0.3)
+    by_gate = tokens(PRESETS["vocabulary"], make_inputs(0.3), pair)
+    for gate in (0.0, 1.0):
+        np.testing.assert_array_equal(tokens(fixed, make_inputs(gate), pair), by_gate)
+
+
+def test_deepen_without_steps_is_the_target_itself(pair):
+    still = dataclasses.replace(PRESETS["deepen"], gradient=SearchSettings(steps=0))
+    inputs = make_inputs(0.9)
+    own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
+    np.testing.assert_array_equal(tokens(still, inputs, pair), own)
+
+
+def test_deepen_searches_from_the_prior_towards_the_whole_distribution(pair):
+    step = jax.jit(fusion_rule(PRESETS["deepen"]))(make_inputs(0.5), pair)
+    assert (step.losses[:, -1] < step.losses[:, 0]).all()
+    assert (np.asarray(step.tokens) < VL - PADDING).all()
+
+
+def test_the_presets_are_the_three_published_points():
+    deepen, relative, vocabulary = (PRESETS[n] for n in ("deepen", "relative", "vocabulary"))
+    assert (deepen.weight, deepen.fixed_alpha, deepen.normalization) == ("fixed", 0.5, "deepen")
+    assert (deepen.start, deepen.target, deepen.search) == ("prior", "distribution", "gradient")
+    assert (relative.weight, relative.normalization) == ("gate", "centered")
+    assert (relative.start, relative.target, relative.search) == ("zeros", "one-hot", "lookup")
+    assert (vocabulary.weight, vocabulary.proposal) == ("gate", "vocabulary")
+    assert [p.label for p in (deepen, relative, vocabulary)] == ["gradient", "lookup", "none"]
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"proposal": "relative", "start": "prior"}, "set search=gradient"),
+        ({"proposal": "relative", "target": "distribution"}, "set search=gradient"),
+        ({"search": "gradient"}, "proposal=relative"),
+        ({"start": "prior", "search": "gradient"}, "proposal=relative"),
+        ({"weight": "fixed", "fixed_alpha": 1.5}, "from 0 to 1"),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(change, remedy):
+    with pytest.raises(InputError, match=remedy):
+        FusionSettings(**change)
+
+
+def test_equal_settings_are_one_rule_and_so_compile_once():
+    assert fusion_rule(FusionSettings()) is fusion_rule(PRESETS["vocabulary"])
+
+
+def test_a_part_that_was_not_built_is_missed_by_name():
+    with pytest.raises(InputError, match="not built"):
+        fusion_rule(PRESETS["relative"])(make_inputs(0.5), Transfer())
