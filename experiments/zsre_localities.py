@@ -69,7 +69,9 @@ def main(
         for record in oe.load_records(data / "zsre_train.json", limit=others)
         if record.true_answers
     ]
-    plain = [pair for pair in map(_halves, oe.load_unrelated(data / "me_ppl.json")) if pair][:others]
+    plain = [pair for pair in map(_halves, oe.load_unrelated(data / "me_ppl.json")) if pair][
+        :others
+    ]
     console, rows = Console(soft_wrap=True), []
     for form in ("given", "stripped"):
         records = given if form == "given" else [without_nq(record) for record in given]
@@ -83,17 +85,22 @@ def main(
             with table_progress() as on_block:
                 ensemble = oe.Ensemble(edited, loaded, fusion=RULES[rule], on_block=on_block)
             found = oe.evaluate(ensemble, records)
-            local = {"same form": _locality(ensemble, same_form), "plain text": _locality(ensemble, plain)}
+            local = {
+                "same form": _locality(ensemble, same_form),
+                "plain text": _locality(ensemble, plain),
+            }
             for t, result in enumerate(found.results):
-                rows.append({
-                    "plugin": form,
-                    "target": result["target"],
-                    "rule": rule,
-                    "contradicting": result["contradicting"],
-                    **result["after"],
-                    **{name: values[t] for name, values in local.items()},
-                    "alpha_threshold": ensemble.threshold,
-                })
+                rows.append(
+                    {
+                        "plugin": form,
+                        "target": result["target"],
+                        "rule": rule,
+                        "contradicting": result["contradicting"],
+                        **result["after"],
+                        **{name: values[t] for name, values in local.items()},
+                        "alpha_threshold": ensemble.threshold,
+                    }
+                )
         write_json(
             out / "results.json",
             {"rows": rows, "settings": settings.as_dict(), "versions": versions()},

@@ -17,8 +17,8 @@ _WHERE = {
     "fuse": "fusion",
     "fuse_vocabulary": "fusion",
     "fusion_rule": "fusion",
-    "gradient_search": "search",
-    "lookup": "search",
+    "gradient_search": "relative_search",
+    "lookup": "relative_search",
     "lookup_table": "transfer",
     "build_table": "transfer",
     "transfer_matrix": "transfer",
@@ -36,7 +36,7 @@ _WHERE = {
     "Ensemble": "ensemble",
     "FusionSettings": "fusion",
     "Pair": "data.records",
-    "SearchSettings": "search",
+    "SearchSettings": "relative_search",
     "Target": "ensemble",
     "UnrelatedRow": "data.records",
     "edit": "editing.edit",
@@ -46,8 +46,7 @@ _WHERE = {
     "load_target": "ensemble",
     "load_unrelated": "data.loaders",
 }
-# The published name of the gradient search is simply `search`.
-_ALIASES = {"search": ("search", "gradient_search")}
+_ALIASES = {"search": ("relative_search", "gradient_search")}
 
 __all__ = sorted([*_WHERE, *_ALIASES])
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.search import SearchSettings, gradient_search, lookup
+from onceedit_jax.relative_search import SearchSettings, gradient_search, lookup
 from onceedit_jax.tables import Table
 from onceedit_jax.transfer import Normalization, to_vocabulary
 

@@ -258,4 +258,3 @@ def report_records(records: Sequence[EditRecord]) -> None:
             f"{len(opposed)} of {len(records)} edits contradict another one; "
             "not all of them can be learnt"
         )
-

@@ -118,7 +118,12 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
 
     def lengths(epoch, seed=0):
         batches = epoch_batches(rows, EditSettings(batch_size=5, seed=seed), epoch)
-        return [tuple(t) for b in batches for t, used in zip(b.tokens, b.gate_mask) if used]
+        return [
+            tuple(t)
+            for b in batches
+            for t, used in zip(b.tokens.tolist(), b.gate_mask, strict=True)
+            if used
+        ]
 
     assert len(lengths(0)) == len(rows) and settings.batch_size == 5
     assert lengths(0) == lengths(0)
@@ -132,7 +137,9 @@ def test_swapped_prompts_ask_about_another_subject_and_never_repeat_an_edit():
     asked = {r.prompt for r in RECORDS}
     assert all(row.prompt not in asked for row in rows)
     frames = [r.prompt.replace(r.subject, "|").split("|") for r in RECORDS]
-    assert all(any(row.prompt.startswith(a) and row.prompt.endswith(b) for a, b in frames) for row in rows)
+    assert all(
+        any(row.prompt.startswith(a) and row.prompt.endswith(b) for a, b in frames) for row in rows
+    )
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "last-n-layers"])
@@ -201,7 +208,10 @@ def test_too_few_unrelated_rows_are_refused_with_the_numbers(tiny_model):
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_model):
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
-    broken = {**model.params, "final_norm": jax.tree.map(lambda a: a * jnp.nan, model.params["final_norm"])}
+    broken = {
+        **model.params,
+        "final_norm": jax.tree.map(lambda a: a * jnp.nan, model.params["final_norm"]),
+    }
     with pytest.raises(RunError, match="learning_rate"):
         train(broken, model.config, rows, EditSettings(epochs=1))
 
@@ -213,7 +223,12 @@ def test_settings_that_cannot_train_are_refused():
 
 @pytest.mark.parametrize(
     ("edits", "others", "wanted"),
-    [([0.99, 0.98], [0.01, 0.02], 0.5), ([0.9], [0.4], 0.5), ([0.3], [0.05], 0.13), ([0.9], [], 0.5)],
+    [
+        ([0.99, 0.98], [0.01, 0.02], 0.5),
+        ([0.9], [0.4], 0.5),
+        ([0.3], [0.05], 0.13),
+        ([0.9], [], 0.5),
+    ],
 )
 def test_the_threshold_lies_between_edits_and_held_back_rows(edits, others, wanted):
     assert calibrate_threshold(edits, others) == pytest.approx(wanted, abs=0.01)
@@ -247,7 +262,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_model, tmp_path):
     settings = EditSettings(epochs=1)
     options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
     train(model.params, model.config, rows, settings, run_fingerprint="a", **options)
-    with pytest.raises(InputError, match="another|other edits"):
+    with pytest.raises(InputError, match="other edits"):
         train(
             model.params, model.config, rows, settings, run_fingerprint="b", resume=True, **options
         )

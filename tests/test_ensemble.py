@@ -133,9 +133,7 @@ def test_tables_are_kept_and_an_edit_does_not_touch_them(plugin, targets, tmp_pa
     kept = sorted((tmp_path / "tables").iterdir())
     assert len(kept) == 2
     model, tokenizer = tiny_model(40, 0)
-    other = edit(
-        model, tokenizer, RECORDS[:1], UNRELATED, EditSettings(epochs=1, swapped_ratio=0)
-    )
+    other = edit(model, tokenizer, RECORDS[:1], UNRELATED, EditSettings(epochs=1, swapped_ratio=0))
     Ensemble(other, targets[:1], fusion="relative", allow_lossy=True)
     assert sorted((tmp_path / "tables").iterdir()) == kept
 

@@ -17,7 +17,7 @@ from onceedit_jax.fusion import (
     fuse_vocabulary,
     fusion_rule,
 )
-from onceedit_jax.search import SearchSettings
+from onceedit_jax.relative_search import SearchSettings
 from onceedit_jax.transfer import build_table, lookup_table
 
 # Anchors are the even tokens of the target and tokens 0, 1, 2, ... of the plug-in.

@@ -12,7 +12,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.models.decoder import forward, init_cache, padded_positions
+from onceedit_jax.models.decoder import (
+    NEG_INF,
+    hidden_states,
+    init_cache,
+    padded_positions,
+    unembed,
+)
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
 from onceedit_jax.models.gguf import read_header
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config, llama3_scaling
@@ -383,15 +389,34 @@ def test_real_greedy_continuations_are_those_of_transformers(
     import torch
 
     tokenizer = load_tokenizer(demo.source)
-    config, capacity = demo.config, 48
-    step = jax.jit(
-        lambda params, tokens, positions, cache: forward(params, config, tokens, positions, cache)
-    )
+    config, prompts = demo.config, [tokenizer.encode(prompt) for prompt in PROMPTS]
+    lengths = np.array([len(ids) for ids in prompts], np.int32)
+    width = int(lengths.max())
+    end = jnp.array(reference.generation_config.eos_token_id)
+
+    @jax.jit
+    def step(params: Any, tokens: Any, positions: Any, last: Any, cache: Any) -> Any:
+        hidden, cache = hidden_states(params, config, tokens, positions, cache)
+        rows = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        # transformers' `min_new_tokens` never takes the end token; neither does this.
+        logits = unembed(params, config, rows).at[:, end].set(NEG_INF)
+        return logits.argmax(-1).astype(jnp.int32), cache
+
+    tokens = np.array([ids + [0] * (width - len(ids)) for ids in prompts], np.int32)
+    cache = init_cache(config, len(prompts), width + NEW_TOKENS, jnp.float32)
+    positions = padded_positions(jnp.array(lengths), width)
+    chosen, cache = step(demo.params, tokens, positions, jnp.array(lengths - 1), cache)
+    found = [chosen]
+    for place in range(NEW_TOKENS - 1):
+        positions = jnp.array(lengths + place)[:, None]
+        zero = jnp.zeros(len(prompts), jnp.int32)
+        chosen, cache = step(demo.params, chosen[:, None], positions, zero, cache)
+        found.append(chosen)
+
     differing = []
-    for prompt in PROMPTS:
-        ids = tokenizer.encode(prompt)
+    for prompt, ids, ours in zip(PROMPTS, prompts, np.stack(found, axis=1).tolist(), strict=True):
         with torch.no_grad():
-            expected = reference.generate(
+            theirs = reference.generate(
                 torch.tensor([ids]),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
                 max_new_tokens=NEW_TOKENS,
@@ -399,19 +424,6 @@ def test_real_greedy_continuations_are_those_of_transformers(
                 do_sample=False,
                 repetition_penalty=1.0,
             )[0, len(ids) :].tolist()
-        width = capacity - NEW_TOKENS
-        padded = jnp.array([ids + [0] * (width - len(ids))], jnp.int32)
-        positions = padded_positions(jnp.array([len(ids)]), width)
-        cache = init_cache(config, 1, capacity, jnp.float32)
-        logits, cache = step(demo.params, padded, positions, cache)
-        found, row = [], logits[0, len(ids) - 1]
-        for position in range(len(ids), len(ids) + NEW_TOKENS):
-            # `min_new_tokens` of transformers never takes the end token; neither does this.
-            row = row.at[jnp.array(reference.generation_config.eos_token_id)].set(-jnp.inf)
-            found.append(int(row.argmax()))
-            token, place = jnp.array([[found[-1]]]), jnp.array([[position]])
-            logits, cache = step(demo.params, token, place, cache)
-            row = logits[0, 0]
-        if found != expected:
-            differing.append((prompt, tokenizer.decode(found), tokenizer.decode(expected)))
+        if ours != theirs:
+            differing.append((prompt, tokenizer.decode(ours), tokenizer.decode(theirs)))
     assert not differing

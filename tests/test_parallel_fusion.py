@@ -39,9 +39,10 @@ for kind in ("topk", "exact"):
     assert len(sharded.sharding.device_set) == 8, sharded.sharding
     assert sharded.addressable_shards[0].data.shape == (B // 8, A)
     rows = [array.reshape(8, B // 8, *array.shape[1:]) for array in arguments]
-    mapped = jax.pmap(fuse, in_axes=(0, 0, 0, None, None))(*rows, r_s, r_l)
     np.testing.assert_allclose(sharded, one, atol=1e-6)
-    np.testing.assert_allclose(mapped.reshape(B, A), sharded, atol=1e-6)
+    if kind == "topk":
+        mapped = jax.pmap(fuse, in_axes=(0, 0, 0, None, None))(*rows, r_s, r_l)
+        np.testing.assert_allclose(mapped.reshape(B, A), sharded, atol=1e-6)
 
     for name in ("relative", "vocabulary", "deepen") if kind == "topk" else ():
         rule = jax.jit(fusion_rule(PRESETS[name]))

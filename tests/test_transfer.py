@@ -188,7 +188,7 @@ def test_calibration_is_seeded_and_stays_in_its_bounds():
     assert calibrate_temperature(unit, IDS, self_mass=0.0) == pytest.approx(1.0, abs=0.01)
 
 
-@given(seed=st.integers(0, 10_000), k=st.integers(1, A), tied=st.booleans())
+@given(seed=st.integers(0, 10_000), k=st.sampled_from([1, 4, A]), tied=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_the_lookup_of_a_sparse_table_is_the_argmax_of_the_columns_it_stands_for(seed, k, tied):
     rng = np.random.default_rng(seed)
@@ -202,7 +202,7 @@ def test_the_lookup_of_a_sparse_table_is_the_argmax_of_the_columns_it_stands_for
         jnp.asarray(rest * TOKENS, jnp.float32),
         jnp.full(A, 0.25, jnp.float32),
     )
-    columns = np.stack([made.column(jnp.int32(a)) for a in range(A)], axis=1)
+    columns = np.asarray(jax.vmap(made.column, out_axes=1)(jnp.arange(A)))
     found = np.asarray(lookup_table(made))
     np.testing.assert_allclose(columns[found, np.arange(A)], columns.max(0), rtol=1e-6)
     if tied:  # exact in binary: the lowest id wins

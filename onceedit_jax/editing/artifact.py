@@ -111,9 +111,7 @@ class EditedPlugin:
             raise InputError(
                 f"{folder}: the embedding is {found}, edit.json and base say {expected}; edit again"
             )
-        return cls(
-            tree["params"], tree["gate"], tree["base_embeddings"], config, tokenizer, info
-        )
+        return cls(tree["params"], tree["gate"], tree["base_embeddings"], config, tokenizer, info)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

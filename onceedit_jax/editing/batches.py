@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.editing.settings import EditSettings
@@ -34,15 +35,15 @@ class Batch(NamedTuple):
     if it ran on a padded rectangle, then runs on them alone.
     """
 
-    tokens: NDArray[np.int32]  # [B, T]
-    positions: NDArray[np.int32]  # [B, T], -1 on padding
-    target_rows: NDArray[np.int32]  # [N]
-    target_columns: NDArray[np.int32]  # [N], the column each target token is predicted from
-    targets: NDArray[np.int32]  # [N]
-    target_mask: NDArray[np.float32]  # [N]
-    gate_columns: NDArray[np.int32]  # [B]
-    gate_labels: NDArray[np.float32]  # [B]
-    gate_mask: NDArray[np.float32]  # [B], 0 for rows that only fill the batch
+    tokens: jax.Array  # [B, T] int32
+    positions: jax.Array  # [B, T] int32, -1 on padding
+    target_rows: jax.Array  # [N] int32
+    target_columns: jax.Array  # [N] int32, the column each target token is predicted from
+    targets: jax.Array  # [N] int32
+    target_mask: jax.Array  # [N] float32
+    gate_columns: jax.Array  # [B] int32
+    gate_labels: jax.Array  # [B] float32
+    gate_mask: jax.Array  # [B] float32, 0 for rows that only fill the batch
 
 
 def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
@@ -95,7 +96,7 @@ def swapped_prompts(
             break
         record = carriers[rng.integers(len(carriers))]
         if attempt % 2 and unrelated:
-            subject = _borrowed_name(unrelated[rng.integers(len(unrelated))], rng)
+            subject = _borrowed_name(unrelated[int(rng.integers(len(unrelated)))], rng)
         else:
             subject = subjects[rng.integers(len(subjects))]
         prompt = record.prompt.replace(str(record.subject), subject)
@@ -144,14 +145,15 @@ def make_batch(rows: Sequence[TrainingRow], height: int) -> Batch:
     targets = np.zeros((doubling(len(places), smallest=32), 3), np.int32)
     targets[: len(places)] = np.array(places, np.int32).reshape(-1, 3)
     filler = [0] * (height - len(rows))
-    return Batch(
-        tokens=pad_rows([list(row.tokens) for row in rows], width=width, height=height),
-        positions=row_positions([len(row.tokens) for row in rows], width=width, height=height),
-        target_rows=targets[:, 0],
-        target_columns=np.maximum(targets[:, 1] - 1, 0),
-        targets=targets[:, 2],
-        target_mask=(np.arange(len(targets)) < len(places)).astype(np.float32),
-        gate_columns=np.array([row.target_start - 1 for row in rows] + filler, np.int32),
-        gate_labels=np.array([row.related for row in rows] + filler, np.float32),
-        gate_mask=(np.arange(height) < len(rows)).astype(np.float32),
-    )
+    arrays = {
+        "tokens": pad_rows([list(row.tokens) for row in rows], width=width, height=height),
+        "positions": row_positions([len(row.tokens) for row in rows], width=width, height=height),
+        "target_rows": targets[:, 0],
+        "target_columns": np.maximum(targets[:, 1] - 1, 0),
+        "targets": targets[:, 2],
+        "target_mask": (np.arange(len(targets)) < len(places)).astype(np.float32),
+        "gate_columns": np.array([row.target_start - 1 for row in rows] + filler, np.int32),
+        "gate_labels": np.array([row.related for row in rows] + filler, np.float32),
+        "gate_mask": (np.arange(height) < len(rows)).astype(np.float32),
+    }
+    return Batch(**{name: jnp.asarray(array) for name, array in arrays.items()})

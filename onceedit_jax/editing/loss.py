@@ -1,4 +1,4 @@
-"""The editing objective `L = L_gen + lambda * L_weight` (ONCE EDIT, section 3.1), on arrays alone."""
+"""The editing objective `L = L_gen + lambda * L_weight` (ONCE EDIT, section 3.1)."""
 
 from typing import NamedTuple
 

@@ -60,7 +60,7 @@ def _last_layers(params: Params, last: int) -> Parts:
 
 
 def _low_rank(params: Params, settings: EditSettings, key: jax.Array) -> Parts:
-    """LoRA (Hu et al., 2021) on every matrix of the layers: W + alpha / r * A B, B zero at first."""
+    """LoRA (Hu et al., 2021) on every matrix of the layers: W + alpha / r * A B, B zero first."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params["layers"])
     factors: list[Any] = []
     for i, (path, leaf) in enumerate(leaves):
@@ -72,10 +72,12 @@ def _low_rank(params: Params, settings: EditSettings, key: jax.Array) -> Parts:
         fan_out = _size(leaf.shape[1 + inputs :])
         rank = min(settings.lora_rank, fan_in, fan_out)
         noise = jax.random.normal(jax.random.fold_in(key, i), (leaf.shape[0], fan_in, rank))
-        factors.append({
-            "a": (noise / fan_in**0.5).astype(leaf.dtype),
-            "b": jnp.zeros((leaf.shape[0], rank, fan_out), leaf.dtype),
-        })
+        factors.append(
+            {
+                "a": (noise / fan_in**0.5).astype(leaf.dtype),
+                "b": jnp.zeros((leaf.shape[0], rank, fan_out), leaf.dtype),
+            }
+        )
     scale = settings.lora_alpha / settings.lora_rank
     adapted = {str(i): factor for i, factor in enumerate(factors) if factor is not None}
 

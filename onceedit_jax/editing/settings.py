@@ -1,4 +1,4 @@
-"""Every choice of the editing stage in one frozen record; what the paper leaves out has a default."""
+"""Every choice of the editing stage in one frozen record; each has a recorded default."""
 
 import dataclasses
 import hashlib
@@ -16,6 +16,8 @@ class EditSettings:
 
     Attributes:
       learning_rate: peak learning rate (paper: 1e-4).
+      gate_learning_rate: peak learning rate of [WEIGHT]'s row: it starts from nothing, where the
+        rest of the model has only to change a little.
       gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
       batch_size: rows a step, edits and unrelated rows mixed.
       epochs: most passes over the rows; `early_stop` may end sooner.
@@ -41,12 +43,13 @@ class EditSettings:
     """
 
     learning_rate: float = 1e-4
+    gate_learning_rate: float = 1e-3
     gate_weight: float = 0.8
     batch_size: int = 16
     epochs: int = 12
     optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
     weight_decay: float = 0.01
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: int = 0
     clip_norm: float = 1.0
     unrelated_ratio: float = 1.0
@@ -67,7 +70,14 @@ class EditSettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        positive = ("learning_rate", "batch_size", "epochs", "lora_rank", "last_layers", "max_tokens")
+        positive = (
+            "learning_rate",
+            "batch_size",
+            "epochs",
+            "lora_rank",
+            "last_layers",
+            "max_tokens",
+        )
         not_negative = (
             "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
             "swapped_ratio", "disguised", "held_back", "early_stop", "seed",

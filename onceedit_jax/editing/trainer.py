@@ -57,19 +57,30 @@ class StepOutcome(NamedTuple):
 
 
 def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTransformation:
-    """Clipping, then the optimizer under its schedule."""
+    """Clipping, then the optimizer under its schedule; [WEIGHT]'s row at its own rate."""
     warmup = min(settings.warmup_steps, total_steps)
     after = max(1, total_steps - warmup)
-    peak = settings.learning_rate
-    decay = {
-        "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, after),
-        "cosine": optax.cosine_decay_schedule(peak, after),
-    }[settings.schedule]
-    schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+    def schedule(peak: float) -> optax.Schedule:
+        decay = {
+            "constant": optax.constant_schedule(peak),
+            "linear": optax.linear_schedule(peak, 0.0, after),
+            "cosine": optax.cosine_decay_schedule(peak, after),
+        }[settings.schedule]
+        if not warmup:
+            return decay
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+    make = getattr(optax, settings.optimizer)
     decays = settings.optimizer in ("adamw", "lion")
     options = {"weight_decay": settings.weight_decay} if decays else {}
-    optimizer = getattr(optax, settings.optimizer)(schedule if warmup else decay, **options)
+    optimizer = optax.partition(
+        {
+            "model": make(schedule(settings.learning_rate), **options),
+            "gate": make(schedule(settings.gate_learning_rate), **options),
+        },
+        {"model": "model", "gate": "gate"},
+    )
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return optax.chain(clip, optimizer)
 

@@ -203,7 +203,7 @@ class Ensemble:
         texts = [[_Text.of(pair, target) for pair in pairs] for target in self.targets]
         wanted: list[tuple[int, ...]] = []
         for bridge, target_texts in zip(self._bridges, texts, strict=True):
-            for i in np.flatnonzero(active):
+            for i in np.flatnonzero(active).tolist():
                 text, prompt = target_texts[i], pairs[i].prompt
                 for end in range(text.start, len(text.tokens)):
                     wanted.append(tuple(bridge.cross(prompt, text.tokens[text.start : end])))
@@ -230,10 +230,14 @@ class Ensemble:
             tokens, loss = self._fused(t, mine, states[fused_rows], weights)
             after[fused_rows] = tokens
             ends = np.cumsum(counts)
-            scored.append([
-                TokenScores(np.array(text.tokens[text.start :], np.int32), before[a:b], after[a:b])
-                for text, a, b in zip(target_texts, ends - counts, ends, strict=True)
-            ])
+            scored.append(
+                [
+                    TokenScores(
+                        np.array(text.tokens[text.start :], np.int32), before[a:b], after[a:b]
+                    )
+                    for text, a, b in zip(target_texts, ends - counts, ends, strict=True)
+                ]
+            )
             losses.append(loss)
         return Scored(alphas, scored, losses)
 
@@ -246,7 +250,7 @@ class Ensemble:
         alphas = self.alphas(prompts)
         active = np.flatnonzero(alphas >= self.threshold)
         before, after = [], []
-        for t, target in enumerate(self.targets):
+        for t in range(len(self.targets)):
             texts: list[str] = []
             for group in _groups(list(range(len(prompts)))):
                 texts += self._answers(t, [prompts[i] for i in group], None, max_new_tokens)
@@ -330,7 +334,7 @@ class Ensemble:
         return np.concatenate(tokens), np.concatenate(losses).mean(0) if losses else None
 
     def _padded(self, rows: NDArray[Any]) -> Any:
-        """Rows filled up to a bucketed number, and laid over the devices where there are several."""
+        """Rows filled up to a bucketed number, and laid over the devices if there are several."""
         devices = self.mesh.size
         height = -(-bucket(len(rows), smallest=1) // devices) * devices
         filled = np.concatenate([rows, np.zeros((height - len(rows), *rows.shape[1:]), rows.dtype)])

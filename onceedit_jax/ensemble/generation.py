@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from onceedit_jax.text.bridge import Bridge
-from onceedit_jax.text.tokenizer import Tokenizer
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.runner import CachedRows
+from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.text.tokenizer import Tokenizer
 
 # From the state after each row (`[B, D]`) and the rows' continuations, the next tokens `[B]`.
 NextTokens = Callable[[jax.Array, list[list[int]]], NDArray[np.int32]]
@@ -75,7 +75,9 @@ class PluginFollower:
 
     def states(self, answers: Sequence[Sequence[int]]) -> jax.Array:
         """`[B, D]` states after prompt and answer, re-tokenised as the plug-in would write them."""
-        return self.rows.advance([
-            self.bridge.cross(prompt, answer)
-            for prompt, answer in zip(self.prompts, answers, strict=True)
-        ])
+        return self.rows.advance(
+            [
+                self.bridge.cross(prompt, answer)
+                for prompt, answer in zip(self.prompts, answers, strict=True)
+            ]
+        )

@@ -35,6 +35,7 @@ from onceedit_jax.transfer import (
     Normalization,
     TopKTable,
     TransferHealth,
+    anchor_coverage,
     build_table,
     held_mass,
     lookup_table,
@@ -201,14 +202,15 @@ def cached_table(
         return _read(path, side, ids, normalization)
     table, health = build_table(
         side.embeddings,
-        ids,
+        jnp.asarray(ids),
         normalization=normalization,
         num_tokens=num_tokens,
         kind=kind,
         on_block=lambda done, total: on_block(side.name, done, total),
     )
-    statistics = text_statistics(side.params, side.config, side.tokenizer, table, ids)
-    part = TablePart(table, lookup_table(table), dataclasses.replace(health, **statistics))
+    coverage, held = text_statistics(side, table, ids)
+    health = dataclasses.replace(health, coverage=coverage, held_mass=held)
+    part = TablePart(table, lookup_table(table), health)
     if isinstance(table, TopKTable):
         kept = {name: getattr(table, name) for name in TopKTable.__dataclass_fields__}
     elif isinstance(table, ExactTable):
@@ -223,28 +225,28 @@ def cached_table(
     return part
 
 
-def text_statistics(
-    params: Any, config: ModelConfig, tokenizer: Tokenizer, table: Any, anchor_ids: Any
-) -> dict[str, float | None]:
-    """What a table means for real text: `coverage` and, for a top-k table, `held_mass`.
+def text_statistics(side: Side, table: Any, anchor_ids: Any) -> tuple[float, float | None]:
+    """What a table means for real text: its anchors' coverage, and the mass a top-k table holds.
 
     Over the package's reference texts: the share of their tokens that are anchors, and the mass
     that the table's kept entries hold of p R, p being the model's own next-token distributions.
     """
     texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
-    rows = [tokenizer.encode(text) for text in texts]
-    spoken = np.concatenate([row[1:] for row in rows])
-    coverage = float(np.isin(spoken, np.asarray(anchor_ids)).mean())
+    rows = [side.tokenizer.encode(text) for text in texts]
+    counts = np.bincount(
+        np.concatenate([row[1:] for row in rows]), minlength=side.config.vocab_size
+    )
+    coverage = anchor_coverage(counts, anchor_ids)
     if not isinstance(table, TopKTable):
-        return {"coverage": coverage, "held_mass": None}
+        return coverage, None
     prefixes = [row[:end] for row in rows for end in range(1, len(row))]
     chosen = np.random.default_rng(0).permutation(len(prefixes))[:DISTRIBUTIONS]
-    states = states_after(params, config, [prefixes[i] for i in chosen])
+    states = states_after(side.params, side.config, [prefixes[i] for i in chosen])
     held = [
-        held_mass(table, jax.nn.softmax(unembed(params, config, jnp.asarray(part))))
+        held_mass(table, jax.nn.softmax(unembed(side.params, side.config, jnp.asarray(part))))
         for part in np.split(states, range(50, len(states), 50))
     ]
-    return {"coverage": coverage, "held_mass": float(np.mean(np.concatenate(held)))}
+    return coverage, float(np.mean(np.concatenate(held)))
 
 
 def _read(path: Path, side: Side, ids: np.ndarray, normalization: Normalization) -> TablePart:

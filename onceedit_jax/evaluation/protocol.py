@@ -92,16 +92,18 @@ def evaluate(
         name = ensemble.targets[target].name
         before = _average(asked, [d["before"] for d in details], len(records))
         after = _average(asked, [d["after"] for d in details], len(records))
-        results.append({
-            "target": name,
-            "mode": mode,
-            "fusion": ensemble.settings.proposal,
-            "search": ensemble.settings.label,
-            "records": len(records),
-            "contradicting": len(contradicting(records)),
-            "before": before.as_dict(),
-            "after": after.as_dict(),
-        })
+        results.append(
+            {
+                "target": name,
+                "mode": mode,
+                "fusion": ensemble.settings.proposal,
+                "search": ensemble.settings.label,
+                "records": len(records),
+                "contradicting": len(contradicting(records)),
+                "before": before.as_dict(),
+                "after": after.as_dict(),
+            }
+        )
         rows.extend(
             {
                 "target": name,
@@ -117,20 +119,20 @@ def evaluate(
     if mode in ("teacher-forced", "both"):
         scored = ensemble.score(pairs)
         for t, texts in enumerate(scored.targets):
-            details = []
+            details: list[dict[str, Any]] = []
             for question, text in zip(asked, texts, strict=True):
                 gold = text.before if question.metric == "loc" else text.gold
-                details.append({
-                    "before": _share(text.before, gold),
-                    "after": _share(text.after, gold),
-                })
+                details.append(
+                    {
+                        "before": _share(text.before, gold),
+                        "after": _share(text.after, gold),
+                    }
+                )
             add(t, "teacher-forced", details)
             if scored.losses[t] is not None:
                 losses[ensemble.targets[t].name] = np.asarray(scored.losses[t]).tolist()
     if mode in ("generate", "both"):
-        answers = ensemble.generate(
-            [pair.prompt for pair in pairs], max_new_tokens=max_new_tokens
-        )
+        answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
         for t in range(len(ensemble.targets)):
             details = []
             for question, before, after in zip(
@@ -144,12 +146,14 @@ def evaluate(
                         float(exact_match(before, wanted)),
                         float(exact_match(after, wanted)),
                     )
-                details.append({
-                    "before": right[0],
-                    "after": right[1],
-                    "answer_before": before,
-                    "answer_after": after,
-                })
+                details.append(
+                    {
+                        "before": right[0],
+                        "after": right[1],
+                        "answer_before": before,
+                        "answer_after": after,
+                    }
+                )
             add(t, "generate", details)
     return Evaluation(results, rows, by_metric, losses)
 
@@ -160,10 +164,12 @@ def plugin_alone(plugin: EditedPlugin, records: Sequence[EditRecord]) -> Scores:
     texts = [plugin.tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in asked]
     prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
     states = states_after(plugin.params, plugin.config, prefixes)
-    predicted = np.concatenate([
-        np.asarray(jnp.argmax(unembed(plugin.params, plugin.config, jnp.asarray(part)), -1))
-        for part in np.array_split(states, max(1, len(states) // 64))
-    ])
+    predicted = np.concatenate(
+        [
+            np.asarray(jnp.argmax(unembed(plugin.params, plugin.config, jnp.asarray(part)), -1))
+            for part in np.array_split(states, max(1, len(states) // 64))
+        ]
+    )
     values, taken = [], 0
     for tokens, start in texts:
         gold = np.array(tokens[start:])

@@ -2,7 +2,7 @@
 
 What one model has written reaches the other as bytes after the prompt's bytes, and the other's
 tokenizer writes the whole anew. So a word that the first model spells in three tokens is the single
-token the second was trained on (method.md 4.6), and half a character stays half a character.
+token the second was trained on, and half a character stays half a character.
 """
 
 from collections.abc import Iterable

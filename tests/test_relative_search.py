@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.search import (
+from onceedit_jax.relative_search import (
     SearchSettings,
     gradient_search,
     lookup,
