@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError, OnceEditError
 
 Format = Literal["auto", "zsre", "counterfact", "mquake", "jsonl", "csv"]
-Fusion = Literal["vocabulary", "relative", "deepen"]
+Fusion = Literal["draft", "vocabulary", "relative", "deepen"]
 Targets = Annotated[UseAppendAction[list[str]], arg(name="target", metavar="T")]
 
 app = tyro.extras.SubcommandApp()
@@ -194,7 +194,7 @@ def export(
 
 
 @app.command
-def info(edited: Path) -> None:
+def info(edited: Positional[Path]) -> None:
     """Print what an edited plug-in is made of.
 
     Args:

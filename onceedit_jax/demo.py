@@ -11,7 +11,7 @@ from onceedit_jax.workflow import edit, load_records, out_console, print_answers
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
 # Ten edits alone say little about where they end: more unrelated rows for each.
-SETTINGS = EditSettings(epochs=10, unrelated_ratio=4.0, swapped_ratio=2.0, held_back=2.0)
+SETTINGS = EditSettings(epochs=10, unrelated_ratio=3.0, held_back=2.0)
 SHOWN = 3
 
 

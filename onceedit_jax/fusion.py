@@ -25,7 +25,8 @@ class FusionSettings:
 
     Attributes:
       proposal: where the two distributions meet: `relative` (the anchors' space, as published)
-        or `vocabulary` (the target's own; needs no search).
+        `vocabulary` (the target's own; needs no search), or `draft` (the plug-in's drafted text
+        as the target's tokenizer reads it).
       weight: alpha from the plug-in's `gate`, or the same `fixed_alpha` for every input.
       fixed_alpha: alpha of `weight="fixed"`.
       normalization: of the transfer matrices.
@@ -35,7 +36,7 @@ class FusionSettings:
       gradient: settings of the gradient search.
     """
 
-    proposal: Literal["relative", "vocabulary"] = "vocabulary"
+    proposal: Literal["relative", "vocabulary", "draft"] = "vocabulary"
     weight: Literal["gate", "fixed"] = "gate"
     fixed_alpha: float = 0.5
     normalization: Normalization = "centered"
@@ -58,11 +59,11 @@ class FusionSettings:
                 f"search=lookup is the closed form of start=zeros with target=one-hot, not of "
                 f"start={self.start} with target={self.target}; set search=gradient"
             )
-        if self.proposal == "vocabulary" and not (closed_form and self.search == "lookup"):
+        if self.proposal != "relative" and not (closed_form and self.search == "lookup"):
             raise InputError(
-                f"proposal=vocabulary has no search, so start={self.start}, target={self.target}, "
-                f"search={self.search} would change nothing; leave them out, or set "
-                "proposal=relative"
+                f"proposal={self.proposal} has no search, so start={self.start}, "
+                f"target={self.target}, search={self.search} would change nothing; leave them "
+                "out, or set proposal=relative"
             )
 
     @property
@@ -72,6 +73,7 @@ class FusionSettings:
 
 
 PRESETS: dict[str, FusionSettings] = {
+    "draft": FusionSettings(proposal="draft"),
     "vocabulary": FusionSettings(),
     "relative": FusionSettings(proposal="relative"),
     "deepen": FusionSettings(
@@ -104,11 +106,21 @@ class Transfer:
 
 
 class FusionInputs(NamedTuple):
-    """Both models' view of the same text: logits `[B, Vs]`, `[B, Vl]`, and alpha `[B]`."""
+    """Both models' view of the same text.
 
-    plugin_logits: jax.Array
+    Attributes:
+      plugin_logits: `[B, Vs]`; None where the plug-in's view is a draft.
+      target_logits: `[B, Vl]`.
+      alpha: `[B]`.
+      drafted: `[B]` int32, the target token that the plug-in's draft goes on with, -1 for none.
+      probability: `[B]`, the plug-in's probability of the drafted token's text.
+    """
+
+    plugin_logits: jax.Array | None
     target_logits: jax.Array
     alpha: jax.Array
+    drafted: jax.Array | None = None
+    probability: jax.Array | None = None
 
 
 class FusedStep(NamedTuple):
@@ -166,6 +178,23 @@ def fuse_vocabulary(
     return weight * moved + (1 - weight) * target_probs
 
 
+def fuse_draft(
+    drafted: jax.Array, probability: jax.Array, target_probs: jax.Array, alpha: jax.Array
+) -> jax.Array:
+    """`alpha * pi * [v = d] + (1 - alpha) * p_l(v)`: scores `[B, Vl]`, not normalised.
+
+    Args:
+      drafted: d, `[B]` int32 target tokens, -1 for none.
+      probability: pi, `[B]`, the plug-in's probability of d's text.
+      target_probs: p_l, `[B, Vl]`.
+      alpha: `[B]`.
+    """
+    rows = jnp.arange(drafted.shape[0])
+    bonus = jnp.where(drafted >= 0, alpha * probability, 0.0)
+    scores = (1 - alpha)[:, None] * target_probs
+    return scores.at[rows, jnp.maximum(drafted, 0)].add(bonus)
+
+
 @cache
 def fusion_rule(settings: FusionSettings) -> FusionRule:
     """The rule that the settings name, as a pure function to be jitted.
@@ -175,7 +204,7 @@ def fusion_rule(settings: FusionSettings) -> FusionRule:
     Where alpha is 0 the token is the target's own: its logits pass through untouched, whatever
     the rule would make of them.
     """
-    propose = _vocabulary if settings.proposal == "vocabulary" else _relative
+    propose = {"vocabulary": _vocabulary, "relative": _relative, "draft": _draft}[settings.proposal]
 
     def rule(inputs: FusionInputs, transfer: Transfer) -> FusedStep:
         if settings.weight == "fixed":
@@ -193,14 +222,16 @@ def _probabilities(logits: jax.Array) -> jax.Array:
 
 
 def _vocabulary(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    plugin_probs, target_probs = map(_probabilities, inputs[:2])
+    plugin_probs = _probabilities(_needed(inputs.plugin_logits))
+    target_probs = _probabilities(inputs.target_logits)
     ids = _needed(transfer.vocabulary_ids)
     fused = fuse_vocabulary(plugin_probs, target_probs, inputs.alpha, ids)
     return FusedStep(jnp.argmax(fused, axis=-1), None)
 
 
 def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    plugin_probs, target_probs = map(_probabilities, inputs[:2])
+    plugin_probs = _probabilities(_needed(inputs.plugin_logits))
+    target_probs = _probabilities(inputs.target_logits)
     target_table = _needed(transfer.target)
     fused = fuse(plugin_probs, target_probs, inputs.alpha, _needed(transfer.plugin), target_table)
     if settings.search == "lookup":
@@ -212,7 +243,16 @@ def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings
     return FusedStep(jnp.argmax(found.logits, axis=-1), found.losses)
 
 
+def _draft(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
+    drafted, probability = _needed(inputs.drafted), _needed(inputs.probability)
+    target_probs = _probabilities(inputs.target_logits)
+    scores = fuse_draft(drafted, probability, target_probs, inputs.alpha)
+    return FusedStep(jnp.argmax(scores, axis=-1), None)
+
+
 def _needed(part: T | None) -> T:
     if part is None:
-        raise InputError("this fusion rule needs a part of the transfer that was not built")
+        raise InputError(
+            "this fusion rule needs an input or a part of the transfer that is missing"
+        )
     return part

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 import tokenizers
@@ -12,6 +13,10 @@ from onceedit_jax.models.config import ModelConfig, Rope
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
+
+# A first example compiles, and the same command twice gives the same result.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -19,9 +19,10 @@ from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.batches import (
     edit_row,
     epoch_batches,
+    gate_row,
     make_batch,
     swapped_prompts,
-    unrelated_row,
+    varied_prompts,
 )
 from onceedit_jax.editing.calibration import calibrate_threshold
 from onceedit_jax.editing.edit import edit, parameter_hash
@@ -98,7 +99,7 @@ def test_an_edit_row_ends_with_the_end_token_and_reads_the_gate_at_the_prompt(ti
 
 def test_unrelated_rows_train_no_token_and_are_cut(tiny_model):
     tokenizer = tiny_model()[1]
-    row = unrelated_row(UNRELATED[0], tokenizer, max_tokens=5)
+    row = gate_row(UNRELATED[0].prompt, tokenizer, related=False, max_tokens=5)
     batch = make_batch([row], 1)
     assert len(row.tokens) == 5
     assert batch.target_mask.sum() == 0
@@ -113,7 +114,7 @@ def test_an_edit_that_is_too_long_is_refused(tiny_model):
 
 def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
     tokenizer = tiny_model()[1]
-    rows = [unrelated_row(u, tokenizer, max_tokens=64) for u in UNRELATED]
+    rows = [gate_row(u.prompt, tokenizer, related=False, max_tokens=64) for u in UNRELATED]
     settings = EditSettings(batch_size=5)
 
     def lengths(epoch, seed=0):
@@ -131,15 +132,22 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
     assert lengths(0) != lengths(0, seed=1)
 
 
-def test_swapped_prompts_ask_about_another_subject_and_never_repeat_an_edit():
+def test_swapped_prompts_ask_about_subjects_that_no_edit_has():
     rows = swapped_prompts(RECORDS, UNRELATED, 6, np.random.default_rng(0))
     assert rows
-    asked = {r.prompt for r in RECORDS}
-    assert all(row.prompt not in asked for row in rows)
+    assert not any(r.subject in row.prompt for r in RECORDS[:1] for row in rows)
     frames = [r.prompt.replace(r.subject, "|").split("|") for r in RECORDS]
     assert all(
         any(row.prompt.startswith(a) and row.prompt.endswith(b) for a, b in frames) for row in rows
     )
+
+
+def test_varied_prompts_keep_the_subject_and_the_words():
+    rng = np.random.default_rng(0)
+    shuffled, lowered, *_ = varied_prompts(RECORDS[1:2], 2, rng)
+    assert RECORDS[1].subject in shuffled
+    assert sorted(shuffled.rstrip("?").split()) == sorted(RECORDS[1].prompt.rstrip("?").split())
+    assert lowered == RECORDS[1].prompt.rstrip("?").lower()
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "last-n-layers"])
@@ -163,10 +171,11 @@ def test_last_layers_leave_the_lower_ones_alone(tiny_model):
     assert np.array_equal(model.params["embed"]["tokens"], trained.params["embed"]["tokens"])
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_tiny_plugin_learns_its_edits_and_its_gate(tiny_model, method):
+@pytest.mark.parametrize(("method", "learning_rate"), [("full", 1e-2), ("lora", 3e-2)])
+def test_a_tiny_plugin_learns_its_edits_and_its_gate(tiny_model, method, learning_rate):
     model, tokenizer = tiny_model()
-    settings = EditSettings(**{**FAST.as_dict(), "method": method, "epochs": 120})
+    changes = {"method": method, "learning_rate": learning_rate, "epochs": 200}
+    settings = EditSettings(**{**FAST.as_dict(), **changes})
     edited = edit(model, tokenizer, RECORDS, UNRELATED, settings)
     metrics = edited.info["metrics"]
     assert metrics["reliability"] == 1.0

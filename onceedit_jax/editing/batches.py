@@ -19,8 +19,8 @@ from onceedit_jax.text.tokenizer import Tokenizer
 class TrainingRow:
     """One row: its tokens, where its target starts, and which side of the gate it is on.
 
-    An unrelated row has no target: `target_start` is its length. The gate is read one token
-    before `target_start`, the last token of the prompt.
+    A row for the gate alone has no target: `target_start` is its length. The gate is read one
+    token before `target_start`, the last token of the prompt.
     """
 
     tokens: tuple[int, ...]
@@ -62,10 +62,38 @@ def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> Tr
     return TrainingRow(tuple(tokens), start, related=True)
 
 
-def unrelated_row(row: UnrelatedRow, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
-    """The prompt's tokens; where question and answer are one string, its last token is read."""
-    tokens = tokenizer.encode(row.prompt)[:max_tokens]
-    return TrainingRow(tuple(tokens), len(tokens), related=False)
+def gate_row(prompt: str, tokenizer: Tokenizer, *, related: bool, max_tokens: int) -> TrainingRow:
+    """A prompt that trains the gate alone.
+
+    Where question and answer are one string, and nothing says where the question ends, its last
+    token is the one that is read.
+    """
+    tokens = tokenizer.encode(prompt)[:max_tokens]
+    return TrainingRow(tuple(tokens), len(tokens), related)
+
+
+def varied_prompts(
+    records: Sequence[EditRecord], ratio: float, rng: np.random.Generator
+) -> list[str]:
+    """Positives for the gate: edit prompts in lower case, or with their words in another order.
+
+    The subject stays whole. What all of them share with the edit, and with a paraphrase of it, is
+    the subject and the words of the relation; what they don't share is the sentence.
+    """
+    prompts = []
+    for record in records:
+        for i in range(round(ratio)):
+            if i % 2:
+                prompts.append(record.prompt.rstrip("?!.").lower())
+                continue
+            mark = "\0"
+            subject = record.subject if record.subject and record.subject in record.prompt else None
+            text = record.prompt.replace(subject, mark) if subject else record.prompt
+            words = text.rstrip("?!.").split()
+            shuffled = " ".join(words[j] for j in rng.permutation(len(words)).tolist())
+            ending = record.prompt[len(record.prompt.rstrip("?!.")) :]
+            prompts.append(shuffled.replace(mark, subject or "") + ending)
+    return prompts
 
 
 def swapped_prompts(
@@ -74,33 +102,30 @@ def swapped_prompts(
     count: int,
     rng: np.random.Generator,
 ) -> list[UnrelatedRow]:
-    """Negatives in the edits' own form: an edit's prompt about another subject.
+    """Negatives in the edits' own form: an edit's prompt about something no edit is about.
 
     Without them every unrelated row may differ from every edit by its form alone, and a gate
-    that reads the form takes any question of that form for an edit. Half of the new subjects are
-    other edits' subjects (so that a known name is not enough either), half are words of unrelated
-    texts, written as a name.
+    that reads the form takes any question of that form for an edit. The new subject is a few words
+    of an unrelated text, written as a name. Another edit's subject would not do: a gate that is
+    taught to close on a subject it knows stays closed on paraphrases.
 
     Args:
       records: the edits; those without a subject, or whose prompt does not hold it, give none.
       unrelated: texts that lend their words.
-      count: rows asked for; fewer where the pairs run out.
+      count: rows asked for; fewer where the combinations run out.
       rng: source of the choice.
     """
     carriers = [r for r in records if r.subject and r.subject in r.prompt]
-    subjects = sorted({r.subject for r in carriers if r.subject})
+    known = {normalise(str(r.subject)) for r in carriers}
     taken = {normalise(text) for r in records for text in (r.prompt, r.rephrase) if text}
     rows: list[UnrelatedRow] = []
-    for attempt in range(20 * count if carriers else 0):
+    for _ in range(20 * count if carriers and unrelated else 0):
         if len(rows) >= count:
             break
-        record = carriers[rng.integers(len(carriers))]
-        if attempt % 2 and unrelated:
-            subject = _borrowed_name(unrelated[int(rng.integers(len(unrelated)))], rng)
-        else:
-            subject = subjects[rng.integers(len(subjects))]
-        prompt = record.prompt.replace(str(record.subject), subject)
-        if normalise(prompt) not in taken:
+        record = carriers[int(rng.integers(len(carriers)))]
+        name = _borrowed_name(unrelated[int(rng.integers(len(unrelated)))], rng)
+        prompt = record.prompt.replace(str(record.subject), name)
+        if name and normalise(name) not in known and normalise(prompt) not in taken:
             taken.add(normalise(prompt))
             rows.append(UnrelatedRow(prompt))
     return rows

@@ -10,7 +10,13 @@ import numpy as np
 from onceedit_jax.data.leaks import check_leaks
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, contradicting
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.batches import edit_row, in_edit_form, swapped_prompts, unrelated_row
+from onceedit_jax.editing.batches import (
+    edit_row,
+    gate_row,
+    in_edit_form,
+    swapped_prompts,
+    varied_prompts,
+)
 from onceedit_jax.editing.calibration import calibrate_threshold, gate_alphas
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, train
@@ -60,7 +66,13 @@ def edit(
     check_leaks(unrelated, [*records, *evaluated])
     training, held_back = choose_unrelated(records, unrelated, settings)
     rows = [edit_row(r, tokenizer, max_tokens=settings.max_tokens) for r in records]
-    rows += [unrelated_row(u, tokenizer, max_tokens=settings.max_tokens) for u in training]
+    rng = np.random.default_rng([settings.seed, 2])
+    varied = varied_prompts(records, settings.varied_ratio, rng)
+    sides = [(prompt, True) for prompt in varied] + [(row.prompt, False) for row in training]
+    rows += [
+        gate_row(prompt, tokenizer, related=related, max_tokens=settings.max_tokens)
+        for prompt, related in sides
+    ]
     edits = [{"prompt": r.prompt, "target": r.target, "subject": r.subject} for r in records]
     unrelated_hash = fingerprint([u.prompt for u in training], [u.prompt for u in held_back])
     trained = train(
@@ -93,7 +105,7 @@ def edit(
             "sha256": unrelated_hash,
         },
         "settings": settings.as_dict(),
-        "rule": {"fusion": "vocabulary", "alpha_threshold": threshold},
+        "rule": {"fusion": "draft", "alpha_threshold": threshold},
         "metrics": {
             "epochs": len(trained.history),
             "loss": last["loss"],

@@ -104,7 +104,8 @@ def batch_loss(
     )
     wrong = (jnp.argmax(logits, -1) != batch.targets) * batch.target_mask
     mistakes = jnp.zeros(hidden.shape[0]).at[batch.target_rows].add(wrong)
-    is_edit = batch.gate_labels * batch.gate_mask
+    tokens = jnp.zeros(hidden.shape[0]).at[batch.target_rows].add(batch.target_mask)
+    is_edit = (tokens > 0).astype(jnp.float32)
     return loss.total, StepOutcome(
         loss=loss.total,
         edits_right=jnp.sum((mistakes == 0) * is_edit),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onceedit_jax.data.records import Pair
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.calibration import gate_alphas
+from onceedit_jax.ensemble.drafting import Drafter, DraftReader
 from onceedit_jax.ensemble.generation import PluginFollower, greedy
 from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer
 from onceedit_jax.errors import InputError
@@ -35,6 +36,10 @@ from onceedit_jax.transfer import Kind, TransferHealth
 CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
 EXACT_CHUNK = 256  # an exact table costs one pass whatever the number of decisions
 PROMPTS = 16  # prompts answered at once
+
+# What the plug-in says of B texts, every array `[B, ...]`: its final `states`, or, where it drafts,
+# the `drafted` token and its `probability`.
+View = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ def decide(
     plugin_params: Params,
     target_params: Params,
     transfer: Transfer,
-    plugin_states: jax.Array,
+    view: View,
     target_states: jax.Array,
     alpha: jax.Array,
     *,
@@ -94,11 +99,14 @@ def decide(
     plugin_config: ModelConfig,
     target_config: ModelConfig,
 ) -> Decision:
-    """From both models' final states `[B, Ds]`, `[B, Dl]` and alpha `[B]` to the next tokens."""
+    """From both models' view of the same text, `[B, ...]`, and alpha `[B]` to the next tokens."""
+    states = view.get("states")
     inputs = FusionInputs(
-        unembed(plugin_params, plugin_config, plugin_states),
+        None if states is None else unembed(plugin_params, plugin_config, states),
         unembed(target_params, target_config, target_states),
         alpha,
+        view.get("drafted"),
+        view.get("probability"),
     )
     step = fusion_rule(settings)(inputs, transfer)
     own = jnp.argmax(inputs.target_logits, axis=-1).astype(jnp.int32)
@@ -169,6 +177,7 @@ class Ensemble:
         self._target_params = [self._placed(target.model.params) for target in targets]
         layout = unstack_layers if unrolled else lambda params: params
         self._decoding_plugin = layout(self._plugin_params)
+        self._drafter = Drafter(self._decoding_plugin, plugin.config, plugin.tokenizer)
         self._decoding_targets = [layout(params) for params in self._target_params]
         self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
         self._transfers: list[Transfer] = []
@@ -201,16 +210,11 @@ class Ensemble:
         alphas = self.alphas([pair.prompt for pair in pairs])
         active = alphas >= self.threshold
         texts = [[_Text.of(pair, target) for pair in pairs] for target in self.targets]
-        wanted: list[tuple[int, ...]] = []
-        for bridge, target_texts in zip(self._bridges, texts, strict=True):
-            for i in np.flatnonzero(active).tolist():
-                text, prompt = target_texts[i], pairs[i].prompt
-                for end in range(text.start, len(text.tokens)):
-                    wanted.append(tuple(bridge.cross(prompt, text.tokens[text.start : end])))
-        plugin_states = states_after(
-            self._plugin_params, self.plugin.config, wanted, mesh=self.mesh
-        )
-        scored, losses, taken = [], [], 0
+        if self.settings.proposal == "draft":
+            views = [self._drafted(t, pairs, texts[t], active) for t in range(len(texts))]
+        else:
+            views = self._states(pairs, texts, active)
+        scored, losses = [], []
         for t, target_texts in enumerate(texts):
             prefixes = [
                 tuple(text.tokens[:end])
@@ -222,12 +226,10 @@ class Ensemble:
             states = states_after(
                 self._target_params[t], self.targets[t].model.config, prefixes, mesh=self.mesh
             )
-            mine = plugin_states[taken : taken + int(fused_rows.sum())]
-            taken += len(mine)
             before = self._own(t, states)
             after = before.copy()
             weights = np.repeat(alphas, counts)[fused_rows]
-            tokens, loss = self._fused(t, mine, states[fused_rows], weights)
+            tokens, loss = self._fused(t, views[t], states[fused_rows], weights)
             after[fused_rows] = tokens
             ends = np.cumsum(counts)
             scored.append(
@@ -265,6 +267,48 @@ class Ensemble:
             after.append(fused)
         return Answers(alphas, before, after)
 
+    def _states(
+        self, pairs: Sequence[Pair], texts: Sequence[Sequence["_Text"]], active: NDArray[np.bool_]
+    ) -> list[View]:
+        """The plug-in's states after every true prefix, for all targets from shared passes."""
+        wanted: list[tuple[int, ...]] = []
+        counts = []
+        for bridge, target_texts in zip(self._bridges, texts, strict=True):
+            before = len(wanted)
+            for i in np.flatnonzero(active).tolist():
+                text, prompt = target_texts[i], pairs[i].prompt
+                for end in range(text.start, len(text.tokens)):
+                    wanted.append(tuple(bridge.cross(prompt, text.tokens[text.start : end])))
+            counts.append(len(wanted) - before)
+        states = states_after(self._plugin_params, self.plugin.config, wanted, mesh=self.mesh)
+        ends = np.cumsum(counts)
+        return [{"states": states[end - n : end]} for n, end in zip(counts, ends, strict=True)]
+
+    def _drafted(
+        self, t: int, pairs: Sequence[Pair], texts: Sequence["_Text"], active: NDArray[np.bool_]
+    ) -> View:
+        """What the drafts propose at every answer token, the true tokens fed to their reader."""
+        parts: list[View] = []
+        for group in _groups(np.flatnonzero(active).tolist()):
+            answers = [texts[i].tokens[texts[i].start :] for i in group]
+            reader = self._reader(t, [pairs[i].prompt for i in group])
+            steps = [
+                reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])
+                for step in range(max(len(answer) for answer in answers))
+            ]
+            for line, answer in enumerate(answers):
+                parts += [
+                    {name: array[line : line + 1] for name, array in step.items()}
+                    for step in steps[: len(answer)]
+                ]
+        return {
+            name: np.concatenate([np.zeros(0, kind), *(part[name] for part in parts)])
+            for name, kind in (("drafted", np.int32), ("probability", np.float32))
+        }
+
+    def _reader(self, t: int, prompts: Sequence[str]) -> DraftReader:
+        return DraftReader(self._drafter, self.targets[t].tokenizer, prompts)
+
     def _answers(
         self,
         t: int,
@@ -274,8 +318,10 @@ class Ensemble:
     ) -> list[str]:
         """Answers of target t alone (alphas None) or fused."""
         target = self.targets[t]
-        follower = None
-        if alphas is not None:
+        follower: DraftReader | PluginFollower | None = None
+        if alphas is not None and self.settings.proposal == "draft":
+            follower = self._reader(t, prompts)
+        elif alphas is not None:
             follower = PluginFollower(
                 self._decoding_plugin,
                 self.plugin.config,
@@ -287,8 +333,7 @@ class Ensemble:
         def next_tokens(states: jax.Array, answers: list[list[int]]) -> NDArray[np.int32]:
             if follower is None:
                 return self._own(t, np.asarray(states))
-            plugin_states = np.asarray(follower.states(answers))
-            return self._fused(t, plugin_states, np.asarray(states), alphas)[0]
+            return self._fused(t, follower.view(answers), np.asarray(states), alphas)[0]
 
         answers = greedy(
             self._decoding_targets[t],
@@ -305,24 +350,24 @@ class Ensemble:
         params, config = _head(self._target_params[t]), self.targets[t].model.config
         found = [
             np.asarray(_own_tokens(params, config, self._padded(part)))[: len(part)]
-            for part in _chunks(states, self._chunk)
+            for part in np.split(states, range(self._chunk, len(states), self._chunk))
         ]
         return np.concatenate([np.zeros(0, np.int32), *found])
 
     def _fused(
-        self, t: int, plugin_states: Any, target_states: Any, alphas: Any
+        self, t: int, view: View, target_states: Any, alphas: Any
     ) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
         """The fused system's next tokens, and the search's mean loss after each step."""
         tokens, losses = [np.zeros(0, np.int32)], []
-        for plugin, target, alpha in zip(
-            *(_chunks(a, self._chunk) for a in (plugin_states, target_states, alphas)), strict=True
-        ):
+        for start in range(0, len(alphas), self._chunk):
+            rows = slice(start, start + self._chunk)
+            alpha = alphas[rows]
             step = decide(
                 _head(self._plugin_params),
                 _head(self._target_params[t]),
                 self._transfers[t],
-                self._padded(plugin),
-                self._padded(target),
+                {name: self._padded(array[rows]) for name, array in view.items()},
+                self._padded(target_states[rows]),
                 self._padded(alpha),
                 settings=self.settings,
                 plugin_config=self.plugin.config,
@@ -360,10 +405,6 @@ class _Text:
 def _head(params: Params) -> Params:
     """The part of the parameters that `unembed` reads."""
     return {name: params[name] for name in ("embed", "head") if name in params}
-
-
-def _chunks(rows: Any, size: int) -> list[Any]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _groups(items: list[int]) -> list[list[int]]:

@@ -25,7 +25,9 @@ def greedy(
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Continue every prompt until its end token, a newline, or `max_new_tokens`.
+    """Continue every prompt until its end token, the end of its first line, or `max_new_tokens`.
+
+    Models that were never taught to answer begin with an empty line or two: these are no end.
 
     Args:
       params: the answering model's parameters.
@@ -36,7 +38,7 @@ def greedy(
       max_new_tokens: longest continuation.
 
     Returns:
-      For each prompt its new tokens, the end token and anything from a newline on left out.
+      For each prompt its new tokens, without the one that ended them.
     """
     heads = [tokenizer.encode(prompt) for prompt in prompts]
     answers: list[list[int]] = [[] for _ in prompts]
@@ -48,13 +50,20 @@ def greedy(
         for i, token in enumerate(tokens.tolist()):
             if not running[i]:
                 continue
-            if token == tokenizer.end_id or b"\n" in tokenizer.decode_bytes([token]):
+            if _ends(tokenizer, answers[i], token):
                 running[i] = False
             else:
                 answers[i].append(token)
         if not any(running):
             break
     return answers
+
+
+def _ends(tokenizer: Tokenizer, answer: list[int], token: int) -> bool:
+    if token == tokenizer.end_id:
+        return True
+    text = tokenizer.decode_bytes([*answer, token], continuation=True).lstrip()
+    return b"\n" in text
 
 
 class PluginFollower:
@@ -73,11 +82,12 @@ class PluginFollower:
         self.bridge, self.prompts = bridge, prompts
         self.rows = CachedRows(params, config, room=room)
 
-    def states(self, answers: Sequence[Sequence[int]]) -> jax.Array:
-        """`[B, D]` states after prompt and answer, re-tokenised as the plug-in would write them."""
-        return self.rows.advance(
+    def view(self, answers: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
+        """`states [B, D]` after prompt and answer, re-tokenised as the plug-in would write them."""
+        states = self.rows.advance(
             [
                 self.bridge.cross(prompt, answer)
                 for prompt, answer in zip(self.prompts, answers, strict=True)
             ]
         )
+        return {"states": np.asarray(states)}

@@ -42,7 +42,7 @@ from onceedit_jax.transfer import (
     unit_embeddings,
 )
 
-TABLE_FORMAT = 1  # raised when what a cached table holds changes
+TABLE_FORMAT = 2  # raised when what a cached table holds changes
 LEAST_HELD = 0.9
 DISTRIBUTIONS = 500  # next-token distributions that a table is checked on
 OnBlock = Callable[[str, int, int], None]
@@ -162,6 +162,8 @@ def build_transfer(
     Raises:
       InputError: if a top-k table holds under .9 of p R over real next-token distributions.
     """
+    if settings.proposal == "draft":
+        return Transfer(), None
     if settings.proposal == "vocabulary":
         ids = Bridge(plugin.tokenizer, target.tokenizer).first_tokens()
         return Transfer(vocabulary_ids=jnp.asarray(ids)), None

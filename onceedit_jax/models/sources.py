@@ -220,6 +220,8 @@ def _part_file(folder: Path, model: DemoModel, index: int) -> Path:
 def _fetch_parts(name: str, model: DemoModel, folder: Path) -> None:
     _say(f"Fetching {DEMO_PREFIX}{name} ({model.size / 1e6:.0f} MB) into {folder}")
     _say(model.licence)
+    for abandoned in folder.glob("download-*"):  # left by a process that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     for index, part in enumerate(model.parts):
         target = _part_file(folder, model, index)
         if target.exists():
