@@ -32,6 +32,7 @@ from onceedit_jax.fusion import PRESETS
 from onceedit_jax.versions import versions
 
 RULES = {
+    "draft": PRESETS["draft"],
     "vocabulary": PRESETS["vocabulary"],
     "relative, lookup": PRESETS["relative"],
     "relative, gradient": dataclasses.replace(PRESETS["relative"], search="gradient"),

@@ -10,8 +10,16 @@ from onceedit_jax.workflow import edit, load_records, out_console, print_answers
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
-# Ten edits alone say little about where they end: more unrelated rows for each.
-SETTINGS = EditSettings(epochs=10, unrelated_ratio=3.0, held_back=2.0)
+# Ten edits alone say little about where they end: more unrelated rows for each. Training the upper
+# layers alone takes a third of the time of full fine-tuning.
+SETTINGS = EditSettings(
+    method="last-n-layers",
+    last_layers=12,
+    learning_rate=2e-4,
+    epochs=16,
+    unrelated_ratio=3.0,
+    held_back=2.0,
+)
 SHOWN = 3
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from onceedit_jax.models.weights import load_model
 from onceedit_jax.text.tokenizer import load_tokenizer
 from onceedit_jax.transfer import Kind, Normalization
 
-out_console = Console(soft_wrap=True)
+# Tables keep their shape in a file or a pipe, where there is no terminal to ask for its width.
+out_console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 def edit(

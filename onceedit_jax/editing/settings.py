@@ -45,13 +45,13 @@ class EditSettings:
     """
 
     learning_rate: float = 1e-4
-    gate_learning_rate: float = 1e-3
+    gate_learning_rate: float = 3e-3
     gate_weight: float = 0.8
     batch_size: int = 16
     epochs: int = 12
     optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
     weight_decay: float = 0.01
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     clip_norm: float = 1.0
     unrelated_ratio: float = 1.0

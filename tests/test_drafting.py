@@ -1,0 +1,89 @@
+"""Drafting: the target reads the plug-in's text in its own tokens, and may leave it."""
+
+import numpy as np
+import pytest
+from conftest import byte_level_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onceedit_jax.ensemble.drafting import Draft, Drafter, DraftReader
+from onceedit_jax.fusion import fuse_draft
+
+
+class Script:
+    """A drafter that says what it is told to, and counts how often it is asked."""
+
+    def __init__(self, lines):
+        self.lines, self.asked = lines, []
+
+    def drafts(self, texts):
+        self.asked += texts
+        return [self.lines[text] for text in texts]
+
+
+def draft(text, end=0.9):
+    data = text.encode()
+    return Draft(data, tuple(range(1, len(data) + 1)), (0.5,) * len(data), end)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return byte_level_tokenizer(80)
+
+
+def test_the_draft_is_read_in_the_targets_own_tokens_up_to_its_end_token(target):
+    reader = DraftReader(Script({b"Q": draft(" the capital Vinterby")}), target, ["Q"])
+    wanted = target.encode_bytes(b" the capital Vinterby", continuation=True)
+    answer = []
+    for token in [*wanted, target.end_id]:
+        assert reader.view([answer])["drafted"].tolist() == [token]
+        answer.append(token)
+
+
+def test_a_draft_is_drawn_once_while_it_is_followed_and_anew_when_it_is_left(target):
+    away = target.encode_bytes(b" river", continuation=True)
+    script = Script({b"Q": draft(" the cat"), b"Q river": draft(" runs")})
+    reader = DraftReader(script, target, ["Q"])
+    reader.view([[]])
+    found = reader.view([away])["drafted"].tolist()
+    assert script.asked == [b"Q", b"Q river"]
+    assert found == target.encode_bytes(b" runs", continuation=True)[:1]
+
+
+def test_a_draft_cut_short_is_drawn_anew_when_it_is_used_up(target):
+    script = Script({b"Q": draft(" cat", end=None), b"Q cat": draft(" sat")})
+    reader = DraftReader(script, target, ["Q"])
+    reader.view([target.encode_bytes(b" cat", continuation=True)])
+    reader.view([target.encode_bytes(b" cat", continuation=True)])
+    assert script.asked[-1] == b"Q cat"
+
+
+def test_the_probability_of_text_is_that_of_the_tokens_that_begin_in_it():
+    found = Draft(b" Vinterby", (4, 9), (0.5, 0.25), 0.9)
+    assert found.probability(0, 9) == 0.125
+    assert found.probability(0, 4) == 0.5
+    assert found.probability(4, 9) == 0.25
+    assert found.probability(6, 9) == 1.0  # its token has begun before: nothing more to doubt
+
+
+def test_drafts_of_a_real_decoder_are_its_greedy_text(tiny_model):
+    model, tokenizer = tiny_model()
+    drafter = Drafter(model.params, model.config, tokenizer)
+    alone = drafter.drafts([b"the cat"])[0]
+    together = Drafter(model.params, model.config, tokenizer).drafts([b"Who wrote", b"the cat"])[1]
+    assert alone.data == together.data
+    assert len(alone.ends) == len(alone.probabilities)
+    assert all(0 < p <= 1 for p in alone.probabilities)
+    assert drafter.drafts([b"the cat"])[0] is alone
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_rule_is_alpha_pi_on_the_draft_and_the_rest_on_the_target(seed):
+    rng = np.random.default_rng(seed)
+    target_probs = rng.dirichlet(np.ones(6), 3)
+    drafted, pi, alpha = np.array([2, -1, 5]), rng.random(3), rng.random(3)
+    found = fuse_draft(drafted, pi, target_probs, alpha)
+    wanted = (1 - alpha)[:, None] * target_probs
+    wanted[0, 2] += alpha[0] * pi[0]
+    wanted[2, 5] += alpha[2] * pi[2]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
