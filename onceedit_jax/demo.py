@@ -20,7 +20,6 @@ SETTINGS = EditSettings(
     unrelated_ratio=3.0,
     held_back=2.0,
 )
-SHOWN = 3
 
 
 def run_demo(out: Path) -> None:
@@ -42,7 +41,8 @@ def run_demo(out: Path) -> None:
     )
     ensemble = Ensemble(plugin, [load_target(target) for target in TARGETS])
     report_evaluation(ensemble, records, out / "results.json", mode="both")
-    questions = [records[i].rephrase or records[i].prompt for i in range(SHOWN)]
-    questions += [records[0].locality[0].prompt]
+    first, second, third = records[:3]
+    questions = [first.prompt, second.prompt, third.rephrase or third.prompt]
+    questions.append(first.locality[0].prompt)
     print_answers(ensemble, questions, max_new_tokens=12)
     out_console.print(f"done in {time.monotonic() - started:.0f} s: {out}")

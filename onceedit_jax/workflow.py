@@ -183,7 +183,8 @@ def print_answers(ensemble: Ensemble, prompts: Sequence[str], *, max_new_tokens:
     for i, prompt in enumerate(prompts):
         for t, target in enumerate(ensemble.targets):
             first = (prompt, f"{answers.alphas[i]:.2f}") if t == 0 else ("", "")
-            rows.add_row(*first, target.name, answers.before[t][i], answers.after[t][i])
+            texts = (answers.before[t][i], answers.after[t][i])
+            rows.add_row(*first, target.name, *(text or "(nothing)" for text in texts))
         rows.add_section()
     out_console.print(rows)
 

@@ -75,24 +75,22 @@ def gate_row(prompt: str, tokenizer: Tokenizer, *, related: bool, max_tokens: in
 def varied_prompts(
     records: Sequence[EditRecord], ratio: float, rng: np.random.Generator
 ) -> list[str]:
-    """Positives for the gate: edit prompts in lower case, or with their words in another order.
+    """Positives for the gate: edit prompts with their words in another order, the subject whole.
 
-    The subject stays whole. What all of them share with the edit, and with a paraphrase of it, is
-    the subject and the words of the relation; what they don't share is the sentence.
+    What they share with the edit, and with a paraphrase of it, is the subject and the words of the
+    relation; what they don't share is the sentence. Capital and closing sign stay: positives in
+    another form than the edits' would open the gate to that form.
     """
     prompts = []
     for record in records:
-        for i in range(round(ratio)):
-            if i % 2:
-                prompts.append(record.prompt.rstrip("?!.").lower())
-                continue
-            mark = "\0"
-            subject = record.subject if record.subject and record.subject in record.prompt else None
-            text = record.prompt.replace(subject, mark) if subject else record.prompt
-            words = text.rstrip("?!.").split()
+        text = record.prompt.rstrip("?!.")
+        ending = record.prompt[len(text) :]
+        subject = record.subject if record.subject and record.subject in text else None
+        words = (text.replace(subject, "\0") if subject else text).split()
+        for _ in range(round(ratio)):
             shuffled = " ".join(words[j] for j in rng.permutation(len(words)).tolist())
-            ending = record.prompt[len(record.prompt.rstrip("?!.")) :]
-            prompts.append(shuffled.replace(mark, subject or "") + ending)
+            prompt = shuffled.replace("\0", subject or "")
+            prompts.append(prompt[:1].upper() + prompt[1:] + ending)
     return prompts
 
 

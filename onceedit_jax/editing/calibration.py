@@ -23,24 +23,24 @@ def gate_alphas(
 
 
 def calibrate_threshold(
-    edits: ArrayLike, held_back: ArrayLike, *, low: float = 0.1, high: float = 0.5
+    edits: ArrayLike, held_back: ArrayLike, *, low: float = 0.1, high: float = 0.9
 ) -> float:
     """The alpha under which a target is left alone.
 
-    Halfway, in logits, between the highest held-back unrelated row and the lowest edit, kept
-    inside `[low, high]`: paraphrases score under their edits, so that a threshold close to the
-    edits would lose them, and one close to zero would trust 1 row in a few hundred too much.
+    Halfway, in logits, between the held-back unrelated rows (their 95th percentile: the last few
+    may be near an edit by chance) and the lowest edit, kept inside `[low, high]`: paraphrases
+    score under their edits, so that a threshold close to the edits would lose them.
 
     Args:
       edits: alphas of the edits' own prompts.
-      held_back: alphas of the held-back unrelated rows; without any the result is `high`.
+      held_back: alphas of the held-back unrelated rows; without any the result is 1/2.
       low: lowest threshold.
       high: highest threshold.
     """
     edits, held_back = np.asarray(edits, float), np.asarray(held_back, float)
     if held_back.size == 0 or edits.size == 0:
-        return high
-    middle = (_logit(edits.min()) + _logit(held_back.max())) / 2
+        return 0.5
+    middle = (_logit(edits.min()) + _logit(np.quantile(held_back, 0.95))) / 2
     return float(np.clip(1 / (1 + np.exp(-middle)), low, high))
 
 

@@ -31,8 +31,8 @@ class EditSettings:
         subject in place of its own (needs records with a subject).
       disguised: share of the unrelated rows that are dressed as the edits are (capital, closing
         sign), so that the gate cannot tell rows by their form.
-      varied_ratio: positives for the gate alone, per edit: its prompt in lower case or with its
-        words in another order, the subject whole, so that the gate reads what a prompt is about.
+      varied_ratio: positives for the gate alone, per edit: its prompt with its words in another
+        order, the subject whole, so that the gate reads what a prompt is about.
       held_back: unrelated rows kept out of training, per edit; they fix the gate's threshold.
       method: "full", "lora" or "last-n-layers".
       lora_rank: rank of the LoRA factors.
@@ -57,7 +57,7 @@ class EditSettings:
     unrelated_ratio: float = 1.0
     swapped_ratio: float = 2.0
     disguised: float = 0.5
-    varied_ratio: float = 2.0
+    varied_ratio: float = 1.0
     held_back: float = 0.5
     method: Method = "full"
     lora_rank: int = 16
