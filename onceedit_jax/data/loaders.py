@@ -387,8 +387,7 @@ def _text(place: str, key: str, value: Any) -> str:
         raise InputError(
             f"{place}: {key} holds half a character (an unpaired \\u escape): {value!r}"
         ) from error
-    # A few ZsRE targets begin with a space; the space before a target is the protocol's to write.
-    return value.strip()
+    return value
 
 
 def _as(kind: type, place: str, key: str, value: Any) -> Any:
