@@ -191,7 +191,7 @@ def fuse_draft(
     """
     rows = jnp.arange(drafted.shape[0])
     bonus = jnp.where(drafted >= 0, alpha * probability, 0.0)
-    scores = (1 - alpha)[:, None] * target_probs
+    scores = (1 - alpha)[:, None] * jnp.asarray(target_probs)
     return scores.at[rows, jnp.maximum(drafted, 0)].add(bonus)
 
 
