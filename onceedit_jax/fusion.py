@@ -222,20 +222,26 @@ def _probabilities(logits: jax.Array) -> jax.Array:
 
 
 def _vocabulary(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    plugin_probs = _probabilities(_needed(inputs.plugin_logits))
+    plugin_probs = _probabilities(_needed(inputs.plugin_logits, "the plug-in's logits"))
     target_probs = _probabilities(inputs.target_logits)
-    ids = _needed(transfer.vocabulary_ids)
+    ids = _needed(transfer.vocabulary_ids, "the vocabulary map")
     fused = fuse_vocabulary(plugin_probs, target_probs, inputs.alpha, ids)
     return FusedStep(jnp.argmax(fused, axis=-1), None)
 
 
 def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    plugin_probs = _probabilities(_needed(inputs.plugin_logits))
+    plugin_probs = _probabilities(_needed(inputs.plugin_logits, "the plug-in's logits"))
     target_probs = _probabilities(inputs.target_logits)
-    target_table = _needed(transfer.target)
-    fused = fuse(plugin_probs, target_probs, inputs.alpha, _needed(transfer.plugin), target_table)
+    target_table = _needed(transfer.target, "the target's table")
+    fused = fuse(
+        plugin_probs,
+        target_probs,
+        inputs.alpha,
+        _needed(transfer.plugin, "the plug-in's table"),
+        target_table,
+    )
     if settings.search == "lookup":
-        return FusedStep(lookup(fused, _needed(transfer.lookup)), None)
+        return FusedStep(lookup(fused, _needed(transfer.lookup, "the lookup table")), None)
     goal = jnp.argmax(fused, axis=-1) if settings.target == "one-hot" else fused
     prior = inputs.target_logits
     start = jnp.zeros_like(prior) if settings.start == "zeros" else prior
@@ -244,15 +250,16 @@ def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings
 
 
 def _draft(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    drafted, probability = _needed(inputs.drafted), _needed(inputs.probability)
+    drafted, probability = (
+        _needed(inputs.drafted, "a draft"),
+        _needed(inputs.probability, "its probability"),
+    )
     target_probs = _probabilities(inputs.target_logits)
     scores = fuse_draft(drafted, probability, target_probs, inputs.alpha)
     return FusedStep(jnp.argmax(scores, axis=-1), None)
 
 
-def _needed(part: T | None) -> T:
+def _needed(part: T | None, name: str) -> T:
     if part is None:
-        raise InputError(
-            "this fusion rule needs an input or a part of the transfer that is missing"
-        )
+        raise InputError(f"this fusion rule needs {name}: build the transfer for this rule")
     return part

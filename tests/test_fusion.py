@@ -52,7 +52,7 @@ def tokens(settings, inputs, pair):
 
 
 def test_fuse_is_the_weighted_sum_in_the_relative_space(pair):
-    plugin, target, alpha = make_inputs(0.0)
+    plugin, target, *_ = make_inputs(0.0)
     p_s, p_l = jax.nn.softmax(plugin), jax.nn.softmax(target)
     alpha = jnp.linspace(0, 1, B)
     r_s, r_l = (np.asarray(t.to_relative(jnp.eye(n))) for t, n in
@@ -64,7 +64,7 @@ def test_fuse_is_the_weighted_sum_in_the_relative_space(pair):
 
 
 def test_fuse_vocabulary_is_the_weighted_sum_in_the_targets_vocabulary():
-    plugin, target, _ = make_inputs(0.0)
+    plugin, target, *_ = make_inputs(0.0)
     p_s, p_l = jax.nn.softmax(plugin), jax.nn.softmax(target)
     alpha = jnp.linspace(0, 1, B)
     moved = np.zeros((B, VL))
@@ -168,5 +168,5 @@ def test_equal_settings_are_one_rule_and_so_compile_once():
 
 
 def test_a_part_that_was_not_built_is_missed_by_name():
-    with pytest.raises(InputError, match="not built"):
+    with pytest.raises(InputError, match="the target's table"):
         fusion_rule(PRESETS["relative"])(make_inputs(0.5), Transfer())
