@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from onceedit_jax.data.leaks import check_leaks
@@ -156,8 +157,6 @@ def choose_unrelated(
 
 def parameter_hash(tree: Any) -> str:
     """SHA-256 over every array of a pytree, in the tree's order."""
-    import jax
-
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
