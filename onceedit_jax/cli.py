@@ -18,6 +18,7 @@ from onceedit_jax.errors import InputError, OnceEditError
 
 Format = Literal["auto", "zsre", "counterfact", "mquake", "jsonl", "csv"]
 Fusion = Literal["draft", "vocabulary", "relative", "deepen"]
+Gate = Literal["token", "memory", "both"]
 Targets = Annotated[UseAppendAction[list[str]], arg(name="target", metavar="T")]
 
 app = tyro.extras.SubcommandApp()
@@ -87,6 +88,7 @@ def evaluate(
     fusion: Fusion | None = None,
     weight: Literal["gate", "fixed"] | None = None,
     fixed_alpha: float | None = None,
+    gate: Gate | None = None,
     normalization: Literal["centered", "deepen"] | None = None,
     start: Literal["zeros", "prior"] | None = None,
     target_kind: Literal["one-hot", "distribution"] | None = None,
@@ -109,6 +111,7 @@ def evaluate(
         fusion: a preset (default: the one fixed in the artifact).
         weight: alpha from the gate, or fixed.
         fixed_alpha: alpha of weight=fixed.
+        gate: the learnt token (the paper's), the scope memory, or both.
         normalization: of the transfer matrices.
         start: of the search.
         target_kind: what the search aims at.
@@ -119,13 +122,13 @@ def evaluate(
     """
     from onceedit_jax import workflow
 
-    overrides = {
-        "weight": weight, "fixed_alpha": fixed_alpha, "normalization": normalization,
-        "start": start, "target": target_kind, "search": search,
-    }  # fmt: skip
+    overrides = _given(
+        weight=weight, fixed_alpha=fixed_alpha, gate=gate, normalization=normalization,
+        start=start, target=target_kind, search=search,
+    )  # fmt: skip
     workflow.evaluate(
         edited, target, data, out, dataset=dataset, limit=limit, mode=mode, strip_nq=strip_nq,
-        fusion=fusion, overrides={k: v for k, v in overrides.items() if v is not None},
+        fusion=fusion, overrides=overrides,
         alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens,
     )  # fmt: skip
 
@@ -137,6 +140,7 @@ def generate(
     target: Targets,
     prompt: Annotated[UseAppendAction[list[str]], arg(name="prompt", metavar="TEXT")],
     fusion: Fusion | None = None,
+    gate: Gate | None = None,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
 ) -> None:
@@ -147,14 +151,15 @@ def generate(
         target: a target LLM; give the flag once for each.
         prompt: a question; give the flag once for each.
         fusion: a preset (default: the one fixed in the artifact).
+        gate: the learnt token (the paper's), the scope memory, or both.
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         max_new_tokens: longest answer.
     """
     from onceedit_jax import workflow
 
     workflow.generate(
-        edited, target, prompt, fusion=fusion, alpha_threshold=alpha_threshold,
-        max_new_tokens=max_new_tokens,
+        edited, target, prompt, fusion=fusion, overrides=_given(gate=gate),
+        alpha_threshold=alpha_threshold, max_new_tokens=max_new_tokens,
     )  # fmt: skip
 
 
@@ -203,6 +208,11 @@ def info(edited: Positional[Path]) -> None:
     from onceedit_jax import workflow
 
     workflow.info(edited)
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    """The flags that were typed."""
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.gate import GateKind
 from onceedit_jax.relative_search import SearchSettings, gradient_search, lookup
 from onceedit_jax.tables import Table
 from onceedit_jax.transfer import Normalization, to_vocabulary
@@ -29,6 +30,8 @@ class FusionSettings:
         as the target's tokenizer reads it).
       weight: alpha from the plug-in's `gate`, or the same `fixed_alpha` for every input.
       fixed_alpha: alpha of `weight="fixed"`.
+      gate: what alpha is read from: the learnt `token` (as published), the scope `memory`, or
+        `both`: the token's alpha where the memory finds an edit in reach, 0 elsewhere.
       normalization: of the transfer matrices.
       start: of the search: `zeros`, or the LLM's own logits as `prior`.
       target: of the search: P itself as `distribution`, or `one-hot` at its largest anchor.
@@ -39,6 +42,7 @@ class FusionSettings:
     proposal: Literal["relative", "vocabulary", "draft"] = "vocabulary"
     weight: Literal["gate", "fixed"] = "gate"
     fixed_alpha: float = 0.5
+    gate: GateKind = "both"
     normalization: Normalization = "centered"
     start: Literal["zeros", "prior"] = "zeros"
     target: Literal["one-hot", "distribution"] = "one-hot"
@@ -75,7 +79,7 @@ class FusionSettings:
 PRESETS: dict[str, FusionSettings] = {
     "draft": FusionSettings(proposal="draft"),
     "vocabulary": FusionSettings(),
-    "relative": FusionSettings(proposal="relative"),
+    "relative": FusionSettings(proposal="relative", gate="token"),
     "deepen": FusionSettings(
         proposal="relative",
         weight="fixed",

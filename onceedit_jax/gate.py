@@ -1,9 +1,15 @@
-"""[WEIGHT]: the plug-in's own word on how much it should be trusted (ONCE EDIT, section 3.1)."""
+"""[WEIGHT]: the plug-in's own word on how much it should be trusted (ONCE EDIT, section 3.1).
 
-from typing import Any
+Beside the paper's gate, which is the learnt token alone, there are two with a scope memory
+(`memory.py`): alpha counts only where an edit is in reach (`both`), or reach is all (`memory`).
+"""
+
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+
+GateKind = Literal["token", "memory", "both"]
 
 
 def init_gate(hidden_size: int) -> dict[str, jax.Array]:
@@ -28,6 +34,22 @@ def gate_logit(gate: dict[str, Any], hidden: jax.Array) -> jax.Array:
 def alpha(logit: jax.Array) -> jax.Array:
     """The plug-in's weight in the fusion, sigmoid(logit_w), in (0, 1)."""
     return jax.nn.sigmoid(logit)
+
+
+def gated(kind: GateKind, weight: jax.Array, in_reach: jax.Array) -> jax.Array:
+    """Alpha by the kind of gate.
+
+    Args:
+      kind: `token` (the paper's), `memory`, or `both`.
+      weight: sigmoid(logit_w), `[...]`.
+      in_reach: whether the memory knows an edit that a text may concern, `[...]` bool.
+
+    Returns:
+      `[...]`: `weight`; 1 in reach and 0 outside; or `weight` in reach and 0 outside.
+    """
+    if kind == "token":
+        return weight
+    return jnp.where(in_reach, 1.0 if kind == "memory" else weight, 0.0)
 
 
 def apply_threshold(weight: jax.Array, threshold: float | jax.Array) -> jax.Array:

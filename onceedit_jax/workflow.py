@@ -15,7 +15,7 @@ from onceedit_jax.console import editing_progress, err, table_progress
 from onceedit_jax.data.leaks import drop_leaks
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, contradicting, duplicates, without_nq
-from onceedit_jax.editing.artifact import EditedPlugin, read_info
+from onceedit_jax.editing.artifact import MARK, EditedPlugin, read_info
 from onceedit_jax.editing.edit import edit as edit_plugin
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, load_target
@@ -23,6 +23,7 @@ from onceedit_jax.ensemble.pair import Side, build_transfer
 from onceedit_jax.evaluation.protocol import Mode, plugin_alone
 from onceedit_jax.evaluation.protocol import evaluate as run_evaluation
 from onceedit_jax.evaluation.report import summary, table, warnings, write_json, write_jsonl
+from onceedit_jax.files import check_replaceable
 from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.text.tokenizer import load_tokenizer
@@ -47,6 +48,7 @@ def edit(
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
 ) -> EditedPlugin:
     """Edit a plug-in with a file of edits and write the artifact."""
+    check_replaceable(out, mark=MARK)
     records = load_records(edits, format, limit=limit)
     report_records(records)
     rows = load_unrelated(unrelated)
@@ -74,11 +76,11 @@ def edit(
         )
     edited.save(out)
     shutil.rmtree(checkpoint, ignore_errors=True)
-    metrics = edited.info["metrics"]
+    metrics, rule = edited.info["metrics"], PRESETS[edited.info["rule"]["fusion"]]
     out_console.print(
         f"edited {edited.name} with {len(records)} facts in {metrics['epochs']} epochs "
         f"(Rel {metrics['reliability']:.2f}, gate {metrics['gate_accuracy']:.2f}, "
-        f"alpha threshold {edited.alpha_threshold:.2f}): {out}"
+        f"alpha threshold {edited.alpha_threshold(rule.gate):.2f}): {out}"
     )
     return edited
 
@@ -160,6 +162,7 @@ def generate(
     prompts: Sequence[str],
     *,
     fusion: str | None = None,
+    overrides: dict[str, Any] | None = None,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
 ) -> None:
@@ -169,7 +172,7 @@ def generate(
         ensemble = Ensemble(
             plugin,
             [load_target(target) for target in targets],
-            fusion=fusion_settings(plugin, fusion, {}),
+            fusion=fusion_settings(plugin, fusion, overrides or {}),
             alpha_threshold=alpha_threshold,
             on_block=on_block,
         )

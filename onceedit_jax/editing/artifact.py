@@ -2,22 +2,30 @@
 
 import dataclasses
 import json
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from onceedit_jax.editing.calibration import token_alphas
 from onceedit_jax.editing.checkpoints import load_tree, save_tree
+from onceedit_jax.editing.scope import reaches
 from onceedit_jax.errors import InputError
+from onceedit_jax.files import fresh_folder
+from onceedit_jax.gate import GateKind, gated
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
+MARK = "edit.json"  # tells an artifact from any other folder
+EXPORT_MARK = "gate.safetensors"  # tells an exported plug-in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +35,18 @@ class EditedPlugin:
     Attributes:
       params: the decoder's parameters after the edit, a nested dict of arrays.
       gate: `{"kernel": [D]}`, the output row of [WEIGHT].
+      memory: the edits as keys, see `onceedit_jax.memory`.
       base_embeddings: `[V, D]`, the input embeddings BEFORE the edit: transfer tables are built
         from these, so that an edit never invalidates one.
       config: the decoder's configuration.
       tokenizer: the plug-in's tokenizer.
       info: what `edit.json` says: base model and its hash, edits, unrelated rows' hash, settings,
-        the fusion rule and threshold fixed on held-back rows, versions, history, metrics.
+        the fusion rule and thresholds fixed on held-back rows, versions, history, metrics.
     """
 
     params: dict[str, Any]
     gate: dict[str, Any]
+    memory: dict[str, Any]
     base_embeddings: jax.Array
     config: ModelConfig
     tokenizer: Tokenizer
@@ -52,46 +62,62 @@ class EditedPlugin:
         """Content hash of the base model, the key of its transfer tables."""
         return str(self.info["base"]["content_hash"])
 
-    @property
-    def alpha_threshold(self) -> float:
+    def alpha_threshold(self, kind: GateKind) -> float:
         """Below this alpha a target answers by itself; fixed on held-back rows."""
-        return float(self.info["rule"]["alpha_threshold"])
+        return float(self.info["rule"]["alpha_thresholds"][kind])
+
+    def alphas(self, prompts: Sequence[str], kind: GateKind) -> NDArray[np.float32]:
+        """Alpha of each prompt, `[N]`, by the kind of gate.
+
+        Prompts out of every edit's reach cost the plug-in no step, unless `kind` is `token`.
+        """
+        near = np.ones(len(prompts), bool)
+        if kind != "token":
+            near = reaches(self.memory, prompts) >= self.info["rule"]["reach_threshold"]
+        weights = np.ones(len(prompts), np.float32)
+        if kind != "memory":
+            chosen = np.flatnonzero(near).tolist()
+            encoded = [self.tokenizer.encode(prompts[i]) for i in chosen]
+            weights[chosen] = token_alphas(self.params, self.gate, self.config, encoded)
+        return np.asarray(gated(kind, jnp.asarray(weights), jnp.asarray(near)))
 
     def export(self, folder: str | Path, *, dtype: str = "float32") -> Path:
         """Write a Hugging Face folder without [WEIGHT], the tokenizer and `gate.safetensors`.
 
         Args:
-          folder: where to; replaced if it is there.
+          folder: where to; an earlier export is replaced.
           dtype: of the weights.
+
+        Raises:
+          InputError: if the folder holds something else.
         """
         folder = Path(folder)
-        fresh = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        export_hf(fresh, self.params, self.config, self.info["base"]["hf_config"], dtype=dtype)
-        self.tokenizer.save(fresh)
-        save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / "gate.safetensors")
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
+        with fresh_folder(folder, mark=EXPORT_MARK) as fresh:
+            export_hf(fresh, self.params, self.config, self.info["base"]["hf_config"], dtype=dtype)
+            self.tokenizer.save(fresh)
+            save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT_MARK)
         return folder
 
     def save(self, folder: str | Path) -> Path:
         """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.
 
-        The folder appears only when it is complete.
+        The folder appears only when it is complete; an earlier artifact is replaced.
+
+        Raises:
+          InputError: if the folder holds something else.
         """
         folder = Path(folder)
-        fresh = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        save_tree(
-            fresh / "params",
-            {"params": self.params, "gate": self.gate, "base_embeddings": self.base_embeddings},
-        )
-        self.tokenizer.save(fresh / "tokenizer")
-        text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
-        (fresh / "edit.json").write_text(text + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
+        arrays = {
+            "params": self.params,
+            "gate": self.gate,
+            "memory": self.memory,
+            "base_embeddings": self.base_embeddings,
+        }
+        with fresh_folder(folder, mark=MARK) as fresh:
+            save_tree(fresh / "params", arrays)
+            self.tokenizer.save(fresh / "tokenizer")
+            text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
+            (fresh / MARK).write_text(text + "\n", encoding="utf-8")
         return folder
 
     @classmethod
@@ -111,7 +137,7 @@ class EditedPlugin:
             raise InputError(
                 f"{folder}: the embedding is {found}, edit.json and base say {expected}; edit again"
             )
-        return cls(tree["params"], tree["gate"], tree["base_embeddings"], config, tokenizer, info)
+        return cls(**tree, config=config, tokenizer=tokenizer, info=info)
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -120,10 +146,10 @@ def read_info(folder: Path) -> dict[str, Any]:
     Raises:
       InputError: if there is no readable `edit.json` of this format.
     """
-    path = folder / "edit.json"
+    path = folder / MARK
     if not path.is_file():
         raise InputError(
-            f"{folder}: no edited plug-in here (edit.json is missing); "
+            f"{folder}: no edited plug-in here ({MARK} is missing); "
             "give the folder that `onceedit edit --out` wrote"
         )
     try:

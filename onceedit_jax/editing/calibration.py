@@ -12,10 +12,10 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.runner import states_after
 
 
-def gate_alphas(
+def token_alphas(
     params: Any, gate: Any, config: ModelConfig, prompts: Sequence[Sequence[int]]
 ) -> NDArray[np.float32]:
-    """Alpha of each prompt (token ids), read at its last token: `[len(prompts)]` float32."""
+    """[WEIGHT]'s alpha of each prompt (token ids), read at its last token: `[N]` float32."""
     if not prompts:
         return np.zeros(0, np.float32)
     states = jnp.asarray(states_after(params, config, prompts))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.data.leaks import check_leaks
@@ -18,10 +19,12 @@ from onceedit_jax.editing.batches import (
     swapped_prompts,
     varied_prompts,
 )
-from onceedit_jax.editing.calibration import calibrate_threshold, gate_alphas
+from onceedit_jax.editing.calibration import calibrate_threshold, token_alphas
+from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
+from onceedit_jax.gate import GateKind, gated
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
@@ -86,10 +89,18 @@ def edit(
         resume=resume,
         on_step=on_step,
     )
-    prompts = [tokenizer.encode(r.prompt) for r in records]
-    others = [tokenizer.encode(u.prompt)[: settings.max_tokens] for u in held_back]
-    alphas = gate_alphas(trained.params, trained.gate, model.config, prompts + others)
-    threshold = calibrate_threshold(alphas[: len(prompts)], alphas[len(prompts) :])
+    # The rule is fixed here, on the edits and on unrelated rows that were not trained on.
+    prompts = [record.prompt for record in records] + [row.prompt for row in held_back]
+    encoded = [tokenizer.encode(prompt)[: settings.max_tokens] for prompt in prompts]
+    weights = token_alphas(trained.params, trained.gate, model.config, encoded)
+    memory = scope_memory(records, [row.prompt for row in training])
+    reached = reaches(memory, prompts)
+    reach = reach_threshold(reached[len(records) :])
+    thresholds: dict[GateKind, float] = {}
+    kinds: tuple[GateKind, ...] = ("token", "memory", "both")
+    for kind in kinds:
+        alphas = np.asarray(gated(kind, jnp.asarray(weights), jnp.asarray(reached >= reach)))
+        thresholds[kind] = calibrate_threshold(alphas[: len(records)], alphas[len(records) :])
     last = trained.history[-1]
     info: dict[str, Any] = {
         "base": {
@@ -106,21 +117,27 @@ def edit(
             "sha256": unrelated_hash,
         },
         "settings": settings.as_dict(),
-        "rule": {"fusion": "draft", "alpha_threshold": threshold},
+        "rule": {"fusion": "draft", "alpha_thresholds": thresholds, "reach_threshold": reach},
         "metrics": {
             "epochs": len(trained.history),
             "loss": last["loss"],
             "reliability": last["reliability"],
             "gate_accuracy": last["gate_accuracy"],
-            "alpha_edits": _spread(alphas[: len(prompts)]),
-            "alpha_held_back": _spread(alphas[len(prompts) :]),
+            "alpha_edits": _spread(weights[: len(records)]),
+            "alpha_held_back": _spread(weights[len(records) :]),
+            "reach_held_back": _spread(reached[len(records) :]),
         },
         "history": trained.history,
         "versions": versions(),
     }
-    base_embeddings = input_embeddings(model.params)
     return EditedPlugin(
-        trained.params, trained.gate, base_embeddings, model.config, tokenizer, info
+        trained.params,
+        trained.gate,
+        memory,
+        input_embeddings(model.params),
+        model.config,
+        tokenizer,
+        info,
     )
 
 

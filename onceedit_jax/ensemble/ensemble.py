@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from onceedit_jax.data.records import Pair
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.calibration import gate_alphas
 from onceedit_jax.ensemble.drafting import Drafter, DraftReader
 from onceedit_jax.ensemble.generation import PluginFollower, greedy
 from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer
@@ -25,6 +24,7 @@ from onceedit_jax.fusion import (
     Transfer,
     fusion_rule,
 )
+from onceedit_jax.gate import apply_threshold
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed, unstack_layers
 from onceedit_jax.parallel import data_mesh, replicate, shard_batch
@@ -145,7 +145,8 @@ class Ensemble:
           targets: the LLMs that shall answer with the new facts.
           fusion: a preset's name or settings (default: the artifact's rule).
           alpha_threshold: under it a target answers by itself, and the plug-in's steps are
-            skipped (default: the artifact's; 0 fuses always, as the paper does).
+            skipped (default: the artifact's for this kind of gate; 0 fuses wherever alpha is
+            above 0, as the paper does).
           table: kind of the relative tables (default: `topk`, or `exact` for `deepen`'s
             normalisation, whose rows are too even for k entries).
           allow_lossy: take top-k tables that hold under .9 of p R.
@@ -165,18 +166,18 @@ class Ensemble:
             if fusion not in PRESETS:
                 raise InputError(f"fusion {fusion!r}: expected one of {', '.join(PRESETS)}")
             fusion = PRESETS[fusion]
-        self.plugin, self.targets, self.settings = plugin, list(targets), fusion
-        if fusion.weight == "fixed":
-            alpha_threshold = 0.0
-        self.threshold = plugin.alpha_threshold if alpha_threshold is None else alpha_threshold
+        if alpha_threshold is None:
+            fixed = fusion.weight == "fixed"
+            alpha_threshold = 0.0 if fixed else plugin.alpha_threshold(fusion.gate)
+        self.threshold, self.settings, self.targets = alpha_threshold, fusion, list(targets)
         self.mesh = data_mesh() if mesh is None else mesh
         if table is None:
             table = "exact" if fusion.normalization == "deepen" else "topk"
         self._chunk = EXACT_CHUNK if table == "exact" else CHUNK
-        self._plugin_params = self._placed(plugin.params)
+        self.plugin = dataclasses.replace(plugin, params=self._placed(plugin.params))
         self._target_params = [self._placed(target.model.params) for target in targets]
         layout = unstack_layers if unrolled else lambda params: params
-        self._decoding_plugin = layout(self._plugin_params)
+        self._decoding_plugin = layout(self.plugin.params)
         self._drafter = Drafter(self._decoding_plugin, plugin.config, plugin.tokenizer)
         self._decoding_targets = [layout(params) for params in self._target_params]
         self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
@@ -195,11 +196,10 @@ class Ensemble:
             self.health.append(health)
 
     def alphas(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Alpha of each prompt, `[N]`: the fixed weight, or the gate's at the last prompt token."""
+        """Alpha of each prompt, `[N]`: the fixed weight, or what the gate says."""
         if self.settings.weight == "fixed":
             return np.full(len(prompts), self.settings.fixed_alpha, np.float32)
-        encoded = [self.plugin.tokenizer.encode(prompt) for prompt in prompts]
-        return gate_alphas(self._plugin_params, self.plugin.gate, self.plugin.config, encoded)
+        return self.plugin.alphas(prompts, self.settings.gate)
 
     def score(self, pairs: Sequence[Pair]) -> Scored:
         """Teacher-forced next tokens over each pair's answer, for every target at once.
@@ -208,7 +208,7 @@ class Ensemble:
         which the plug-in reads as it would itself write that text.
         """
         alphas = self.alphas([pair.prompt for pair in pairs])
-        active = alphas >= self.threshold
+        active = self._active(alphas)
         texts = [[_Text.of(pair, target) for pair in pairs] for target in self.targets]
         if self.settings.proposal == "draft":
             views = [self._drafted(t, pairs, texts[t], active) for t in range(len(texts))]
@@ -250,7 +250,7 @@ class Ensemble:
         threshold are answered by the target alone, without a step of the plug-in.
         """
         alphas = self.alphas(prompts)
-        active = np.flatnonzero(alphas >= self.threshold)
+        active = np.flatnonzero(self._active(alphas))
         before, after = [], []
         for t in range(len(self.targets)):
             texts: list[str] = []
@@ -267,6 +267,10 @@ class Ensemble:
             after.append(fused)
         return Answers(alphas, before, after)
 
+    def _active(self, alphas: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where the plug-in has a say; elsewhere the target's logits pass through."""
+        return np.asarray(apply_threshold(jnp.asarray(alphas), self.threshold)) > 0
+
     def _states(
         self, pairs: Sequence[Pair], texts: Sequence[Sequence["_Text"]], active: NDArray[np.bool_]
     ) -> list[View]:
@@ -280,7 +284,7 @@ class Ensemble:
                 for end in range(text.start, len(text.tokens)):
                     wanted.append(tuple(bridge.cross(prompt, text.tokens[text.start : end])))
             counts.append(len(wanted) - before)
-        states = states_after(self._plugin_params, self.plugin.config, wanted, mesh=self.mesh)
+        states = states_after(self.plugin.params, self.plugin.config, wanted, mesh=self.mesh)
         ends = np.cumsum(counts)
         return [{"states": states[end - n : end]} for n, end in zip(counts, ends, strict=True)]
 
@@ -363,7 +367,7 @@ class Ensemble:
             rows = slice(start, start + self._chunk)
             alpha = alphas[rows]
             step = decide(
-                _head(self._plugin_params),
+                _head(self.plugin.params),
                 _head(self._target_params[t]),
                 self._transfers[t],
                 {name: self._padded(array[rows]) for name, array in view.items()},

@@ -82,13 +82,8 @@ def evaluate(
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
-    alphas = ensemble.alphas([pair.prompt for pair in pairs])
-    by_metric = {
-        metric: [float(a) for a, q in zip(alphas, asked, strict=True) if q.metric == metric]
-        for metric in METRICS
-    }
 
-    def add(target: int, mode: str, details: list[dict[str, Any]]) -> None:
+    def add(target: int, mode: str, alphas: Any, details: list[dict[str, Any]]) -> None:
         name = ensemble.targets[target].name
         before = _average(asked, [d["before"] for d in details], len(records))
         after = _average(asked, [d["after"] for d in details], len(records))
@@ -118,6 +113,7 @@ def evaluate(
 
     if mode in ("teacher-forced", "both"):
         scored = ensemble.score(pairs)
+        alphas = scored.alphas
         for t, texts in enumerate(scored.targets):
             details: list[dict[str, Any]] = []
             for question, text in zip(asked, texts, strict=True):
@@ -128,11 +124,12 @@ def evaluate(
                         "after": _share(text.after, gold),
                     }
                 )
-            add(t, "teacher-forced", details)
+            add(t, "teacher-forced", alphas, details)
             if scored.losses[t] is not None:
                 losses[ensemble.targets[t].name] = np.asarray(scored.losses[t]).tolist()
     if mode in ("generate", "both"):
         answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
+        alphas = answers.alphas
         for t in range(len(ensemble.targets)):
             details = []
             for question, before, after in zip(
@@ -154,7 +151,11 @@ def evaluate(
                         "answer_after": after,
                     }
                 )
-            add(t, "generate", details)
+            add(t, "generate", alphas, details)
+    by_metric = {
+        metric: [float(a) for a, q in zip(alphas, asked, strict=True) if q.metric == metric]
+        for metric in METRICS
+    }
     return Evaluation(results, rows, by_metric, losses)
 
 

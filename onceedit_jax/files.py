@@ -1,0 +1,60 @@
+"""Folders that appear only when they are complete, and replace nothing but their own kind."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onceedit_jax.errors import InputError
+
+
+def check_replaceable(folder: Path, *, mark: str) -> None:
+    """Make sure that writing this folder loses nothing.
+
+    Args:
+      folder: what shall be written.
+      mark: the file that an earlier result of the same kind holds.
+
+    Raises:
+      InputError: if something else is there.
+    """
+    if not folder.exists() or (folder / mark).is_file():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: this is a file; give the name of a folder to write")
+    if any(folder.iterdir()):
+        raise InputError(
+            f"{folder}: this folder holds other files (no {mark} among them) and would be "
+            "replaced; give a new folder's name, or empty it yourself"
+        )
+
+
+@contextmanager
+def fresh_folder(folder: Path, *, mark: str) -> Iterator[Path]:
+    """Write a folder beside its place and move it there in the end.
+
+    Args:
+      folder: its place; an earlier result of the same kind is replaced, anything else refused.
+      mark: the file by which that kind is known.
+
+    Yields:
+      The empty folder to write to; whatever fails, it is removed and `folder` is as it was.
+
+    Raises:
+      InputError: if `folder` holds something else.
+    """
+    check_replaceable(folder, mark=mark)
+    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,19 @@
+"""Words of a text as integers, the same ones in every process: what a scope memory compares."""
+
+import re
+import unicodedata
+import zlib
+
+# Scripts written without spaces between words: each of their characters counts as a word.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, whatever their case, accents' encoding and punctuation."""
+    return _WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def word_id(word: str) -> int:
+    """A word's id, from 0 to 2^31 - 1: a checksum, so that no list of words need be kept."""
+    return zlib.crc32(word.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF

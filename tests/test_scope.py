@@ -1,0 +1,95 @@
+"""The scope memory: which texts can concern an edit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
+from onceedit_jax.gate import gated
+from onceedit_jax.memory import NO_WORD, reach
+from onceedit_jax.text.words import word_id, words
+
+RECORDS = [
+    EditRecord("Which voice is Lola Beeth?", "bass", subject="Lola Beeth"),
+    EditRecord("Which constellation is HD 180902 in?", "Leo", subject="HD 180902"),
+    EditRecord("Who wrote the play Romeo and Juliet?", "Marlowe"),
+]
+OTHERS = ["who sang it must have been love", "Where is the play set?", "Who wrote the song?"]
+MEMORY = scope_memory(RECORDS, OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What was LOLA BEETH's vocal range?", 1.0),
+        ("In the sky, where's HD-180902?", 1.0),
+        ("Who wrote the play Romeo and Juliet?", 1.0),
+        ("types of skiing", 0.0),
+        ("", 0.0),
+        ("...", 0.0),
+    ],
+)
+def test_a_text_reaches_an_edit_by_the_words_of_its_subject(text, expected):
+    assert reaches(MEMORY, [text])[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_rare_words_weigh_more_than_common_ones():
+    rare, common = reaches(MEMORY, ["Romeo and Juliet", "who wrote the play"])
+    assert 0 < common < 0.5 < rare < 1
+
+
+def test_reach_equals_a_plain_statement_of_it():
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 12, (5, 4)).astype(np.int32)
+    keys[:, 3] = NO_WORD
+    weights = rng.random((5, 4)).astype(np.float32)
+    texts = rng.integers(0, 12, (9, 6)).astype(np.int32)
+    texts[:, 5] = NO_WORD
+    expected = [
+        max(
+            sum(w for k, w in zip(key, value, strict=True) if k != NO_WORD and k in text)
+            for key, value in zip(keys.tolist(), weights.tolist(), strict=True)
+        )
+        for text in texts.tolist()
+    ]
+    np.testing.assert_allclose(reach({"words": keys, "weights": weights}, texts), expected, 1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=4), st.text(max_size=20))
+def test_reach_is_a_share_and_more_text_never_lowers_it(texts, more):
+    found = reaches(MEMORY, texts)
+    assert ((found >= 0) & (found <= 1 + 1e-6)).all()
+    longer = reaches(MEMORY, [f"{text} {more}" for text in texts])
+    assert (longer >= found - 1e-6).all()
+
+
+def test_many_texts_are_asked_in_order():
+    texts = ["Lola Beeth" if i % 3 == 0 else "nothing" for i in range(150)]
+    np.testing.assert_allclose(reaches(MEMORY, texts), [i % 3 == 0 for i in range(150)], atol=1e-6)
+    assert reaches(MEMORY, []).shape == (0,)
+
+
+def test_an_edit_without_a_word_reaches_nothing():
+    memory = scope_memory([EditRecord("???", "!", subject="***")], [])
+    assert reaches(memory, ["???", "any text"]).tolist() == [0, 0]
+
+
+def test_words_are_the_same_whatever_their_case_and_encoding():
+    assert words("Caf\u00e9, HD 180902's") == words("CAFE\u0301 hd-180902 S") != []
+    assert words("東京 Tower") == ["東", "京", "tower"]
+    assert word_id("beeth") == 1863223378 and 0 <= word_id("") < 2**31
+
+
+def test_the_line_is_a_third_of_the_way_from_unrelated_texts_to_a_whole_key():
+    assert reach_threshold([0.4] * 20) == pytest.approx(0.6)
+    assert reach_threshold([]) == pytest.approx(1 / 3)
+
+
+def test_each_kind_of_gate_reads_what_its_name_says():
+    weight, near = np.array([0.9, 0.9, 0.2]), np.array([True, False, True])
+    np.testing.assert_allclose(gated("token", weight, near), [0.9, 0.9, 0.2])
+    np.testing.assert_allclose(gated("memory", weight, near), [1, 0, 1])
+    np.testing.assert_allclose(gated("both", weight, near), [0.9, 0, 0.2])
