@@ -135,6 +135,13 @@ def test_an_unknown_architecture_is_told_what_is_supported():
         ("qwen2", {"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 2.0}}},
+            "sliding_attention.type is 'linear'",
+        ),
+        ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'; expected a number"),
+        ("llama", {"head_dim": 8.5}, "head_dim is 8.5; expected a positive whole number"),
         ("gptj", {"rotary_dim": None}, "rotary_dim is None"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("gpt2", {"n_head": 5}, "n_head is 5"),

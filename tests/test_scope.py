@@ -9,14 +9,15 @@ from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
 from onceedit_jax.gate import gated
 from onceedit_jax.memory import NO_WORD, reach
-from onceedit_jax.text.words import word_id, words
+from onceedit_jax.text.words import names, word_id, words
 
 RECORDS = [
     EditRecord("Which voice is Lola Beeth?", "bass", subject="Lola Beeth"),
     EditRecord("Which constellation is HD 180902 in?", "Leo", subject="HD 180902"),
-    EditRecord("Who wrote the play Romeo and Juliet?", "Marlowe"),
+    EditRecord("Who wrote the play of two lovers?", "Marlowe"),
+    EditRecord("Who painted the Mona Lisa?", "Rubens"),
 ]
-OTHERS = ["who sang it must have been love", "Where is the play set?", "Who wrote the song?"]
+OTHERS = ["who sang it must have been love", "Where is the play set?", "Who wrote the song?"] * 3
 MEMORY = scope_memory(RECORDS, OTHERS)
 
 
@@ -25,8 +26,9 @@ MEMORY = scope_memory(RECORDS, OTHERS)
     [
         ("What was LOLA BEETH's vocal range?", 1.0),
         ("In the sky, where's HD-180902?", 1.0),
-        ("Who wrote the play Romeo and Juliet?", 1.0),
-        ("types of skiing", 0.0),
+        ("Who wrote the play of two lovers?", 1.0),
+        ("By whom is the Mona Lisa?", 1.0),
+        ("types in winter", 0.0),
         ("", 0.0),
         ("...", 0.0),
     ],
@@ -36,8 +38,22 @@ def test_a_text_reaches_an_edit_by_the_words_of_its_subject(text, expected):
 
 
 def test_rare_words_weigh_more_than_common_ones():
-    rare, common = reaches(MEMORY, ["Romeo and Juliet", "who wrote the play"])
+    rare, common = reaches(MEMORY, ["of two lovers", "who wrote the play"])
     assert 0 < common < 0.5 < rare < 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("Which team is Noyan Öz a member of?", "Noyan Öz"),
+        ("What year was Panzer 58 made?", "Panzer 58"),
+        ("which is the largest planet?", ""),
+        ("東京はどこですか", ""),
+        ("", ""),
+    ],
+)
+def test_names_are_what_a_prompt_without_a_subject_is_about(prompt, found):
+    assert names(prompt) == found
 
 
 def test_reach_equals_a_plain_statement_of_it():
@@ -83,9 +99,9 @@ def test_words_are_the_same_whatever_their_case_and_encoding():
     assert word_id("beeth") == 1863223378 and 0 <= word_id("") < 2**31
 
 
-def test_the_line_is_a_third_of_the_way_from_unrelated_texts_to_a_whole_key():
-    assert reach_threshold([0.4] * 20) == pytest.approx(0.6)
-    assert reach_threshold([]) == pytest.approx(1 / 3)
+def test_the_line_is_halfway_from_unrelated_texts_to_a_whole_key():
+    assert reach_threshold([0.4] * 20) == pytest.approx(0.7)
+    assert reach_threshold([]) == pytest.approx(0.5)
 
 
 def test_each_kind_of_gate_reads_what_its_name_says():

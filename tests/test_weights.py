@@ -108,6 +108,19 @@ def test_shards_give_the_same_model(tmp_path: Path, folder: Path, tensors: Tenso
     assert jax.tree.all(jax.tree.map(jnp.array_equal, whole.params, sharded.params))
 
 
+def test_one_file_wins_over_shards_beside_it(tmp_path: Path, tensors: Tensors) -> None:
+    older = {name: value + 1 for name, value in tensors.items()}
+    write_folder(tmp_path, LLAMA, older, shards=2)
+    params = load_model(write_folder(tmp_path, LLAMA, tensors)).params
+    np.testing.assert_array_equal(params["embed"]["tokens"], tensors["model.embed_tokens.weight"])
+
+
+def test_two_names_of_one_parameter_are_refused(tmp_path: Path, tensors: Tensors) -> None:
+    twice = {**tensors, "norm.weight": tensors["model.norm.weight"] + 1}
+    with pytest.raises(InputError, match="two names of one parameter"):
+        load_model(write_folder(tmp_path, LLAMA, twice))
+
+
 @pytest.mark.parametrize("stored", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("memory", ["float32", "bfloat16", "float16"])
 def test_any_float_dtype_is_converted_to_the_memory_dtype(

@@ -41,7 +41,7 @@ def calibrate_threshold(
     if held_back.size == 0 or edits.size == 0:
         return 0.5
     middle = (_logit(edits.min()) + _logit(np.quantile(held_back, 0.95))) / 2
-    return float(np.clip(1 / (1 + np.exp(-middle)), low, high))
+    return round(float(np.clip(1 / (1 + np.exp(-middle)), low, high)), 6)
 
 
 def _logit(p: float) -> float:

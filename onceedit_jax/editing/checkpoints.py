@@ -28,16 +28,21 @@ def save_tree(folder: Path, tree: Any) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def has_tree(folder: Path) -> bool:
+    """Whether a tree was saved here; one that a kill left under its old name is put back."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():  # killed between the two renames of a save
+        old.rename(folder)
+    return folder.exists()
+
+
 def load_tree(folder: Path, like: Any = None) -> Any:
     """Read a tree back, as the arrays of `like` (structure, shapes, dtypes, shardings) if given.
 
     Raises:
       InputError: if the folder holds no complete tree, or one of another structure.
     """
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():  # killed between the two renames of a save
-        old.rename(folder)
-    if not ocp.is_orbax_checkpoint(folder.absolute()):
+    if not has_tree(folder) or not ocp.is_orbax_checkpoint(folder.absolute()):
         raise InputError(
             f"{folder}: no complete orbax checkpoint here; "
             "give the folder that `onceedit edit --out` wrote, or edit again"

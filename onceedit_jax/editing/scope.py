@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.memory import NO_WORD, reach
 from onceedit_jax.shapes import doubling, pad_rows
-from onceedit_jax.text.words import word_id, words
+from onceedit_jax.text.words import names, word_id, words
 
 TEXTS = 64  # texts asked about at once
 
 
 def scope_memory(records: Sequence[EditRecord], others: Sequence[str]) -> dict[str, Any]:
-    """One key an edit: the words of its subject, or of its whole prompt where it names none.
+    """One key an edit: the words of its subject, else the names in its prompt, else its words.
 
     A word is worth its inverse document frequency over edits and other texts, so that "HD 180902"
     weighs more than "which".
@@ -32,7 +32,7 @@ def scope_memory(records: Sequence[EditRecord], others: Sequence[str]) -> dict[s
     """
     texts = [record.prompt for record in records] + list(others)
     seen = Counter(word for text in texts for word in set(words(text)))
-    keys = [sorted(set(words(record.subject or record.prompt))) for record in records]
+    keys = [sorted(_key(record)) for record in records]
     width = max(1, *(len(key) for key in keys))
     ids = pad_rows([[word_id(word) for word in key] for key in keys], width=width, fill=NO_WORD)
     weights = np.zeros(ids.shape, np.float32)
@@ -40,6 +40,13 @@ def scope_memory(records: Sequence[EditRecord], others: Sequence[str]) -> dict[s
         rarity = np.array([math.log((2 + len(texts)) / (1 + seen[word])) for word in key])
         weights[row, : len(key)] = rarity / rarity.sum()
     return {"words": jnp.asarray(ids), "weights": jnp.asarray(weights)}
+
+
+def _key(record: EditRecord) -> set[str]:
+    for text in (record.subject or "", names(record.prompt), record.prompt):
+        if key := set(words(text)):
+            return key
+    return set()
 
 
 def reaches(memory: dict[str, Any], texts: Sequence[str]) -> NDArray[np.float32]:
@@ -56,10 +63,9 @@ def reaches(memory: dict[str, Any], texts: Sequence[str]) -> NDArray[np.float32]
 def reach_threshold(held_back: ArrayLike) -> float:
     """How much of a key a text must hold to be in an edit's reach.
 
-    A third of the way from the held-back unrelated rows (their 95th percentile) to a whole key:
-    with subjects known, paraphrases hold the whole key and any line between would do; without,
-    they hold some two thirds of the edit's words.
+    Halfway from the held-back unrelated rows (their 95th percentile) to a whole key, so always more
+    than half of it: one of a name's two words does not do.
     """
     held_back = np.asarray(held_back, float)
     usual = float(np.quantile(held_back, 0.95)) if held_back.size else 0.0
-    return usual + (1 - usual) / 3
+    return (usual + 1) / 2

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from onceedit_jax.editing.batches import Batch, TrainingRow, epoch_batches
-from onceedit_jax.editing.checkpoints import load_tree, save_tree
+from onceedit_jax.editing.checkpoints import has_tree, load_tree, save_tree
 from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.methods import Parts, edited_params, partition
 from onceedit_jax.editing.settings import EditSettings
@@ -154,7 +154,7 @@ def train(
     state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
     history: list[dict[str, float]] = []
 
-    if resume and checkpoint is not None and checkpoint.exists():
+    if resume and checkpoint is not None and has_tree(checkpoint):
         state, history = _restore(checkpoint, state, run_fingerprint)
 
     step = _make_step(parts, config, optimizer, settings.gate_weight)

@@ -7,21 +7,18 @@ token is the next token of the target's own reading of (text so far + draft).
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import unembed
-from onceedit_jax.runner import CachedRows
+from onceedit_jax.models.greedy import greedy_continuation
+from onceedit_jax.shapes import bucket, doubling, pad_rows, row_positions
 from onceedit_jax.text.tokenizer import Tokenizer
 
 DRAFT_TOKENS = 16  # plug-in tokens a draft holds at most
-ROWS = 16  # drafts made at once
+ROWS, SMALLEST = 32, 8  # drafts made at once: at most, and filled up to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +44,6 @@ class Draft:
         return float(np.prod(inside)) if inside else 1.0
 
 
-@partial(jax.jit, static_argnames="config")
-def _best(params: Any, config: ModelConfig, states: jax.Array) -> tuple[jax.Array, jax.Array]:
-    probabilities = jax.nn.softmax(unembed(params, config, states), axis=-1)
-    return jnp.argmax(probabilities, axis=-1), jnp.max(probabilities, axis=-1)
-
-
 class Drafter:
     """Makes drafts, and remembers them: they depend on the text alone, not on the target."""
 
@@ -60,42 +51,42 @@ class Drafter:
         """Args: the plug-in."""
         self.params, self.config, self.tokenizer = params, config, tokenizer
         self._known: dict[bytes, Draft] = {}
+        stops = np.zeros(config.vocab_size, bool)
+        stops[: len(tokenizer.vocabulary)] = [
+            b"\n" in piece for piece in tokenizer.vocabulary.bytes
+        ]
+        stops[tokenizer.end_id] = True
+        self._stops = stops
 
     def drafts(self, texts: Sequence[bytes]) -> list[Draft]:
         """The plug-in's greedy continuation of each text."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        missing = sorted({text for text in texts if text not in self._known}, key=_by_length)
         for start in range(0, len(missing), ROWS):
             group = missing[start : start + ROWS]
             self._known.update(zip(group, self._make(group), strict=True))
         return [self._known[text] for text in texts]
 
     def _make(self, texts: Sequence[bytes]) -> list[Draft]:
-        heads = [self.tokenizer.encode_bytes(text) for text in texts]
-        # A group is always of one size, so that a shape is compiled once.
-        rows = [*heads, *[heads[0]] * (ROWS - len(heads))]
-        written: list[list[int]] = [[] for _ in rows]
-        chances: list[list[float]] = [[] for _ in rows]
-        ends: list[float | None] = [None] * len(rows)
-        cached = CachedRows(self.params, self.config, room=DRAFT_TOKENS)
-        stopped = [False] * len(rows)
-        for _ in range(DRAFT_TOKENS):
-            states = cached.advance([a + b for a, b in zip(rows, written, strict=True)])
-            tokens, probabilities = map(np.asarray, _best(self.params, self.config, states))
-            for i, (token, chance) in enumerate(zip(tokens, probabilities, strict=True)):
-                if stopped[i]:
-                    continue
-                ending = token == self.tokenizer.end_id
-                if ending or b"\n" in self.tokenizer.decode_bytes([token], continuation=True):
-                    stopped[i], ends[i] = True, float(chance)
-                else:
-                    written[i].append(int(token))
-                    chances[i].append(float(chance))
-            if all(stopped):
-                break
+        rows = [self.tokenizer.encode_bytes(text) for text in texts]
+        lengths = [len(row) for row in rows]
+        height, width = doubling(len(rows), smallest=SMALLEST), bucket(max(lengths))
+        made = greedy_continuation(
+            self.params,
+            self.config,
+            pad_rows(rows, width=width, height=height),
+            row_positions(lengths, width=width, height=height),
+            self._stops,
+            steps=DRAFT_TOKENS,
+        )
+        tokens, chances, counts = (np.asarray(array).tolist() for array in made)
         return [
-            self._draft(tokens, probabilities, end)
-            for tokens, probabilities, end in zip(written, chances, ends, strict=True)
-        ][: len(texts)]
+            self._draft(
+                tokens[i][: counts[i]],
+                chances[i][: counts[i]],
+                chances[i][counts[i]] if counts[i] < DRAFT_TOKENS else None,
+            )
+            for i in range(len(texts))
+        ]
 
     def _draft(self, tokens: list[int], chances: list[float], end: float | None) -> Draft:
         pieces = [self.tokenizer.decode_bytes([token], continuation=True) for token in tokens]
@@ -169,3 +160,7 @@ class DraftReader:
         token = self.target.encode_bytes(rest, continuation=True)[0]
         piece = self.target.decode_bytes([token], continuation=True)
         return token, draft.probability(start, start + len(piece))
+
+
+def _by_length(text: bytes) -> tuple[int, bytes]:
+    return len(text), text

@@ -292,22 +292,20 @@ class Ensemble:
         self, t: int, pairs: Sequence[Pair], texts: Sequence["_Text"], active: NDArray[np.bool_]
     ) -> View:
         """What the drafts propose at every answer token, the true tokens fed to their reader."""
-        parts: list[View] = []
-        for group in _groups(np.flatnonzero(active).tolist()):
-            answers = [texts[i].tokens[texts[i].start :] for i in group]
-            reader = self._reader(t, [pairs[i].prompt for i in group])
-            steps = [
-                reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])
-                for step in range(max(len(answer) for answer in answers))
-            ]
-            for line, answer in enumerate(answers):
-                parts += [
-                    {name: array[line : line + 1] for name, array in step.items()}
-                    for step in steps[: len(answer)]
-                ]
+        chosen = np.flatnonzero(active).tolist()
+        if not chosen:
+            return {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
+        answers = [texts[i].tokens[texts[i].start :] for i in chosen]
+        reader = self._reader(t, [pairs[i].prompt for i in chosen])
+        # All texts go on together, so that drafts are made in whole batches.
+        steps = [
+            reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])
+            for step in range(max(len(answer) for answer in answers))
+        ]
+        table = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
         return {
-            name: np.concatenate([np.zeros(0, kind), *(part[name] for part in parts)])
-            for name, kind in (("drafted", np.int32), ("probability", np.float32))
+            name: np.concatenate([column[: len(a), i] for i, a in enumerate(answers)])
+            for name, column in table.items()
         }
 
     def _reader(self, t: int, prompts: Sequence[str]) -> DraftReader:

@@ -42,6 +42,19 @@ def _get(hf: Mapping[str, Any], key: str, default: Any) -> Any:
     return default if value is None else value
 
 
+def _whole(hf: Mapping[str, Any], key: str, default: int) -> int:
+    """A positive whole number; absence and null both mean the default."""
+    return _need({key: _get(hf, key, default)}, key)
+
+
+def _number(hf: Mapping[str, Any], key: str, default: float) -> float:
+    """A number; absence and null both mean the default."""
+    value = _get(hf, key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"config.json: {key} is {value!r}; expected a number")
+    return float(value)
+
+
 def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
     """Refuse a feature: `key` must be absent or one of `allowed`."""
     if key in hf and hf[key] not in allowed:
@@ -61,7 +74,7 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
     `theta` is the base unless the dict names one; `fields` go to `Rope` as they are.
     """
     kind = parameters.get("rope_type", parameters.get("type")) or "default"
-    theta = float(_get(parameters, "rope_theta", theta))
+    theta = _number(parameters, "rope_theta", theta)
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise _refuse(f"{where}.partial_rotary_factor", parameters["partial_rotary_factor"], 1.0)
     needed: dict[str, tuple[str, ...]] = {
@@ -116,11 +129,11 @@ def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
         "hidden_size": hidden,
         "num_layers": _need(hf, "num_hidden_layers"),
         "num_heads": heads,
-        "num_kv_heads": int(_get(hf, "num_key_value_heads", heads)),
-        "head_dim": int(_get(hf, "head_dim", hidden // heads)),
+        "num_kv_heads": _whole(hf, "num_key_value_heads", heads),
+        "head_dim": _whole(hf, "head_dim", hidden // heads),
         "mlp_size": _need(hf, "intermediate_size"),
-        "max_positions": int(_get(hf, "max_position_embeddings", 2048)),
-        "norm_eps": float(_get(hf, "rms_norm_eps", 1e-6)),
+        "max_positions": _whole(hf, "max_position_embeddings", 2048),
+        "norm_eps": _number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(_get(hf, "tie_word_embeddings", False)),
     }
 
@@ -131,7 +144,7 @@ def _plain_rope(hf: Mapping[str, Any], head_dim: int, max_positions: int) -> Rop
     parameters = {"original_max_position_embeddings": max_positions, **(hf.get(key) or {})}
     if "partial_rotary_factor" in hf:
         parameters.setdefault("partial_rotary_factor", hf["partial_rotary_factor"])
-    return _rope(parameters, key, _get(hf, "rope_theta", 10_000.0), dim=head_dim)
+    return _rope(parameters, key, _number(hf, "rope_theta", 10_000.0), dim=head_dim)
 
 
 def llama(hf: Mapping[str, Any], family: str) -> ModelConfig:
@@ -170,7 +183,7 @@ def qwen(hf: Mapping[str, Any], family: str) -> ModelConfig:
     third = family == "qwen3"
     fields = _llama_like({"head_dim": 128, **hf} if third else hf, family)
     window = _get(hf, "sliding_window", 4096) if hf.get("use_sliding_window") else None
-    lowest = int(_get(hf, "max_window_layers", 28))
+    lowest = int(_number(hf, "max_window_layers", 28))
     default = [window is not None and i >= lowest for i in range(fields["num_layers"])]
     bias = bool(hf.get("attention_bias")) if third else True
     return ModelConfig(
@@ -192,22 +205,22 @@ def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
     expect(hf, "use_bidirectional_attention", None, False)
     defaults = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 131_072}
     fields = _llama_like({**defaults, "num_key_value_heads": 4, **hf}, family)
-    period = int(_get(hf, "sliding_window_pattern", _get(hf, "_sliding_window_pattern", 6)))
+    period = _whole(hf, "sliding_window_pattern", _whole(hf, "_sliding_window_pattern", 6))
     default = [(i + 1) % period != 0 for i in range(fields["num_layers"])]
 
     ropes = dict(_get(hf, "rope_parameters", {}))
     everywhere = {**(hf.get("rope_scaling") or {}), **(ropes.get("full_attention") or {})}
     nearby = dict(ropes.get("sliding_attention") or {})
-    if nearby.get("rope_type", "default") != "default":
-        where = "rope_parameters.sliding_attention.rope_type"
-        raise _refuse(where, nearby["rope_type"], "'default'")
-    local_theta = _get(nearby, "rope_theta", _get(hf, "rope_local_base_freq", 10_000.0))
+    for key in ("rope_type", "type"):
+        if nearby.get(key) not in (None, "default"):
+            raise _refuse(f"rope_parameters.sliding_attention.{key}", nearby[key], "'default'")
+    local_theta = _number(nearby, "rope_theta", _number(hf, "rope_local_base_freq", 10_000.0))
     rope = _rope(
         {"original_max_position_embeddings": fields["max_positions"], **everywhere},
         "rope_parameters.full_attention" if ropes else "rope_scaling",
-        _get(hf, "rope_theta", 1_000_000.0),
+        _number(hf, "rope_theta", 1_000_000.0),
         dim=fields["head_dim"],
-        local_theta=float(local_theta),
+        local_theta=local_theta,
     )
     bias = bool(hf.get("attention_bias"))
     return ModelConfig(
@@ -220,7 +233,7 @@ def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
         qk_norm=True,
         post_norms=True,
         embedding_scale=fields["hidden_size"] ** 0.5,
-        query_scale=float(_get(hf, "query_pre_attn_scalar", 256)) ** -0.5,
+        query_scale=_number(hf, "query_pre_attn_scalar", 256) ** -0.5,
         sliding_window=_get(hf, "sliding_window", 4096),
         sliding_layers=_sliding(hf, default),
     )
@@ -240,10 +253,10 @@ def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": heads,
         "head_dim": hidden // heads,
-        "mlp_size": int(_get(hf, "n_inner", 4 * hidden)),
+        "mlp_size": _whole(hf, "n_inner", 4 * hidden),
         "max_positions": _need(hf, "n_positions"),
         "norm": "layer",
-        "norm_eps": float(_get(hf, "layer_norm_epsilon", 1e-5)),
+        "norm_eps": _number(hf, "layer_norm_epsilon", 1e-5),
         "activation": _activation(hf, "activation_function", "gelu_new"),
         "gated_mlp": False,
         "mlp_bias": True,

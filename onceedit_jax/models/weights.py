@@ -188,11 +188,14 @@ def assemble(source: TensorSource, config: ModelConfig, dtype: np.dtype) -> Para
         InputError: Tensors are missing, unknown, misshapen or not floats, or a file breaks off.
     """
     expected = checkpoint_tensors(config)
-    stored = {
-        canonical: name
-        for name in source.names()
-        if (canonical := canonical_name(config, name)) is not None
-    }
+    stored: dict[str, str] = {}
+    for name in source.names():
+        canonical = canonical_name(config, name)
+        if canonical is not None and stored.setdefault(canonical, name) != name:
+            raise InputError(
+                f"{source.path}: tensors {stored[canonical]} and {name} are two names of one "
+                "parameter; expected one of them: remove the other"
+            )
     if missing := [name for name in expected if name not in stored]:
         raise InputError(
             f"{source.path}: missing tensor {_some(missing)}; expected {len(expected)} tensors of "
@@ -289,6 +292,9 @@ def _no_config(folder: Path) -> str:
 
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """The safetensors files of a folder in order of their names, and the index where one exists."""
+    if (folder / _SINGLE).exists():
+        # As transformers does where both are there.
+        return [folder / _SINGLE], {}
     if (folder / _INDEX).exists():
         index = _read_json(folder / _INDEX, "").get("weight_map")
         if not isinstance(index, dict) or not index:
@@ -300,8 +306,6 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
                 "fetch the folder again"
             )
         return files, index
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE], {}
     pickled = sorted(file.name for file in folder.glob("*.bin"))
     if pickled:
         raise InputError(

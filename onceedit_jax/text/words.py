@@ -14,6 +14,15 @@ def words(text: str) -> list[str]:
     return _WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
+def names(text: str) -> str:
+    """The words after the first that begin with a capital or a digit: a guess at what it is about.
+
+    Empty where there are none, as in scripts without capitals.
+    """
+    found = _WORDS.findall(text)[1:]
+    return " ".join(word for word in found if word[0].isupper() or word[0].isdigit())
+
+
 def word_id(word: str) -> int:
     """A word's id, from 0 to 2^31 - 1: a checksum, so that no list of words need be kept."""
     return zlib.crc32(word.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
