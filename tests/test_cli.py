@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from onceedit_jax.cli import _with_config
+from onceedit_jax.editing.artifact import FORMAT
 from onceedit_jax.errors import InputError
 
 
@@ -77,7 +78,7 @@ def test_a_config_that_holds_no_flags_is_refused(tmp_path, text):
 
 def test_info_reads_no_array(tmp_path):
     values = {
-        "format": 1,
+        "format": FORMAT,
         "base": {"name": "tiny", "config": {}, "hf_config": {}},
         "edits": [{"prompt": "Where?", "target": "Here", "subject": None}],
     }

@@ -68,6 +68,18 @@ def test_before_is_the_target_alone_and_gold_is_its_own_spelling(plugin, targets
             assert text.before.tolist() == target_alone(target, pair).tolist()
 
 
+def test_scores_are_also_given_without_edits_that_contradict_another(plugin, targets):
+    opposite = dataclasses.replace(RECORDS[1], target="the cat")
+    ensemble = Ensemble(plugin, targets[1:])
+    (result,) = evaluate(ensemble, [*RECORDS, opposite]).results
+    (consistent,) = evaluate(ensemble, RECORDS[:1]).results
+    assert result["contradicting"] == 2
+    assert result["consistent"]["after"] == consistent["after"]
+    assert result["consistent"]["before"] == consistent["before"]
+    assert result["after"]["rel"] < consistent["after"]["rel"] == 1
+    assert consistent["consistent"] is None
+
+
 @pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
 def test_a_target_with_the_plugins_tokenizer_answers_with_the_new_facts(plugin, targets, fusion):
     (result,) = evaluate(Ensemble(plugin, targets[1:], fusion=fusion), RECORDS).results

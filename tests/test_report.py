@@ -34,6 +34,7 @@ def result(target="gemma", mode="teacher-forced", search="none", before=START, a
         "contradicting": 2,
         "before": before,
         "after": after,
+        "consistent": None,
     }
 
 
@@ -53,6 +54,12 @@ def test_the_summary_has_the_documented_keys_and_survives_json(tmp_path):
     assert {"python", "jax", "onceedit-jax"} <= set(whole["versions"])
     write_json(tmp_path / "out.json", whole)
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == whole
+
+
+def test_the_table_tells_scores_without_contradicting_edits():
+    opposed = {**result(), "consistent": {"before": START, "after": {**FINE, "rel": 0.875}}}
+    assert "without its 2 contradicting edits: Rel 0.875" in printed(table([opposed]))
+    assert "contradicting" not in printed(table([result()]))
 
 
 def test_numpy_values_are_written_plainly_and_nan_as_null(tmp_path):

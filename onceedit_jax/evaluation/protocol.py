@@ -3,7 +3,7 @@ portability of every target, before and after, from one run.
 """  # noqa: D205
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -82,11 +82,18 @@ def evaluate(
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
+    opposed = contradicting(records)
 
     def add(target: int, mode: str, alphas: Any, details: list[dict[str, Any]]) -> None:
         name = ensemble.targets[target].name
-        before = _average(asked, [d["before"] for d in details], len(records))
-        after = _average(asked, [d["after"] for d in details], len(records))
+        times = {when: [d[when] for d in details] for when in ("before", "after")}
+
+        def average(leave_out: Collection[int] = ()) -> dict[str, Any]:
+            return {
+                when: _average(asked, values, len(records), leave_out).as_dict()
+                for when, values in times.items()
+            }
+
         results.append(
             {
                 "target": name,
@@ -94,9 +101,9 @@ def evaluate(
                 "fusion": ensemble.settings.proposal,
                 "search": ensemble.settings.label,
                 "records": len(records),
-                "contradicting": len(contradicting(records)),
-                "before": before.as_dict(),
-                "after": after.as_dict(),
+                "contradicting": len(opposed),
+                **average(),
+                "consistent": average(opposed) if opposed else None,
             }
         )
         rows.extend(
@@ -183,10 +190,17 @@ def _share(predicted: NDArray[np.int32], gold: NDArray[np.int32]) -> float:
     return float(np.mean(predicted == gold))
 
 
-def _average(asked: Sequence[Question], values: Sequence[float], records: int) -> Scores:
+def _average(
+    asked: Sequence[Question],
+    values: Sequence[float],
+    records: int,
+    leave_out: Collection[int] = (),
+) -> Scores:
     means = {}
     for metric in METRICS:
-        chosen = [i for i, question in enumerate(asked) if question.metric == metric]
+        chosen = [
+            i for i, q in enumerate(asked) if q.metric == metric and q.record not in leave_out
+        ]
         means[metric] = record_means(
             [values[i] for i in chosen], [asked[i].record for i in chosen], records
         )

@@ -21,6 +21,7 @@ from onceedit_jax.versions import versions
 LOW_LOCALITY = 0.3
 GENERALITY_GAP = 0.3
 TARGET_GAP = 0.1
+SHOWN = ("rel", "gen", "loc", "avg")
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -72,21 +73,31 @@ def table(results: Results, plugin: Mapping[str, Any] | None = None) -> Table:
     for header, width in (("target", 16), ("mode", 14), ("fusion", 17)):
         shown.add_column(f"\n{header}", overflow="fold", max_width=width)
     for when in ("before", "after"):
-        for number, metric in enumerate(("Rel", "Gen", "Loc", "Avg")):
+        for number, metric in enumerate(SHOWN):
             over = when if number == 0 else ""
-            shown.add_column(f"{over}\n{metric}", justify="right", no_wrap=True, min_width=5)
+            shown.add_column(
+                f"{over}\n{metric.capitalize()}", justify="right", no_wrap=True, min_width=5
+            )
     for result in results:
         numbers = [
-            _number(result[when].get(metric))
-            for when in ("before", "after")
-            for metric in ("rel", "gen", "loc", "avg")
+            _number(result[when].get(metric)) for when in ("before", "after") for metric in SHOWN
         ]
         names = (result["target"], result["mode"], _rule(result))
         shown.add_row(*map(Text, names), *numbers)
+    notes = []
     if plugin is not None and (plugin.get("rel") is not None or plugin.get("gen") is not None):
-        shown.caption = (
+        notes.append(
             f"plug-in alone: Rel {_number(plugin.get('rel'))}, Gen {_number(plugin.get('gen'))}"
         )
+    for result in results:
+        if consistent := result.get("consistent"):
+            after = consistent["after"]
+            scores = ", ".join(f"{m.capitalize()} {_number(after.get(m))}" for m in SHOWN)
+            notes.append(
+                f"{result['target']} ({result['mode']}) without its {result['contradicting']} "
+                f"contradicting edits: {scores}"
+            )
+    shown.caption = "\n".join(notes) or None
     return shown
 
 
