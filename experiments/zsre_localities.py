@@ -1,4 +1,4 @@
-"""ZsRE: reliability, generality, and locality measured four ways, for every fusion rule.
+"""ZsRE: reliability, generality, and locality measured four ways, by fusion rule and gate.
 
 Every ZsRE locality prompt begins with "nq question:" and no edit prompt does, so that a gate could
 pass by reading the format. Locality is therefore measured on
@@ -10,13 +10,15 @@ pass by reading the format. Locality is therefore measured on
 
     python experiments/zsre_localities.py --data FOLDER --out DIR
 
-FOLDER holds zsre_eval.json, zsre_train.json, zsre_unrelated_nq.json and me_ppl.json.
+FOLDER holds zsre_eval.json, zsre_train.json, zsre_unrelated_nq.json and me_ppl.json. A run that was
+interrupted goes on where it was: plug-ins and rows that are in DIR, from the same settings, stay.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -31,11 +33,14 @@ from onceedit_jax.evaluation.report import write_json
 from onceedit_jax.fusion import PRESETS
 from onceedit_jax.versions import versions
 
+RELATIVE = dataclasses.replace(PRESETS["relative"], gate="both")
 RULES = {
     "draft": PRESETS["draft"],
     "vocabulary": PRESETS["vocabulary"],
-    "relative, lookup": PRESETS["relative"],
-    "relative, gradient": dataclasses.replace(PRESETS["relative"], search="gradient"),
+    "relative, lookup": RELATIVE,
+    "relative, gradient": dataclasses.replace(RELATIVE, search="gradient"),
+    "draft, token gate": dataclasses.replace(PRESETS["draft"], gate="token"),
+    "relative, lookup, token gate": PRESETS["relative"],
 }
 
 
@@ -73,16 +78,21 @@ def main(
     plain = [pair for pair in map(_halves, oe.load_unrelated(data / "me_ppl.json")) if pair][
         :others
     ]
-    console, rows = Console(soft_wrap=True), []
-    for form in ("given", "stripped"):
+    console, results = Console(soft_wrap=True), out / "results.json"
+    rows = _rows_of_earlier_run(results, settings, limit, others)
+    done = {(row["plugin"], row["rule"]) for row in rows}
+    for form in ("stripped", "given"):
         records = given if form == "given" else [without_nq(record) for record in given]
         texts = unrelated if form == "given" else [without_nq(row) for row in unrelated]
-        with editing_progress() as on_step:
-            edited = oe.edit(model, tokenizer, records, texts, settings, on_step=on_step)
-        edited.save(out / form)
-        alone = plugin_alone(edited, records)
-        rows.append({"plugin": form, "target": "(plug-in alone)", "rule": "-", **alone.as_dict()})
-        for rule in rules:
+        if any(plugin == form for plugin, _ in done):
+            edited = oe.EditedPlugin.load(out / form)
+        else:
+            with editing_progress() as on_step:
+                edited = oe.edit(model, tokenizer, records, texts, settings, on_step=on_step)
+            edited.save(out / form)
+            alone = plugin_alone(edited, records).as_dict()
+            rows.append({"plugin": form, "target": "(plug-in alone)", "rule": "-", **alone})
+        for rule in (rule for rule in rules if (form, rule) not in done):
             with table_progress() as on_block:
                 ensemble = oe.Ensemble(edited, loaded, fusion=RULES[rule], on_block=on_block)
             found = oe.evaluate(ensemble, records)
@@ -102,17 +112,33 @@ def main(
                         "alpha_threshold": ensemble.threshold,
                     }
                 )
-        write_json(
-            out / "results.json",
-            {"rows": rows, "settings": settings.as_dict(), "versions": versions()},
-        )
+            write_json(
+                results,
+                {
+                    "rows": rows,
+                    "settings": settings.as_dict(),
+                    "limit": limit,
+                    "others": others,
+                    "versions": versions(),
+                },
+            )
     table = Table("plug-in", "target", "rule", "Rel", "Gen", "Loc", "same form", "plain text")
     for row in rows:
         numbers = [row.get(name) for name in ("rel", "gen", "loc", "same form", "plain text")]
         shown = ["-" if value is None else f"{value:.3f}" for value in numbers]
         table.add_row(row["plugin"], row["target"], row["rule"], *shown)
     console.print(table)
-    console.print(json.dumps({"written": str(out / "results.json")}))
+    console.print(f"written: {results}")
+
+
+def _rows_of_earlier_run(
+    results: Path, settings: oe.EditSettings, limit: int, others: int
+) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    earlier = json.loads(results.read_text(encoding="utf-8"))
+    same = {"settings": settings.as_dict(), "limit": limit, "others": others}
+    return earlier["rows"] if same.items() <= earlier.items() else []
 
 
 def _locality(ensemble: oe.Ensemble, pairs: Sequence[oe.Pair]) -> list[float]:

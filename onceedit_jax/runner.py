@@ -100,14 +100,14 @@ def _extend(
     keep: jax.Array,
     tokens: jax.Array,
     positions: jax.Array,
+    columns: jax.Array,
     compute_dtype: str,
 ) -> tuple[jax.Array, Cache]:
     hidden, longer = hidden_states(
         params, config, tokens, positions, rollback(cache, keep), compute_dtype=compute_dtype
     )
     assert longer is not None
-    last = jnp.argmax(positions, axis=1)
-    return hidden[jnp.arange(hidden.shape[0]), last], longer
+    return jnp.take_along_axis(hidden, columns[:, :, None], axis=1), longer
 
 
 class CachedRows:
@@ -128,18 +128,26 @@ class CachedRows:
         self.cache: Cache | None = None
         self.capacity = self.used = 0
 
-    def advance(self, rows: Sequence[Tokens]) -> jax.Array:
-        """Make the cache hold exactly `rows` and return the state after each: `[B, D]`.
+    def advance(self, rows: Sequence[Tokens], counts: Sequence[int] | None = None) -> jax.Array:
+        """Make the cache hold exactly `rows` and return states at their ends.
 
         Args:
           rows: B token sequences, none empty; B is the same in every call.
+          counts: how many states each row is asked for (default: 1, the one after its last token).
+
+        Returns:
+          `[B, C, D]`, C at least the largest count: a row's states after its last tokens, in
+          order; entries beyond its count mean nothing.
         """
         new = [list(row) for row in rows]
+        counts = [1] * len(new) if counts is None else list(counts)
         height = bucket(len(new), smallest=1)
-        # The last token always runs: its state is what is asked for.
+        # The tokens whose states are asked for always run.
+        known = self.rows or [[]] * len(new)
         keep = [
-            min(common_prefix(a, b), len(b) - 1) for a, b in zip(self.rows, new, strict=False)
-        ] or [0] * len(new)
+            min(common_prefix(a, b), len(b) - count)
+            for a, b, count in zip(known, new, counts, strict=True)
+        ]
         width = _step_width([len(row) - k for row, k in zip(new, keep, strict=True)])
         if self.cache is None or self.used + width > self.capacity:
             keep = [0] * len(new)
@@ -151,12 +159,24 @@ class CachedRows:
         positions = row_positions([len(row) for row in fresh], width=width, height=height)
         positions = np.where(positions >= 0, positions + offsets[:, None], -1)
         tokens = pad_rows(fresh, width=width, height=height)
-        state, self.cache = _extend(
-            self.params, self.config, self.cache, offsets, tokens, positions, self.compute_dtype
+        # The place of each state among the columns that run now.
+        first = np.zeros(height, np.int32)
+        first[: len(new)] = [len(row) - count for row, count in zip(fresh, counts, strict=True)]
+        wanted = np.arange(bucket(max(counts), smallest=1), dtype=np.int32)
+        columns = np.minimum(first[:, None] + wanted, width - 1)
+        states, self.cache = _extend(
+            self.params,
+            self.config,
+            self.cache,
+            offsets,
+            tokens,
+            positions,
+            columns,
+            self.compute_dtype,
         )
         self.used += width
         self.rows = new
-        return state[: len(new)]
+        return states[: len(new)]
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -87,3 +87,26 @@ def test_the_rule_is_alpha_pi_on_the_draft_and_the_rest_on_the_target(seed):
     wanted[0, 2] += alpha[0] * pi[0]
     wanted[2, 5] += alpha[2] * pi[2]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_what_lies_ahead_is_what_would_be_proposed_token_by_token(target):
+    lines = {b"Q": draft(" the capital Vinterby"), b"P": draft(" the cat sat", end=None)}
+    reader = DraftReader(Script(lines), target, ["Q", "P"])
+    slow = DraftReader(Script(lines), target, ["Q", "P"])
+    ahead = reader.ahead([[], []], [0, 1])
+    assert ahead[0][-1] == (target.end_id, 0.9)
+    assert ahead[1][-1][0] != target.end_id
+    for i, steps in enumerate(ahead):
+        answers = [[], []]
+        for token, probability in steps:
+            view = slow.view(answers)
+            assert view["drafted"][i] == token
+            np.testing.assert_allclose(view["probability"][i], probability, rtol=1e-6)
+            answers[i] = [*answers[i], token]
+        slow = DraftReader(Script(lines), target, ["Q", "P"])
+
+
+def test_rows_that_are_not_asked_about_draw_no_draft(target):
+    script = Script({b"P": draft(" cat")})
+    found = DraftReader(script, target, ["Q", "P"]).ahead([[], []], [1])
+    assert script.asked == [b"P"] and len(found) == 1

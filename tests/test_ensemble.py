@@ -11,6 +11,7 @@ from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.ensemble import ensemble as ensemble_module
+from onceedit_jax.ensemble.generation import fused_answers
 from onceedit_jax.ensemble.pair import pair_anchors
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
@@ -101,6 +102,19 @@ def test_free_generation_writes_the_new_answer_and_stops(plugin, targets):
         assert texts == [record.target for record in RECORDS]
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.3, 0.6, 1.0])
+def test_checking_whole_drafts_writes_what_one_token_at_a_time_does(
+    plugin, targets, monkeypatch, alpha
+):
+    """The reference is the state machine with one pass of the target a token."""
+    rule = FusionSettings(proposal="draft", weight="fixed", fixed_alpha=alpha)
+    ensemble = Ensemble(plugin, targets, fusion=rule)
+    prompts = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
+    checked = ensemble.generate(prompts, max_new_tokens=14)
+    monkeypatch.setattr(ensemble_module, "checked_answers", fused_answers)
+    assert ensemble.generate(prompts, max_new_tokens=14).after == checked.after
+
+
 def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     plugin, targets, monkeypatch
 ):
@@ -111,7 +125,8 @@ def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     def never(*args, **kwargs):
         raise AssertionError("the plug-in ran for a prompt under the threshold")
 
-    monkeypatch.setattr(ensemble_module, "PluginFollower", never)
+    for name in ("PluginFollower", "DraftReader"):
+        monkeypatch.setattr(ensemble_module, name, never)
     answers = ensemble.generate(unrelated, max_new_tokens=6)
     assert answers.after == answers.before
 

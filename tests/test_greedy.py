@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from onceedit_jax.models.decoder import forward
-from onceedit_jax.models.greedy import greedy_continuation
+from onceedit_jax.models.greedy import Endings, greedy_continuation
 from onceedit_jax.shapes import pad_rows, row_positions
 
 PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [3, 3, 3, 10, 11, 12, 13]]
@@ -26,7 +26,7 @@ def continuation(model, prompts, stops, width=8):
             model.config,
             pad_rows(prompts, width=width),
             row_positions(lengths, width=width),
-            stops,
+            Endings(stops, stops, np.zeros_like(stops)),
             steps=STEPS,
         ),
     )
@@ -78,3 +78,23 @@ def test_a_second_call_compiles_nothing(model):
     compiled = greedy_continuation._cache_size()
     continuation(model, PROMPTS[::-1], stops)
     assert greedy_continuation._cache_size() == compiled
+
+
+def test_what_is_no_end_at_the_beginning_may_be_one_later(model):
+    never = np.zeros(model.config.vocab_size, bool)
+    first, second = alone(model, PROMPTS[0], never)[0][:2]
+    ends = never.copy()
+    ends[[first, second]] = True
+    blank = never.copy()
+    blank[first] = True
+    lengths = [len(PROMPTS[0])]
+    arrays = pad_rows(PROMPTS[:1], width=8), row_positions(lengths, width=8)
+
+    def length(endings):
+        found = greedy_continuation(model.params, model.config, *arrays, endings, steps=STEPS)
+        return int(found.length[0])
+
+    assert length(Endings(ends, ends, blank)) == 0
+    # Allowed while the row is blank, and the row stays blank after `first` alone.
+    assert length(Endings(never, ends, never)) == 1
+    assert length(Endings(never, ends, blank)) >= 2

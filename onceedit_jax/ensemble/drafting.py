@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onceedit_jax.ensemble.endings import draft_endings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import greedy_continuation
 from onceedit_jax.shapes import bucket, doubling, pad_rows, row_positions
@@ -51,12 +52,7 @@ class Drafter:
         """Args: the plug-in."""
         self.params, self.config, self.tokenizer = params, config, tokenizer
         self._known: dict[bytes, Draft] = {}
-        stops = np.zeros(config.vocab_size, bool)
-        stops[: len(tokenizer.vocabulary)] = [
-            b"\n" in piece for piece in tokenizer.vocabulary.bytes
-        ]
-        stops[tokenizer.end_id] = True
-        self._stops = stops
+        self._endings = draft_endings(tokenizer, config.vocab_size)
 
     def drafts(self, texts: Sequence[bytes]) -> list[Draft]:
         """The plug-in's greedy continuation of each text."""
@@ -75,7 +71,7 @@ class Drafter:
             self.config,
             pad_rows(rows, width=width, height=height),
             row_positions(lengths, width=width, height=height),
-            self._stops,
+            self._endings,
             steps=DRAFT_TOKENS,
         )
         tokens, chances, counts = (np.asarray(array).tolist() for array in made)
@@ -124,21 +120,54 @@ class DraftReader:
           answers: B answers so far, in the target's tokens; each continues the one of the last
             call.
         """
-        for i, answer in enumerate(answers):
-            for token in answer[self.accepted[i] :]:
-                self._accept(i, self.target.decode_bytes([token], continuation=True))
-            self.accepted[i] = len(answer)
-        empty = [i for i, draft in enumerate(self.drafts) if draft is None]
-        for i, draft in zip(
-            empty, self.drafter.drafts([self.texts[i] for i in empty]), strict=True
-        ):
-            self.drafts[i], self.used[i] = draft, 0
-        read = [self._read(i) for i in range(len(answers))]
+        every = range(len(answers))
+        self._follow(answers, every)
+        read = [self._read(i, self.used[i]) for i in every]
         tokens, probabilities = zip(*read, strict=True)
         return {
             "drafted": np.array(tokens, np.int32),
             "probability": np.array(probabilities, np.float32),
         }
+
+    def ahead(
+        self, answers: Sequence[Sequence[int]], rows: Sequence[int]
+    ) -> list[list[tuple[int, float]]]:
+        """All that the drafts of some rows propose, if every token of it is accepted in turn.
+
+        Args:
+          answers: as for `view`.
+          rows: the rows asked about; other rows draw no draft.
+
+        Returns:
+          For each of `rows`, tokens and probabilities as `view` would give them one by one, up to
+          where a draft would have to be drawn anew; never empty.
+        """
+        self._follow(answers, rows)
+        return [self._read_on(i) for i in rows]
+
+    def _follow(self, answers: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
+        for i, answer in enumerate(answers):
+            for token in answer[self.accepted[i] :]:
+                self._accept(i, self.target.decode_bytes([token], continuation=True))
+            self.accepted[i] = len(answer)
+        empty = [i for i in rows if self.drafts[i] is None]
+        for i, draft in zip(
+            empty, self.drafter.drafts([self.texts[i] for i in empty]), strict=True
+        ):
+            self.drafts[i], self.used[i] = draft, 0
+
+    def _read_on(self, i: int) -> list[tuple[int, float]]:
+        draft, start = self.drafts[i], self.used[i]
+        assert draft is not None
+        steps = [self._read(i, start)]
+        while steps[-1][0] not in (-1, self.target.end_id):
+            piece = self.target.decode_bytes([steps[-1][0]], continuation=True)
+            left = not piece or not draft.data[start:].startswith(piece)
+            start += len(piece)
+            if left or (start == len(draft.data) and draft.end is None):
+                break
+            steps.append(self._read(i, start))
+        return steps
 
     def _accept(self, i: int, piece: bytes) -> None:
         self.texts[i] += piece
@@ -151,8 +180,9 @@ class DraftReader:
         if not left or done:
             self.drafts[i] = None
 
-    def _read(self, i: int) -> tuple[int, float]:
-        draft, start = self.drafts[i], self.used[i]
+    def _read(self, i: int, start: int) -> tuple[int, float]:
+        """The next token of the draft from byte `start`, and the plug-in's probability of it."""
+        draft = self.drafts[i]
         assert draft is not None
         rest = draft.data[start:]
         if not rest:

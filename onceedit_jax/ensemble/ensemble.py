@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from onceedit_jax.data.records import Pair
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.drafting import Drafter, DraftReader
-from onceedit_jax.ensemble.generation import PluginFollower, greedy
+from onceedit_jax.ensemble.generation import (
+    PluginFollower,
+    View,
+    checked_answers,
+    fused_answers,
+    own_answers,
+)
 from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion import (
@@ -36,10 +42,6 @@ from onceedit_jax.transfer import Kind, TransferHealth
 CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
 EXACT_CHUNK = 256  # an exact table costs one pass whatever the number of decisions
 PROMPTS = 16  # prompts answered at once
-
-# What the plug-in says of B texts, every array `[B, ...]`: its final `states`, or, where it drafts,
-# the `drafted` token and its `probability`.
-View = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,31 +322,27 @@ class Ensemble:
     ) -> list[str]:
         """Answers of target t alone (alphas None) or fused."""
         target = self.targets[t]
-        follower: DraftReader | PluginFollower | None = None
-        if alphas is not None and self.settings.proposal == "draft":
-            follower = self._reader(t, prompts)
-        elif alphas is not None:
-            follower = PluginFollower(
-                self._decoding_plugin,
-                self.plugin.config,
-                self._bridges[t],
-                prompts,
-                room=4 * max_new_tokens,
-            )
+        answering = (self._decoding_targets[t], target.model.config, target.tokenizer, prompts)
+        if alphas is None:
+            answers = own_answers(*answering, max_new_tokens=max_new_tokens)
+        else:
+            weights = alphas
 
-        def next_tokens(states: jax.Array, answers: list[list[int]]) -> NDArray[np.int32]:
-            if follower is None:
-                return self._own(t, np.asarray(states))
-            return self._fused(t, follower.view(answers), np.asarray(states), alphas)[0]
+            def fused(view: View, states: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.int32]:
+                return self._fused(t, view, states, weights[rows])[0]
 
-        answers = greedy(
-            self._decoding_targets[t],
-            target.model.config,
-            target.tokenizer,
-            prompts,
-            next_tokens,
-            max_new_tokens=max_new_tokens,
-        )
+            if self.settings.proposal == "draft":
+                reader = self._reader(t, prompts)
+                answers = checked_answers(*answering, reader, fused, max_new_tokens=max_new_tokens)
+            else:
+                follower = PluginFollower(
+                    self._decoding_plugin,
+                    self.plugin.config,
+                    self._bridges[t],
+                    prompts,
+                    room=4 * max_new_tokens,
+                )
+                answers = fused_answers(*answering, follower, fused, max_new_tokens=max_new_tokens)
         return [target.tokenizer.decode(answer, continuation=True).strip() for answer in answers]
 
     def _own(self, t: int, states: NDArray[np.float32]) -> NDArray[np.int32]:

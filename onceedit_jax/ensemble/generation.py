@@ -1,69 +1,151 @@
-"""Greedy answers of a target alone and of the fused system, one token at a time (paper, 3.3)."""
+"""Greedy answers: of a target alone, of a token-by-token fusion, and of drafts that are checked.
+
+The target alone runs inside one compiled loop; a draft is checked in one pass of the target,
+whatever its length.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from onceedit_jax.ensemble.drafting import DraftReader
+from onceedit_jax.ensemble.endings import Answer, answer_endings
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.greedy import greedy_continuation
 from onceedit_jax.runner import CachedRows
+from onceedit_jax.shapes import bucket, pad_rows, row_positions
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer
 
-# From the state after each row (`[B, D]`) and the rows' continuations, the next tokens `[B]`.
-NextTokens = Callable[[jax.Array, list[list[int]]], NDArray[np.int32]]
+# What the plug-in says of N texts, every array `[N, ...]`: its final `states`, or, where it drafts,
+# the `drafted` token and its `probability`.
+View = dict[str, Any]
+# From the plug-in's view of N texts, the target's states `[N, D]` after them and the row of the
+# batch each belongs to `[N]`, the next tokens `[N]`.
+NextTokens = Callable[[View, NDArray[np.float32], NDArray[np.int32]], NDArray[np.int32]]
 
 
-def greedy(
+def own_answers(
     params: Any,
     config: ModelConfig,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
-    next_tokens: NextTokens,
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Continue every prompt until its end token, the end of its first line, or `max_new_tokens`.
-
-    Models that were never taught to answer begin with an empty line or two: these are no end.
+    """What a model answers by itself: each prompt's new tokens, without the one that ended them.
 
     Args:
       params: the answering model's parameters.
       config: its configuration.
       tokenizer: its tokenizer.
       prompts: B texts.
-      next_tokens: picks the next tokens; the target alone and a fusion differ in this alone.
       max_new_tokens: longest continuation.
+    """
+    rows = [tokenizer.encode(prompt) for prompt in prompts]
+    lengths = [len(row) for row in rows]
+    shape = {"width": bucket(max(lengths)), "height": bucket(len(rows), smallest=1)}
+    found = greedy_continuation(
+        params,
+        config,
+        pad_rows(rows, **shape),
+        row_positions(lengths, **shape),
+        answer_endings(tokenizer, config.vocab_size),
+        steps=max_new_tokens,
+    )
+    tokens, counts = np.asarray(found.tokens).tolist(), np.asarray(found.length).tolist()
+    return [row[:count] for row, count in zip(tokens, counts[: len(rows)], strict=False)]
 
-    Returns:
-      For each prompt its new tokens, without the one that ended them.
+
+def fused_answers(
+    params: Any,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    follower: "PluginFollower | DraftReader",
+    next_tokens: NextTokens,
+    *,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Answers of the fused system, one pass of the target a token.
+
+    Args:
+      params: the target's parameters.
+      config: its configuration.
+      tokenizer: its tokenizer.
+      prompts: B texts.
+      follower: what the plug-in says after the answers so far.
+      next_tokens: the fusion.
+      max_new_tokens: longest continuation.
     """
     heads = [tokenizer.encode(prompt) for prompt in prompts]
-    answers: list[list[int]] = [[] for _ in prompts]
-    running = [True] * len(prompts)
+    answers = [Answer(tokenizer) for _ in prompts]
     rows = CachedRows(params, config, room=2 * max_new_tokens)
+    every = np.arange(len(prompts), dtype=np.int32)
     for _ in range(max_new_tokens):
-        states = rows.advance([head + answer for head, answer in zip(heads, answers, strict=True)])
-        tokens = next_tokens(states, answers)
-        for i, token in enumerate(tokens.tolist()):
-            if not running[i]:
-                continue
-            if _ends(tokenizer, answers[i], token):
-                running[i] = False
-            else:
-                answers[i].append(token)
-        if not any(running):
+        written = [answer.tokens for answer in answers]
+        states = np.asarray(rows.advance([h + w for h, w in zip(heads, written, strict=True)]))
+        chosen = next_tokens(follower.view(written), states[:, 0], every)
+        for answer, token in zip(answers, chosen.tolist(), strict=True):
+            answer.add(token)
+        if all(answer.ended for answer in answers):
             break
-    return answers
+    return [answer.tokens for answer in answers]
 
 
-def _ends(tokenizer: Tokenizer, answer: list[int], token: int) -> bool:
-    if token == tokenizer.end_id:
-        return True
-    text = tokenizer.decode_bytes([*answer, token], continuation=True).lstrip()
-    return b"\n" in text
+def checked_answers(
+    params: Any,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    reader: DraftReader,
+    next_tokens: NextTokens,
+    *,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """`fused_answers` of drafts, token for token, from one pass of the target a draft.
+
+    A pass runs over all that a draft proposes. Its tokens are kept while the fusion agrees with
+    them; where it does not, its own token is taken, and what was run beyond is rolled back.
+    Arguments are those of `fused_answers`.
+    """
+    heads = [tokenizer.encode(prompt) for prompt in prompts]
+    answers = [Answer(tokenizer) for _ in prompts]
+    rows = CachedRows(params, config, room=2 * max_new_tokens)
+    while open_rows := [
+        i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens
+    ]:
+        proposed: list[list[tuple[int, float]]] = [[(-1, 0.0)] for _ in prompts]
+        for i, steps in zip(
+            open_rows, reader.ahead([a.tokens for a in answers], open_rows), strict=True
+        ):
+            proposed[i] = steps[: max_new_tokens - len(answers[i].tokens)]
+        # The last token proposed is not run: what would follow it is not asked yet.
+        texts = [
+            head + answer.tokens + [token for token, _ in steps[:-1]]
+            for head, answer, steps in zip(heads, answers, proposed, strict=True)
+        ]
+        counts = [len(steps) for steps in proposed]
+        states = np.asarray(rows.advance(texts, counts))
+        places = [(i, j) for i in open_rows for j in range(counts[i])]
+        row, column = (np.array(part, np.int32) for part in zip(*places, strict=True))
+        tokens, chances = zip(*(proposed[i][j] for i, j in places), strict=True)
+        view = {
+            "drafted": np.array(tokens, np.int32),
+            "probability": np.array(chances, np.float32),
+        }
+        chosen = next_tokens(view, states[row, column], row).tolist()
+        decided: dict[int, list[int]] = {i: [] for i in open_rows}
+        for (i, _), token in zip(places, chosen, strict=True):
+            decided[i].append(token)
+        for i in open_rows:
+            for token, (wanted, _) in zip(decided[i], proposed[i], strict=True):
+                answers[i].add(token)
+                if token != wanted or answers[i].ended:
+                    break
+    return [answer.tokens for answer in answers]
 
 
 class PluginFollower:
@@ -82,12 +164,7 @@ class PluginFollower:
         self.bridge, self.prompts = bridge, prompts
         self.rows = CachedRows(params, config, room=room)
 
-    def view(self, answers: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
+    def view(self, answers: Sequence[Sequence[int]]) -> View:
         """`states [B, D]` after prompt and answer, re-tokenised as the plug-in would write them."""
-        states = self.rows.advance(
-            [
-                self.bridge.cross(prompt, answer)
-                for prompt, answer in zip(self.prompts, answers, strict=True)
-            ]
-        )
-        return {"states": np.asarray(states)}
+        texts = [self.bridge.cross(p, a) for p, a in zip(self.prompts, answers, strict=True)]
+        return {"states": np.asarray(self.rows.advance(texts))[:, 0]}

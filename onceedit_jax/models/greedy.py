@@ -11,6 +11,20 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, hidden_states, unembed
 
 
+class Endings(NamedTuple):
+    """Which tokens end a row; what is no end at a row's beginning may be one later.
+
+    Attributes:
+      at_start: `[V]` bool, tokens that end a row of which nothing but blanks is written.
+      in_text: `[V]` bool, tokens that end any other row.
+      blank: `[V]` bool, tokens that leave a row as blank as it was.
+    """
+
+    at_start: jax.Array
+    in_text: jax.Array
+    blank: jax.Array
+
+
 class Continuation(NamedTuple):
     """What B rows go on with, K tokens at most.
 
@@ -31,7 +45,7 @@ def greedy_continuation(
     config: ModelConfig,
     tokens: jax.Array,
     positions: jax.Array,
-    stops: jax.Array,
+    endings: Endings,
     *,
     steps: int,
     compute_dtype: str = "float32",
@@ -43,12 +57,13 @@ def greedy_continuation(
       config: its configuration.
       tokens: `[B, T]` int32 prompts.
       positions: `[B, T]` int32, -1 on padding.
-      stops: `[V]` bool, tokens that end a row.
+      endings: when a row stops.
       steps: K, tokens written at most.
       compute_dtype: operands of the matrix products.
     """
     height, width = tokens.shape
     rows = jnp.arange(height)
+    endings = jax.tree.map(jnp.asarray, endings)
 
     def pick(hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         chances = jax.nn.softmax(unembed(params, config, hidden, compute_dtype=compute_dtype))
@@ -59,18 +74,19 @@ def greedy_continuation(
         return (step < steps) & jnp.any(length == step)
 
     def write(state: Any) -> Any:
-        step, written, (token, chance), cache = state
+        step, written, blank, (token, chance), cache = state
         running = written.length == step
+        stopped = jnp.where(blank, endings.at_start[token], endings.in_text[token])
         written = Continuation(
             written.tokens.at[:, step].set(token),
             written.probabilities.at[:, step].set(chance),
-            written.length + (running & ~stops[token]),
+            written.length + (running & ~stopped),
         )
         place = jnp.where(running, first + step, -1)[:, None]
         hidden, cache = hidden_states(
             params, config, token[:, None], place, cache, compute_dtype=compute_dtype
         )
-        return step + 1, written, pick(hidden[:, 0]), cache
+        return step + 1, written, blank & endings.blank[token], pick(hidden[:, 0]), cache
 
     cache = init_cache(config, height, width + steps, compute_dtype)
     hidden, filled = hidden_states(
@@ -83,4 +99,5 @@ def greedy_continuation(
         jnp.zeros(height, jnp.int32),
     )
     begun = pick(hidden[rows, jnp.argmax(positions, axis=1)])
-    return jax.lax.while_loop(going_on, write, (jnp.int32(0), start, begun, filled))[1]
+    state = (jnp.int32(0), start, jnp.ones(height, bool), begun, filled)
+    return jax.lax.while_loop(going_on, write, state)[1]
