@@ -81,11 +81,11 @@ class Answers:
 
 
 class Decision(NamedTuple):
-    """Next tokens `[B]` of the target alone and fused, and the search's losses if it searched."""
+    """Next tokens `[B]` of the target alone and fused; the search's losses if it searched."""
 
-    own: jax.Array
-    fused: jax.Array
-    losses: jax.Array | None
+    own: Any  # [B] int32
+    fused: Any  # [B] int32
+    losses: Any  # [B, steps + 1] float32, or None
 
 
 @partial(jax.jit, static_argnames=("settings", "plugin_config", "target_config"))
@@ -216,34 +216,11 @@ class Ensemble:
             views = [self._drafted(t, pairs, texts[t], active) for t in range(len(texts))]
         else:
             views = self._states(pairs, texts, active)
-        scored, losses = [], []
-        for t, target_texts in enumerate(texts):
-            prefixes = [
-                tuple(text.tokens[:end])
-                for text in target_texts
-                for end in range(text.start, len(text.tokens))
-            ]
-            counts = [len(text.tokens) - text.start for text in target_texts]
-            fused_rows = np.repeat(active, counts)
-            states = states_after(
-                self._target_params[t], self.targets[t].model.config, prefixes, mesh=self.mesh
-            )
-            before = self._own(t, states)
-            after = before.copy()
-            weights = np.repeat(alphas, counts)[fused_rows]
-            tokens, loss = self._fused(t, views[t], states[fused_rows], weights)
-            after[fused_rows] = tokens
-            ends = np.cumsum(counts)
-            scored.append(
-                [
-                    TokenScores(
-                        np.array(text.tokens[text.start :], np.int32), before[a:b], after[a:b]
-                    )
-                    for text, a, b in zip(target_texts, ends - counts, ends, strict=True)
-                ]
-            )
-            losses.append(loss)
-        return Scored(alphas, scored, losses)
+        scored = [
+            self._scored(t, target_texts, view, alphas, active)
+            for t, (target_texts, view) in enumerate(zip(texts, views, strict=True))
+        ]
+        return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> Answers:
         """Greedy answers of every target, alone and fused.
@@ -268,6 +245,37 @@ class Ensemble:
                     fused[i] = text
             after.append(fused)
         return Answers(alphas, before, after)
+
+    def _scored(
+        self,
+        t: int,
+        texts: Sequence["_Text"],
+        view: View,
+        alphas: NDArray[np.float32],
+        active: NDArray[np.bool_],
+    ) -> tuple[list[TokenScores], NDArray[np.float32] | None]:
+        """Target t on its texts, and its search's mean loss after each step."""
+        counts = [len(text.tokens) - text.start for text in texts]
+        prefixes = [
+            tuple(text.tokens[:end])
+            for text in texts
+            for end in range(text.start, len(text.tokens))
+        ]
+        states = states_after(
+            self._target_params[t], self.targets[t].model.config, prefixes, mesh=self.mesh
+        )
+        fused = np.repeat(active, counts)
+        decided = self._decided(t, view, states[fused], np.repeat(alphas, counts)[fused])
+        before = np.zeros(len(states), np.int32)
+        before[fused], before[~fused] = decided.own, self._own(t, states[~fused])
+        after = before.copy()
+        after[fused] = decided.fused
+        stops = np.cumsum(counts)
+        tokens = [
+            TokenScores(np.array(text.tokens[text.start :], np.int32), before[a:b], after[a:b])
+            for text, a, b in zip(texts, stops - counts, stops, strict=True)
+        ]
+        return tokens, None if decided.losses is None else decided.losses.mean(0)
 
     def _active(self, alphas: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Where the plug-in has a say; elsewhere the target's logits pass through."""
@@ -329,7 +337,7 @@ class Ensemble:
             weights = alphas
 
             def fused(view: View, states: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.int32]:
-                return self._fused(t, view, states, weights[rows])[0]
+                return self._decided(t, view, states, weights[rows]).fused
 
             if self.settings.proposal == "draft":
                 reader = self._reader(t, prompts)
@@ -354,11 +362,10 @@ class Ensemble:
         ]
         return np.concatenate([np.zeros(0, np.int32), *found])
 
-    def _fused(
-        self, t: int, view: View, target_states: Any, alphas: Any
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
-        """The fused system's next tokens, and the search's mean loss after each step."""
-        tokens, losses = [np.zeros(0, np.int32)], []
+    def _decided(self, t: int, view: View, target_states: Any, alphas: Any) -> Decision:
+        """`decide` for any number of texts, in chunks."""
+        nothing = np.zeros(0, np.int32)
+        own, fused, losses = [nothing], [nothing], []
         for start in range(0, len(alphas), self._chunk):
             rows = slice(start, start + self._chunk)
             alpha = alphas[rows]
@@ -373,10 +380,13 @@ class Ensemble:
                 plugin_config=self.plugin.config,
                 target_config=self.targets[t].model.config,
             )
-            tokens.append(np.asarray(step.fused)[: len(alpha)])
+            own.append(np.asarray(step.own)[: len(alpha)])
+            fused.append(np.asarray(step.fused)[: len(alpha)])
             if step.losses is not None:
                 losses.append(np.asarray(step.losses)[: len(alpha)])
-        return np.concatenate(tokens), np.concatenate(losses).mean(0) if losses else None
+        return Decision(
+            np.concatenate(own), np.concatenate(fused), np.concatenate(losses) if losses else None
+        )
 
     def _padded(self, rows: NDArray[Any]) -> Any:
         """Rows filled up to a bucketed number, and laid over the devices if there are several."""
