@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.gate import GateKind
-from onceedit_jax.relative_search import SearchSettings, gradient_search, lookup
-from onceedit_jax.tables import Table
+from onceedit_jax.relative_search import SearchSettings, gradient_search
+from onceedit_jax.tables import Table, TopKTable
 from onceedit_jax.transfer import Normalization, to_vocabulary
 
 T = TypeVar("T")
@@ -166,6 +166,53 @@ def fuse(
     return weight * plugin + (1 - weight) * target_table.to_relative(target_probs)
 
 
+def fused_anchor(
+    plugin_probs: jax.Array,
+    target_probs: jax.Array,
+    alpha: jax.Array,
+    plugin_table: TopKTable,
+    target_table: TopKTable,
+    *,
+    top: int = 64,
+) -> jax.Array:
+    """`argmax fuse(...)` from the rows of a few tokens, wherever these settle it.
+
+    What the tokens left out could add to any one anchor is at most their whole mass: where P of the
+    `top` tokens of each side leads by more than that, its argmax is P's. Where that fails for some
+    row, all rows are fused in full.
+
+    Args:
+      plugin_probs: p_s, `[B, Vs]`.
+      target_probs: p_l, `[B, Vl]`.
+      alpha: `[B]`.
+      plugin_table: R_s.
+      target_table: R_l, over the same anchors.
+      top: tokens of each side that are looked at first.
+
+    Returns:
+      `[B]` int32.
+    """
+    relative = jnp.zeros((alpha.shape[0], plugin_table.num_anchors), jnp.float32)
+    left_out = jnp.zeros_like(alpha)
+    for probs, weight, table in (
+        (plugin_probs, alpha, plugin_table),
+        (target_probs, 1 - alpha, target_table),
+    ):
+        shares, tokens = jax.lax.top_k(probs, min(top, probs.shape[1]))
+        relative += table.to_relative_of(tokens, weight[:, None] * shares)
+        left_out += weight * jnp.maximum(1 - jnp.sum(shares, axis=1), 0)
+    (best, second), anchors = (part.T for part in jax.lax.top_k(relative, 2))
+    # Sums of many float32 terms: a lead within their rounding settles nothing either.
+    settled = best - second > left_out + 1e-5
+    return jax.lax.cond(
+        jnp.all(settled),
+        lambda: anchors[0],
+        lambda: jnp.argmax(
+            fuse(plugin_probs, target_probs, alpha, plugin_table, target_table), axis=-1
+        ).astype(anchors.dtype),
+    )
+
+
 def fuse_vocabulary(
     plugin_probs: jax.Array, target_probs: jax.Array, alpha: jax.Array, ids: jax.Array
 ) -> jax.Array:
@@ -236,20 +283,22 @@ def _vocabulary(inputs: FusionInputs, transfer: Transfer, settings: FusionSettin
 def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
     plugin_probs = _probabilities(_needed(inputs.plugin_logits, "the plug-in's logits"))
     target_probs = _probabilities(inputs.target_logits)
-    target_table = _needed(transfer.target, "the target's table")
-    fused = fuse(
-        plugin_probs,
-        target_probs,
-        inputs.alpha,
+    tables = (
         _needed(transfer.plugin, "the plug-in's table"),
-        target_table,
+        _needed(transfer.target, "the target's table"),
     )
+    sides = (plugin_probs, target_probs, inputs.alpha)
+    if settings.target == "distribution":
+        goal = fuse(*sides, *tables)
+    elif isinstance(tables[0], TopKTable) and isinstance(tables[1], TopKTable):
+        goal = fused_anchor(*sides, tables[0], tables[1])
+    else:
+        goal = jnp.argmax(fuse(*sides, *tables), axis=-1)
     if settings.search == "lookup":
-        return FusedStep(lookup(fused, _needed(transfer.lookup, "the lookup table")), None)
-    goal = jnp.argmax(fused, axis=-1) if settings.target == "one-hot" else fused
+        return FusedStep(_needed(transfer.lookup, "the lookup table")[goal], None)
     prior = inputs.target_logits
     start = jnp.zeros_like(prior) if settings.start == "zeros" else prior
-    found = gradient_search(goal, target_table, start, settings=settings.gradient)
+    found = gradient_search(goal, tables[1], start, settings=settings.gradient)
     return FusedStep(jnp.argmax(found.logits, axis=-1), found.losses)
 
 

@@ -96,6 +96,19 @@ class TopKTable:
         spread = jnp.matmul(probabilities, self.rest, precision="highest")
         return kept.T + spread[:, None] * self.mean_row
 
+    def to_relative_of(self, tokens: jax.Array, shares: jax.Array) -> jax.Array:
+        """`p R` of a p that is zero but on a few tokens: `[B, A]`, from their rows alone.
+
+        Args:
+          tokens: `[B, M]` int32, no two alike in a row.
+          shares: `[B, M]`, p at these tokens.
+        """
+        height = tokens.shape[0]
+        anchors = self.indices[tokens].reshape(height, -1)
+        masses = (self.values[tokens] * shares[..., None]).reshape(height, -1)
+        spread = jnp.sum(shares * self.rest[tokens], axis=1, keepdims=True) * self.mean_row
+        return spread.at[jnp.arange(height)[:, None], anchors].add(masses)
+
     def column(self, anchor: jax.Array) -> jax.Array:
         """See `Table`."""
         own = jnp.sum(jnp.where(self.indices == anchor, self.values, 0.0), axis=1)

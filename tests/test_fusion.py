@@ -15,6 +15,7 @@ from onceedit_jax.fusion import (
     Transfer,
     fuse,
     fuse_vocabulary,
+    fused_anchor,
     fusion_rule,
 )
 from onceedit_jax.relative_search import SearchSettings
@@ -49,6 +50,36 @@ def make_inputs(alpha, seed=0):
 
 def tokens(settings, inputs, pair):
     return np.asarray(jax.jit(fusion_rule(settings))(inputs, pair).tokens)
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("top", [1, 4, 100])
+def test_the_fused_anchor_is_the_argmax_of_the_full_sum(sharpness, top):
+    """Whether a few tokens settle it (sharp) or the full sum has to (flat)."""
+    rng = np.random.default_rng(1)
+    tables = [
+        build_table(rng.normal(size=(n, 12)), ids, kind="topk", k=8)[0]
+        for n, ids in ((VS, IDS_S), (VL - PADDING, IDS_L))
+    ]
+    probs = [
+        jax.nn.softmax(sharpness * rng.normal(size=(B, n)).astype(np.float32))
+        for n in (VS, VL - PADDING)
+    ]
+    alpha = jnp.linspace(0, 1, B)
+    found = jax.jit(fused_anchor, static_argnames="top")(*probs, alpha, *tables, top=top)
+    wanted = np.argmax(fuse(*probs, alpha, *tables), axis=-1)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_few_tokens_rows_give_their_share_of_the_relative_sum(pair):
+    rng = np.random.default_rng(2)
+    probs = rng.dirichlet(np.ones(VL - PADDING), B).astype(np.float32)
+    tokens = np.argsort(-probs, axis=1)[:, :5]
+    shares = np.take_along_axis(probs, tokens, 1)
+    kept = np.zeros((B, VL), np.float32)
+    np.put_along_axis(kept, tokens, shares, 1)
+    found = pair.target.to_relative_of(tokens, shares)
+    np.testing.assert_allclose(found, pair.target.to_relative(kept), rtol=1e-5, atol=1e-7)
 
 
 def test_fuse_is_the_weighted_sum_in_the_relative_space(pair):
@@ -168,5 +199,5 @@ def test_equal_settings_are_one_rule_and_so_compile_once():
 
 
 def test_a_part_that_was_not_built_is_missed_by_name():
-    with pytest.raises(InputError, match="the target's table"):
+    with pytest.raises(InputError, match="the plug-in's table"):
         fusion_rule(PRESETS["relative"])(make_inputs(0.5), Transfer())
