@@ -102,6 +102,14 @@ def test_free_generation_writes_the_new_answer_and_stops(plugin, targets):
         assert texts == [record.target for record in RECORDS]
 
 
+def test_fused_answers_can_be_had_without_those_before(plugin, targets):
+    ensemble = Ensemble(plugin, targets)
+    prompts = [UNRELATED[0].prompt, RECORDS[0].prompt, UNRELATED[1].prompt, RECORDS[1].prompt]
+    both = ensemble.generate(prompts, max_new_tokens=8)
+    assert ensemble.answers(prompts, max_new_tokens=8) == both.after
+    assert ensemble.answers_alone(prompts, max_new_tokens=8) == both.before
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 0.6, 1.0])
 def test_checking_whole_drafts_writes_what_one_token_at_a_time_does(
     plugin, targets, monkeypatch, alpha

@@ -37,6 +37,7 @@ from onceedit_jax.parallel import data_mesh, replicate, shard_batch
 from onceedit_jax.runner import states_after
 from onceedit_jax.shapes import bucket
 from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.transfer import Kind, TransferHealth
 
 CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
@@ -228,23 +229,32 @@ class Ensemble:
         An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts under the
         threshold are answered by the target alone, without a step of the plug-in.
         """
+        before = self.answers_alone(prompts, max_new_tokens=max_new_tokens)
         alphas = self.alphas(prompts)
-        active = np.flatnonzero(self._active(alphas))
-        before, after = [], []
-        for t in range(len(self.targets)):
-            texts: list[str] = []
-            for group in _groups(list(range(len(prompts)))):
-                texts += self._answers(t, [prompts[i] for i in group], None, max_new_tokens)
-            before.append(texts)
-            fused = list(texts)
-            for group in _groups(active.tolist()):
-                chosen = [prompts[i] for i in group]
-                for i, text in zip(
-                    group, self._answers(t, chosen, alphas[group], max_new_tokens), strict=True
-                ):
-                    fused[i] = text
-            after.append(fused)
+        active = self._active(alphas)
+        after = []
+        for t, texts in enumerate(before):
+            fused = iter(self._fused_answers(t, prompts, alphas, active, max_new_tokens))
+            after.append(
+                [next(fused) if a else text for a, text in zip(active, texts, strict=True)]
+            )
         return Answers(alphas, before, after)
+
+    def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
+        """Each target's fused answers to N prompts, without asking what it said before."""
+        alphas = self.alphas(prompts)
+        active = self._active(alphas)
+        rest = [prompts[i] for i in np.flatnonzero(~active)]
+        found = []
+        for t in range(len(self.targets)):
+            fused = iter(self._fused_answers(t, prompts, alphas, active, max_new_tokens))
+            alone = iter(self._own_answers(t, rest, max_new_tokens))
+            found.append([next(fused if speaks else alone) for speaks in active])
+        return found
+
+    def answers_alone(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
+        """Each target's answers to N prompts, as if there were no plug-in."""
+        return [self._own_answers(t, prompts, max_new_tokens) for t in range(len(self.targets))]
 
     def _scored(
         self,
@@ -321,37 +331,61 @@ class Ensemble:
     def _reader(self, t: int, prompts: Sequence[str]) -> DraftReader:
         return DraftReader(self._drafter, self.targets[t].tokenizer, prompts)
 
-    def _answers(
+    def _own_answers(self, t: int, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Answers of target t alone."""
+        texts: list[str] = []
+        for start in range(0, len(prompts), PROMPTS):
+            group = prompts[start : start + PROMPTS]
+            answering = (*self._answering(t), group)
+            texts += self._read(t, own_answers(*answering, max_new_tokens=max_new_tokens))
+        return texts
+
+    def _fused_answers(
         self,
         t: int,
         prompts: Sequence[str],
-        alphas: NDArray[np.float32] | None,
+        alphas: NDArray[np.float32],
+        active: NDArray[np.bool_],
         max_new_tokens: int,
     ) -> list[str]:
-        """Answers of target t alone (alphas None) or fused."""
-        target = self.targets[t]
-        answering = (self._decoding_targets[t], target.model.config, target.tokenizer, prompts)
-        if alphas is None:
-            answers = own_answers(*answering, max_new_tokens=max_new_tokens)
-        else:
-            weights = alphas
+        """Fused answers of target t to the active prompts among all."""
+        texts: list[str] = []
+        chosen = np.flatnonzero(active)
+        for start in range(0, len(chosen), PROMPTS):
+            places = chosen[start : start + PROMPTS]
+            group, weights = [prompts[i] for i in places], alphas[places]
+            answering = (*self._answering(t), group)
 
-            def fused(view: View, states: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.int32]:
-                return self._decided(t, view, states, weights[rows]).fused
+            def decided(
+                view: View,
+                states: NDArray[Any],
+                rows: NDArray[Any],
+                weights: NDArray[np.float32] = weights,
+            ) -> NDArray[np.int32]:
+                return np.asarray(self._decided(t, view, states, weights[rows]).fused)
 
             if self.settings.proposal == "draft":
-                reader = self._reader(t, prompts)
-                answers = checked_answers(*answering, reader, fused, max_new_tokens=max_new_tokens)
+                reader = self._reader(t, group)
+                found = checked_answers(*answering, reader, decided, max_new_tokens=max_new_tokens)
             else:
                 follower = PluginFollower(
                     self._decoding_plugin,
                     self.plugin.config,
                     self._bridges[t],
-                    prompts,
+                    group,
                     room=4 * max_new_tokens,
                 )
-                answers = fused_answers(*answering, follower, fused, max_new_tokens=max_new_tokens)
-        return [target.tokenizer.decode(answer, continuation=True).strip() for answer in answers]
+                found = fused_answers(*answering, follower, decided, max_new_tokens=max_new_tokens)
+            texts += self._read(t, found)
+        return texts
+
+    def _answering(self, t: int) -> tuple[Params, ModelConfig, Tokenizer]:
+        target = self.targets[t]
+        return self._decoding_targets[t], target.model.config, target.tokenizer
+
+    def _read(self, t: int, answers: list[list[int]]) -> list[str]:
+        tokenizer = self.targets[t].tokenizer
+        return [tokenizer.decode(answer, continuation=True).strip() for answer in answers]
 
     def _own(self, t: int, states: NDArray[np.float32]) -> NDArray[np.int32]:
         """The target's own next tokens, from states `[N, D]`."""
@@ -415,7 +449,3 @@ class _Text:
 def _head(params: Params) -> Params:
     """The part of the parameters that `unembed` reads."""
     return {name: params[name] for name in ("embed", "head") if name in params}
-
-
-def _groups(items: list[int]) -> list[list[int]]:
-    return [items[start : start + PROMPTS] for start in range(0, len(items), PROMPTS)]

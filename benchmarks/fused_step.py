@@ -1,0 +1,103 @@
+"""B2: what a fused step adds to the target's own decode step, on the real pair.
+
+The fused step starts where both models' logits are there: alpha from the gate, both softmaxes,
+transfer, fusion, and the token. Run: python -m benchmarks.fused_step
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import onceedit_jax as oe
+from benchmarks.measure import seconds_each, write
+from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.fusion import PRESETS, FusionInputs, FusionSettings, Transfer
+from onceedit_jax.gate import alpha, gate_logit
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import forward, init_cache, unembed
+from onceedit_jax.runner import states_after
+
+PLUGIN = "demo:smollm2-135m"
+TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
+PROMPT = "What is the capital of Australia? The capital of Australia is the city of"
+CAPACITY = 64
+
+
+@partial(jax.jit, static_argnames="config")
+def decode(params: Any, config: ModelConfig, token: Any, position: Any, cache: Any) -> jax.Array:
+    """The target's own next token, its cache at hand."""
+    logits, _ = forward(params, config, token, position, cache)
+    return jnp.argmax(logits[:, -1], axis=-1)
+
+
+@partial(jax.jit, static_argnames="settings")
+def fused(
+    settings: FusionSettings, state: Any, kernel: Any, inputs: FusionInputs, transfer: Transfer
+) -> jax.Array:
+    """Alpha, transfer, fusion, lookup."""
+    weight = alpha(gate_logit({"kernel": kernel}, state))
+    return oe.fusion_rule(settings)(inputs._replace(alpha=weight), transfer).tokens
+
+
+def main() -> None:
+    """Measure every rule without a search, batches of 1 and 16."""
+    plugin, rows = oe.load_target(PLUGIN), []
+    for spec in TARGETS:
+        target = oe.load_target(spec)
+        for name in ("draft", "vocabulary", "relative"):
+            sides = Side.of_model(plugin), Side.of_model(target)
+            transfer, _ = build_transfer(*sides, PRESETS[name])
+            for batch in (1, 16):
+                rows.append(_measured(plugin, target, name, transfer, batch))
+    write(
+        "fused_step",
+        "B2: a fused step over the target's own decode step (reach: 5%)",
+        rows,
+        "The states are those after a real prompt; alpha is .5 for `draft` and the relative rule "
+        "alike, which is harder to settle than the sure alphas of an edit.",
+    )
+
+
+def _measured(
+    plugin: oe.Target, target: oe.Target, name: str, transfer: Transfer, batch: int
+) -> dict[str, Any]:
+    states, logits = [], []
+    for model in (plugin, target):
+        ends = [model.tokenizer.encode(PROMPT)]
+        state = states_after(model.model.params, model.model.config, ends)
+        states.append(jnp.asarray(np.repeat(state, batch, axis=0)))
+        logits.append(unembed(model.model.params, model.model.config, states[-1]))
+    drafted = jnp.argmax(logits[1], axis=-1).astype(jnp.int32)
+    inputs = FusionInputs(
+        logits[0], logits[1], jnp.zeros(batch), drafted, jnp.full(batch, 0.5, jnp.float32)
+    )
+    config = target.model.config
+    cache = init_cache(config, batch, CAPACITY)
+    columns = np.tile(np.arange(16, dtype=np.int32), (batch, 1))
+    _, cache = jax.jit(forward, static_argnums=1)(
+        target.model.params, config, jnp.ones_like(columns), columns, cache
+    )
+    token, position = jnp.ones((batch, 1), jnp.int32), jnp.full((batch, 1), 16, jnp.int32)
+    kernel = jnp.zeros(plugin.model.config.hidden_size)
+    taken = seconds_each(
+        {
+            "decode": lambda: decode(target.model.params, config, token, position, cache),
+            "fused": lambda: fused(PRESETS[name], states[0], kernel, inputs, transfer),
+        },
+        repeats=21,
+    )
+    return {
+        "target": target.name,
+        "rule": name,
+        "batch": batch,
+        "decode step, ms": 1e3 * taken["decode"],
+        "fused step, ms": 1e3 * taken["fused"],
+        "ratio": taken["fused"] / taken["decode"],
+    }
+
+
+if __name__ == "__main__":
+    main()

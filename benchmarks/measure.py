@@ -1,0 +1,82 @@
+"""Timing side by side, and the files a benchmark leaves in benchmarks/results/.
+
+Absolute times of a shared machine mean little. What is compared runs in turns in one process, warm,
+and is reported as a ratio of medians.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from onceedit_jax.versions import versions
+
+RESULTS = Path(__file__).parent / "results"
+REPEATS = 5
+
+
+def seconds_each(
+    candidates: Mapping[str, Callable[[], Any]], *, repeats: int = REPEATS
+) -> dict[str, float]:
+    """Median seconds of each candidate: all once to warm up, then all in turns, `repeats` times."""
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(repeats + 1):
+        for name, run in candidates.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                taken[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "load": os.getloadavg()[0],
+    }
+
+
+def write(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
+    """Write `results/NAME.json` and `results/NAME.md`, and print the latter.
+
+    Args:
+      name: of the files.
+      title: what was measured, one line.
+      rows: one mapping a measurement, all with the same keys.
+      notes: what a reader has to know besides.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    found = {"title": title, "rows": list(rows), "machine": machine(), "versions": versions()}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    keys = list(rows[0])
+    lines = [f"# {title}", "", "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+    lines += ["| " + " | ".join(_text(row[key]) for key in keys) + " |" for row in rows]
+    host = found["machine"]
+    lines += [
+        "",
+        f"{host['processor']}, {host['cores']} cores, load {host['load']:.1f}; "
+        f"{', '.join(sorted(set(host['devices'])))}; jax {found['versions']['jax']}. "
+        f"Medians of {REPEATS} runs in turns, warm.",
+    ]
+    text = "\n".join([*lines, "", notes] if notes else lines).strip() + "\n"
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
