@@ -244,7 +244,7 @@ class Ensemble:
         """Each target's fused answers to N prompts, without asking what it said before."""
         alphas = self.alphas(prompts)
         active = self._active(alphas)
-        rest = [prompts[i] for i in np.flatnonzero(~active)]
+        rest = [prompts[i] for i in np.flatnonzero(~active).tolist()]
         found = []
         for t in range(len(self.targets)):
             fused = iter(self._fused_answers(t, prompts, alphas, active, max_new_tokens))
@@ -350,7 +350,7 @@ class Ensemble:
     ) -> list[str]:
         """Fused answers of target t to the active prompts among all."""
         texts: list[str] = []
-        chosen = np.flatnonzero(active)
+        chosen = np.flatnonzero(active).tolist()
         for start in range(0, len(chosen), PROMPTS):
             places = chosen[start : start + PROMPTS]
             group, weights = [prompts[i] for i in places], alphas[places]
