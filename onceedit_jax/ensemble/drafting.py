@@ -54,6 +54,10 @@ class Drafter:
         self._known: dict[bytes, Draft] = {}
         self._endings = draft_endings(tokenizer, config.vocab_size)
 
+    def forget(self) -> None:
+        """Forget all drafts: they are worth keeping from target to target, not for ever."""
+        self._known.clear()
+
     def drafts(self, texts: Sequence[bytes]) -> list[Draft]:
         """The plug-in's greedy continuation of each text."""
         missing = sorted({text for text in texts if text not in self._known}, key=_by_length)

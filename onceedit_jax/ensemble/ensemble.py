@@ -210,6 +210,7 @@ class Ensemble:
         The text is `prompt + " " + target`; each answer token is predicted from the true prefix,
         which the plug-in reads as it would itself write that text.
         """
+        self._drafter.forget()
         alphas = self.alphas([pair.prompt for pair in pairs])
         active = self._active(alphas)
         texts = [[_Text.of(pair, target) for pair in pairs] for target in self.targets]
@@ -229,6 +230,7 @@ class Ensemble:
         An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts under the
         threshold are answered by the target alone, without a step of the plug-in.
         """
+        self._drafter.forget()
         before = self.answers_alone(prompts, max_new_tokens=max_new_tokens)
         alphas = self.alphas(prompts)
         active = self._active(alphas)
@@ -242,6 +244,7 @@ class Ensemble:
 
     def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """Each target's fused answers to N prompts, without asking what it said before."""
+        self._drafter.forget()
         alphas = self.alphas(prompts)
         active = self._active(alphas)
         rest = [prompts[i] for i in np.flatnonzero(~active).tolist()]

@@ -1,0 +1,102 @@
+"""B4 and B5: fused generation over the target alone, one prompt at a time, on the real pair.
+
+Edits whose answers are some twenty tokens long, so that the time is that of writing. A plug-in is
+edited with them once and kept in --out. Run: python -m benchmarks.generation
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import onceedit_jax as oe
+from benchmarks.measure import seconds_each, write
+from onceedit_jax.console import editing_progress
+from onceedit_jax.data.records import demo_path
+from onceedit_jax.demo import PLUGIN, SETTINGS, TARGETS
+
+TAIL = (
+    ", as the assembly of the whole country decided by a large majority in the spring of that year"
+)
+EDITED, UNRELATED = 20, 64  # tokens at most
+
+
+def main(out: Path = Path("runs/bench")) -> None:
+    """Measure prompts of edits (the target checks every draft), and prompts that no edit concerns.
+
+    Args:
+        out: folder of the plug-in that is edited for this.
+    """
+    edits = [
+        dataclasses.replace(record, target=record.target + TAIL)
+        for record in oe.load_records(demo_path("demo_edits.jsonl"))
+    ]
+    unrelated = [pair.prompt for record in edits for pair in record.locality]
+    plugin = _edited(edits, out / "plugin")
+    rows = []
+    for spec in TARGETS:
+        ensemble = oe.Ensemble(plugin, [oe.load_target(spec)])
+        for label, prompts, length in (
+            ("edited", [record.prompt for record in edits], EDITED),
+            ("unrelated", unrelated[: len(edits)], UNRELATED),
+        ):
+            rows.append(_measured(ensemble, label, prompts, length))
+    write(
+        "generation",
+        "B4, B5: fused generation over the target alone, tokens a second, batch 1",
+        rows,
+        "Default rule: `draft`, gate `both`. Reach for `edited`: 1.0 with Gemma-3, .75 with SmolLM2; "
+        "for `unrelated`: 1.0 and .9, with the target's own words.",
+    )
+
+
+def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str], length: int) -> dict[str, Any]:
+    (target,) = ensemble.targets
+    (alone,) = ensemble.answers_alone(prompts, max_new_tokens=length)
+    (fused,) = ensemble.answers(prompts, max_new_tokens=length)
+    count = {
+        name: sum(len(target.tokenizer.encode(text, bos=False)) for text in texts)
+        for name, texts in (("alone", alone), ("fused", fused))
+    }
+
+    def each(answer: Any) -> None:
+        for prompt in prompts:
+            answer([prompt], max_new_tokens=length)
+
+    taken = seconds_each(
+        {
+            "alone": partial(each, ensemble.answers_alone),
+            "fused": partial(each, ensemble.answers),
+        }
+    )
+    speed = {name: count[name] / taken[name] for name in taken}
+    return {
+        "target": target.name,
+        "prompts": label,
+        "alone, tokens/s": speed["alone"],
+        "fused, tokens/s": speed["fused"],
+        "ratio": speed["fused"] / speed["alone"],
+        "same words": alone == fused,
+    }
+
+
+def _edited(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
+    if folder.exists():
+        return oe.EditedPlugin.load(folder)
+    with editing_progress() as on_step:
+        plugin = oe.edit(
+            oe.load_model(PLUGIN),
+            oe.load_tokenizer(PLUGIN),
+            edits,
+            oe.load_unrelated(demo_path("demo_unrelated.json")),
+            SETTINGS,
+            on_step=on_step,
+        )
+    plugin.save(folder)
+    return plugin
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
