@@ -17,9 +17,7 @@ from onceedit_jax.console import editing_progress
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.demo import PLUGIN, SETTINGS, TARGETS
 
-TAIL = (
-    ", as the assembly of the whole country decided by a large majority in the spring of that year"
-)
+TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most
 
 
@@ -47,8 +45,8 @@ def main(out: Path = Path("runs/bench")) -> None:
         "generation",
         "B4, B5: fused generation over the target alone, tokens a second, batch 1",
         rows,
-        "Default rule: `draft`, gate `both`. Reach for `edited`: 1.0 with Gemma-3, .75 with SmolLM2; "
-        "for `unrelated`: 1.0 and .9, with the target's own words.",
+        "Default rule: `draft`, gate `both`. Reach for `edited`: 1.0 with Gemma-3, .75 with "
+        "SmolLM2; for `unrelated`: 1.0 and .9, with the target's own words.",
     )
 
 

@@ -1,4 +1,4 @@
-"""B9: how long a user waits for `--help`, and for a first answer with and without kept compilations.
+"""B9: how long a user waits for `--help`, and for a first answer.
 
 Run: python -m benchmarks.startup --edited DIR (an edited plug-in, for instance `make demo`'s)
 """
@@ -42,8 +42,8 @@ def main(edited: Path, target: str = "demo:gemma3-270m") -> None:
         "startup",
         "B9: waiting for a first answer (reach: help 1.5 s; warm a third of cold)",
         rows,
-        f"Warm over cold: {warm / cold:.2f}. Both load the plug-in and {target} from disk; cold was "
-        "run once.",
+        f"Warm over cold: {warm / cold:.2f}. Both load the plug-in and {target} from disk; cold "
+        "was run once.",
     )
 
 
