@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/core
 	$(BIN)/onceedit demo
@@ -15,6 +15,12 @@ lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Edits a plug-in for the purpose; leave the machine alone meanwhile.
+bench: .venv/core
+	$(BIN)/python -m benchmarks.fused_step
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.startup --edited runs/bench/plugin
 
 # A stamp per extra, newer than pyproject.toml: installs happen once.
 .venv/core: pyproject.toml
