@@ -44,6 +44,31 @@ def pad_rows(
     return out
 
 
+def pack(lengths: list[int], width: int) -> list[tuple[int, int]]:
+    """Places for rows that share lines: for each row its line and first column.
+
+    The longest rows are placed first, each in the first line with room for it.
+
+    Args:
+      lengths: tokens of each row.
+      width: tokens a line holds.
+
+    Raises:
+      ValueError: if a row is longer than a line.
+    """
+    if max(lengths, default=0) > width:
+        raise ValueError(f"a row holds {max(lengths)} tokens, more than the {width} of a line")
+    filled: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        line = next((n for n, used in enumerate(filled) if used + lengths[i] <= width), len(filled))
+        if line == len(filled):
+            filled.append(0)
+        places[i] = (line, filled[line])
+        filled[line] += lengths[i]
+    return places
+
+
 def row_positions(
     lengths: list[int], *, width: int, height: int | None = None
 ) -> NDArray[np.int32]:

@@ -56,6 +56,21 @@ POSITIONS = np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1))
 run = jax.jit(forward, static_argnums=1, static_argnames="compute_dtype")
 
 
+def test_texts_that_share_a_row_are_read_as_if_each_were_alone():
+    """Sliding layers included: distance counts within a segment."""
+    lengths = (7, 2, 6)
+    tokens = np.random.default_rng(1).integers(0, 21, (1, 16)).astype(np.int32)
+    positions, segments = np.full((2, 1, 16), -1, np.int32)
+    first, alone = 0, []
+    for i, length in enumerate(lengths):
+        span = slice(first, first + length)
+        positions[0, span], segments[0, span] = np.arange(length), i
+        alone.append(hidden_states(PARAMS, CONFIG, tokens[:, span], positions[:, span])[0][0])
+        first += length
+    packed = hidden_states(PARAMS, CONFIG, tokens, positions, segments=segments)[0][0]
+    np.testing.assert_allclose(packed[:first], np.concatenate(alone), atol=2e-5)
+
+
 @pytest.fixture(scope="module")
 def logits():
     return np.asarray(run(PARAMS, CONFIG, TOKENS, POSITIONS)[0])

@@ -29,8 +29,9 @@ from onceedit_jax.editing.edit import edit, parameter_hash
 from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.methods import edited_params, partition
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.editing.trainer import train
+from onceedit_jax.editing.trainer import batch_loss, train
 from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.shapes import pack
 
 RECORDS = [
     EditRecord(
@@ -107,6 +108,45 @@ def test_unrelated_rows_train_no_token_and_are_cut(tiny_model):
     assert batch.gate_columns.tolist() == [4]
 
 
+def test_rows_that_share_a_line_are_read_as_if_each_were_alone(tiny_model):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    rows += [gate_row(u.prompt, tokenizer, related=False, max_tokens=64) for u in UNRELATED[:3]]
+    gate = {"kernel": jax.random.normal(jax.random.key(1), (model.config.hidden_size,))}
+
+    def loss(rows, gate_weight):
+        batch = make_batch(rows, len(rows))
+        return batch, float(batch_loss(model.params, gate, batch, model.config, gate_weight)[0])
+
+    batch, together = loss(rows, 0.8)
+    assert batch.tokens.shape[0] < len(rows) == len(set(batch.segments.ravel().tolist())) - 1
+    # Generation is a mean over target tokens, the gate's loss one over rows.
+    generation = [loss([row], 0.0)[1] for row in rows]
+    gates = [loss([row], 1.0)[1] - alone for row, alone in zip(rows, generation, strict=True)]
+    weights = [len(row.tokens) - row.target_start for row in rows]
+    wanted = np.average(generation, weights=weights) + 0.8 * np.mean(gates)
+    np.testing.assert_allclose(together, wanted, rtol=1e-4)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+def test_packed_rows_never_overlap_and_waste_less_than_half(lengths):
+    places = pack(lengths, 40)
+    taken = {
+        (line, column)
+        for (line, first), length in zip(places, lengths, strict=True)
+        for column in range(first, first + length)
+    }
+    assert len(taken) == sum(lengths)
+    assert all(first + n <= 40 for (_, first), n in zip(places, lengths, strict=True))
+    lines = 1 + max(line for line, _ in places)
+    assert lines == 1 or lines * 40 < 2 * sum(lengths) + 40
+
+
+def test_a_row_longer_than_a_line_is_refused():
+    with pytest.raises(ValueError, match="41 tokens, more than the 40"):
+        pack([3, 41], 40)
+
+
 def test_an_edit_that_is_too_long_is_refused(tiny_model):
     with pytest.raises(InputError, match="max_tokens=4"):
         edit_row(RECORDS[0], tiny_model()[1], max_tokens=4)
@@ -120,9 +160,9 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
     def lengths(epoch, seed=0):
         batches = epoch_batches(rows, EditSettings(batch_size=5, seed=seed), epoch)
         return [
-            tuple(t)
+            tuple(b.tokens[b.segments == i].tolist())
             for b in batches
-            for t, used in zip(b.tokens.tolist(), b.gate_mask, strict=True)
+            for i, used in enumerate(b.gate_mask)
             if used
         ]
 

@@ -11,8 +11,10 @@ import numpy as np
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
-from onceedit_jax.shapes import doubling, pad_rows, row_positions
+from onceedit_jax.shapes import bucket, doubling, pack
 from onceedit_jax.text.tokenizer import Tokenizer
+
+LINE = 64  # tokens of a packed line, unless a row is longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +31,24 @@ class TrainingRow:
 
 
 class Batch(NamedTuple):
-    """A padded batch of `[B]` rows of `[T]` tokens with `[N]` target tokens among them.
+    """R rows, packed into B lines of `[T]` tokens, with `[N]` target tokens among them.
 
-    Target tokens stand in one list over all rows: the vocabulary head, a third of a step's work
-    if it ran on a padded rectangle, then runs on them alone.
+    Several rows share a line, each a segment of its own, so that few of a step's tokens are
+    padding. Target tokens stand in one list over all rows: the vocabulary head, a third of a step's
+    work if it ran on every token, then runs on them alone.
     """
 
     tokens: jax.Array  # [B, T] int32
-    positions: jax.Array  # [B, T] int32, -1 on padding
+    positions: jax.Array  # [B, T] int32 within the row, -1 on padding
+    segments: jax.Array  # [B, T] int32, which row a token belongs to, -1 on padding
+    lines: jax.Array  # [R] int32, the line that holds each row
     target_rows: jax.Array  # [N] int32
     target_columns: jax.Array  # [N] int32, the column each target token is predicted from
     targets: jax.Array  # [N] int32
     target_mask: jax.Array  # [N] float32
-    gate_columns: jax.Array  # [B] int32
-    gate_labels: jax.Array  # [B] float32
-    gate_mask: jax.Array  # [B] float32, 0 for rows that only fill the batch
+    gate_columns: jax.Array  # [R] int32
+    gate_labels: jax.Array  # [R] float32
+    gate_mask: jax.Array  # [R] float32, 0 for rows that only fill the batch
 
 
 def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
@@ -149,7 +154,7 @@ def in_edit_form(row: UnrelatedRow, records: Sequence[EditRecord]) -> UnrelatedR
 def epoch_batches(
     rows: Sequence[TrainingRow], settings: EditSettings, epoch: int
 ) -> Iterator[Batch]:
-    """The rows in the order of (seed, epoch), in batches padded to bucketed lengths."""
+    """The rows in the order of (seed, epoch), in packed batches of few shapes."""
     order = np.random.default_rng([settings.seed, epoch]).permutation(len(rows))
     for start in range(0, len(rows), settings.batch_size):
         chosen = [rows[i] for i in order[start : start + settings.batch_size]]
@@ -157,25 +162,39 @@ def epoch_batches(
 
 
 def make_batch(rows: Sequence[TrainingRow], height: int) -> Batch:
-    """Pad rows to one batch of `height` rows; what only fills it is masked everywhere."""
-    # A step takes long to compile, so that its shapes are few: powers of two.
-    width = doubling(max(len(row.tokens) for row in rows), smallest=16)
-    places = [
-        (line, column, row.tokens[column])
-        for line, row in enumerate(rows)
+    """Pack rows to one batch of `height` rows; what only fills it is masked everywhere."""
+    lengths = [len(row.tokens) for row in rows]
+    # A step takes long to compile, so that its shapes are few.
+    width = doubling(max(lengths), smallest=LINE)
+    places = pack(lengths, width)
+    shape = (bucket(1 + max(line for line, _ in places), smallest=2), width)
+    tokens, positions, segments = (np.full(shape, fill, np.int32) for fill in (0, -1, -1))
+    for i, (row, (line, first)) in enumerate(zip(rows, places, strict=True)):
+        span = slice(first, first + len(row.tokens))
+        tokens[line, span] = row.tokens
+        positions[line, span] = np.arange(len(row.tokens))
+        segments[line, span] = i
+    answers = [
+        (i, first + max(column - 1, 0), row.tokens[column])
+        for i, (row, (_, first)) in enumerate(zip(rows, places, strict=True))
         for column in range(row.target_start, len(row.tokens))
     ]
-    targets = np.zeros((doubling(len(places), smallest=32), 3), np.int32)
-    targets[: len(places)] = np.array(places, np.int32).reshape(-1, 3)
+    targets = np.zeros((doubling(len(answers), smallest=32), 3), np.int32)
+    targets[: len(answers)] = np.array(answers, np.int32).reshape(-1, 3)
     filler = [0] * (height - len(rows))
+    prompt_ends = [
+        first + max(row.target_start - 1, 0) for row, (_, first) in zip(rows, places, strict=True)
+    ]
     arrays = {
-        "tokens": pad_rows([list(row.tokens) for row in rows], width=width, height=height),
-        "positions": row_positions([len(row.tokens) for row in rows], width=width, height=height),
+        "tokens": tokens,
+        "positions": positions,
+        "segments": segments,
+        "lines": np.array([line for line, _ in places] + filler, np.int32),
         "target_rows": targets[:, 0],
-        "target_columns": np.maximum(targets[:, 1] - 1, 0),
+        "target_columns": targets[:, 1],
         "targets": targets[:, 2],
-        "target_mask": (np.arange(len(targets)) < len(places)).astype(np.float32),
-        "gate_columns": np.array([row.target_start - 1 for row in rows] + filler, np.int32),
+        "target_mask": (np.arange(len(targets)) < len(answers)).astype(np.float32),
+        "gate_columns": np.array(prompt_ends + filler, np.int32),
         "gate_labels": np.array([row.related for row in rows] + filler, np.float32),
         "gate_mask": (np.arange(height) < len(rows)).astype(np.float32),
     }

@@ -89,10 +89,12 @@ def batch_loss(
     params: Params, gate: Params, batch: Batch, config: ModelConfig, gate_weight: float
 ) -> tuple[jax.Array, StepOutcome]:
     """The objective on one batch; the vocabulary head runs at the target positions only."""
-    hidden, _ = hidden_states(params, config, batch.tokens, batch.positions)
-    rows = jnp.arange(hidden.shape[0])
-    logits = unembed(params, config, hidden[batch.target_rows, batch.target_columns])
-    gates = gate_logit(gate, hidden[rows, batch.gate_columns])
+    hidden, _ = hidden_states(
+        params, config, batch.tokens, batch.positions, segments=batch.segments
+    )
+    places = batch.lines[batch.target_rows], batch.target_columns
+    logits = unembed(params, config, hidden[places])
+    gates = gate_logit(gate, hidden[batch.lines, batch.gate_columns])
     loss = edit_loss(
         logits,
         batch.targets,
@@ -103,8 +105,9 @@ def batch_loss(
         gate_weight=gate_weight,
     )
     wrong = (jnp.argmax(logits, -1) != batch.targets) * batch.target_mask
-    mistakes = jnp.zeros(hidden.shape[0]).at[batch.target_rows].add(wrong)
-    tokens = jnp.zeros(hidden.shape[0]).at[batch.target_rows].add(batch.target_mask)
+    none = jnp.zeros(batch.lines.shape[0])
+    mistakes = none.at[batch.target_rows].add(wrong)
+    tokens = none.at[batch.target_rows].add(batch.target_mask)
     is_edit = (tokens > 0).astype(jnp.float32)
     return loss.total, StepOutcome(
         loss=loss.total,

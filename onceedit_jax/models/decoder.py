@@ -267,15 +267,22 @@ def hidden_states(
     positions: jax.Array,
     cache: Cache | None = None,
     *,
+    segments: jax.Array | None = None,
     compute_dtype: DTypeLike = "float32",
 ) -> tuple[jax.Array, Cache | None]:
-    """`forward` without the head: states [B, T, D] after the final norm, in `compute_dtype`."""
+    """`forward` without the head: states [B, T, D] after the final norm, in `compute_dtype`.
+
+    `segments` [B, T] int32 lets several texts share a row, without a cache: a token attends to
+    tokens of its own segment alone, and positions start anew in each.
+    """
     positions = positions.astype(jnp.int32)
     key_positions = positions if cache is None else write_positions(cache, positions)
     block_graph, norm_graph = _graphs(config)
 
     distance = positions[:, :, None] - key_positions[:, None, :]
     visible = (key_positions[:, None, :] >= 0) & (distance >= 0)
+    if segments is not None:
+        visible &= segments[:, :, None] == segments[:, None, :]
     nearby = visible & (distance < (config.sliding_window or 0))
     clipped = jnp.maximum(positions, 0)
     turn = local_turn = None
