@@ -23,7 +23,7 @@ class EditSettings:
       epochs: most passes over the rows; `early_stop` may end sooner.
       optimizer: an optax optimizer that takes a learning rate ("adamw", "adam", "sgd", "lion").
       weight_decay: decoupled weight decay, for the optimizers that have one.
-      schedule: "constant", "linear" or "cosine" decay to zero over all epochs.
+      schedule: "constant", or "linear" or "cosine" decay to zero over all epochs.
       warmup_steps: linear warm-up from zero before the schedule.
       clip_norm: global-norm gradient clipping; 0 turns it off.
       unrelated_ratio: unrelated rows trained on, per edit.
@@ -51,7 +51,7 @@ class EditSettings:
     epochs: int = 12
     optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
     weight_decay: float = 0.01
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: int = 0
     clip_norm: float = 1.0
     unrelated_ratio: float = 1.0
