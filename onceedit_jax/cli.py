@@ -221,6 +221,8 @@ def main() -> None:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     keep_compilations()
+    # It would advise to install PyTorch, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         app.cli(
             prog="onceedit",
