@@ -93,6 +93,8 @@ def evaluate(
     start: Literal["zeros", "prior"] | None = None,
     target_kind: Literal["one-hot", "distribution"] | None = None,
     search: Literal["lookup", "gradient"] | None = None,
+    confidence: Literal["probability", "sure"] | None = None,
+    trust: bool = False,
     alpha_threshold: float | None = None,
     table: Literal["topk", "dense", "exact"] | None = None,
     max_new_tokens: int = 20,
@@ -116,6 +118,8 @@ def evaluate(
         start: of the search.
         target_kind: what the search aims at.
         search: the closed form, or the published gradient search.
+        confidence: of a draft: the plug-in's probability, or sure of it.
+        trust: take drafts unchecked where alpha is high, and do not ask the target.
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         table: how the transfer matrices are held.
         max_new_tokens: longest generated answer.
@@ -124,7 +128,8 @@ def evaluate(
 
     overrides = _given(
         weight=weight, fixed_alpha=fixed_alpha, gate=gate, normalization=normalization,
-        start=start, target=target_kind, search=search,
+        start=start, target=target_kind, search=search, confidence=confidence,
+        trust=trust or None,
     )  # fmt: skip
     workflow.evaluate(
         edited, target, data, out, dataset=dataset, limit=limit, mode=mode, strip_nq=strip_nq,
@@ -141,6 +146,7 @@ def generate(
     prompt: Annotated[UseAppendAction[list[str]], arg(name="prompt", metavar="TEXT")],
     fusion: Fusion | None = None,
     gate: Gate | None = None,
+    trust: bool = False,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
 ) -> None:
@@ -152,13 +158,14 @@ def generate(
         prompt: a question; give the flag once for each.
         fusion: a preset (default: the one fixed in the artifact).
         gate: the learnt token (the paper's), the scope memory, or both.
+        trust: take drafts unchecked where alpha is high, and do not ask the target.
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         max_new_tokens: longest answer.
     """
     from onceedit_jax import workflow
 
     workflow.generate(
-        edited, target, prompt, fusion=fusion, overrides=_given(gate=gate),
+        edited, target, prompt, fusion=fusion, overrides=_given(gate=gate, trust=trust or None),
         alpha_threshold=alpha_threshold, max_new_tokens=max_new_tokens,
     )  # fmt: skip
 

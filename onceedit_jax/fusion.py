@@ -37,6 +37,9 @@ class FusionSettings:
       target: of the search: P itself as `distribution`, or `one-hot` at its largest anchor.
       search: `lookup` (the closed form of zeros + one-hot) or `gradient`.
       gradient: settings of the gradient search.
+      confidence: of a draft: its `probability`, or `sure`, which takes it as 1.
+      trust: answer from the draft alone, without asking the target, where alpha is at least the
+        artifact's trust threshold.
     """
 
     proposal: Literal["relative", "vocabulary", "draft"] = "vocabulary"
@@ -48,6 +51,8 @@ class FusionSettings:
     target: Literal["one-hot", "distribution"] = "one-hot"
     search: Literal["lookup", "gradient"] = "lookup"
     gradient: SearchSettings = dataclasses.field(default_factory=SearchSettings)
+    confidence: Literal["probability", "sure"] = "probability"
+    trust: bool = False
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing.
@@ -57,6 +62,11 @@ class FusionSettings:
         """
         if not 0 <= self.fixed_alpha <= 1:
             raise InputError(f"fixed_alpha={self.fixed_alpha}: expected a weight from 0 to 1")
+        if self.proposal != "draft" and (self.trust or self.confidence == "sure"):
+            raise InputError(
+                f"trust={self.trust} and confidence={self.confidence} speak of drafts, which "
+                f"proposal={self.proposal} has none of; leave them out, or set proposal=draft"
+            )
         closed_form = self.start == "zeros" and self.target == "one-hot"
         if self.proposal == "relative" and self.search == "lookup" and not closed_form:
             raise InputError(
@@ -69,6 +79,12 @@ class FusionSettings:
                 f"target={self.target}, search={self.search} would change nothing; leave them "
                 "out, or set proposal=relative"
             )
+
+    @property
+    def name(self) -> str:
+        """How results name the rule: its proposal, and how its drafts are taken."""
+        ways = [self.proposal, self.confidence == "sure" and "sure", self.trust and "trusted"]
+        return ", ".join(way for way in ways if way)
 
     @property
     def label(self) -> str:
@@ -308,6 +324,8 @@ def _draft(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -
         _needed(inputs.probability, "its probability"),
     )
     target_probs = _probabilities(inputs.target_logits)
+    if settings.confidence == "sure":
+        probability = jnp.ones_like(probability)
     scores = fuse_draft(drafted, probability, target_probs, inputs.alpha)
     return FusedStep(jnp.argmax(scores, axis=-1), None)
 

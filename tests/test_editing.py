@@ -24,7 +24,7 @@ from onceedit_jax.editing.batches import (
     swapped_prompts,
     varied_prompts,
 )
-from onceedit_jax.editing.calibration import calibrate_threshold
+from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust
 from onceedit_jax.editing.edit import edit, parameter_hash
 from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.methods import edited_params, partition
@@ -283,6 +283,19 @@ def test_settings_that_cannot_train_are_refused():
 )
 def test_the_threshold_lies_between_edits_and_held_back_rows(edits, others, wanted):
     assert calibrate_threshold(edits, others) == pytest.approx(wanted, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("edits", "others", "wanted"),
+    [
+        ([0.999, 0.9999], [0.1, 0.5], 0.975),  # halfway in logits
+        ([0.999], [0.0001], 0.9),
+        ([0.999], [0.999], 0.99),
+        ([0.999], [], 0.99),
+    ],
+)
+def test_no_held_back_row_is_trusted(edits, others, wanted):
+    assert calibrate_trust(edits, others) == pytest.approx(wanted, abs=0.005)
 
 
 def test_an_artifact_comes_back_as_it_was_saved(tiny_model, tmp_path):

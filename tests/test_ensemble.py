@@ -123,6 +123,30 @@ def test_checking_whole_drafts_writes_what_one_token_at_a_time_does(
     assert ensemble.generate(prompts, max_new_tokens=14).after == checked.after
 
 
+@pytest.fixture(scope="module")
+def trusted(plugin):
+    """The plug-in, trusted from an alpha on that a tiny model's gate reaches."""
+    rule = {**plugin.info["rule"], "trust_thresholds": {"both": 0.6}}
+    return dataclasses.replace(plugin, info={**plugin.info, "rule": rule})
+
+
+def test_a_trusted_draft_is_the_answer_and_the_target_is_not_asked(trusted, targets, monkeypatch):
+    rule = FusionSettings(proposal="draft", trust=True)
+    ensemble = Ensemble(trusted, targets, fusion=rule)
+    prompts = [r.prompt for r in RECORDS]
+    for name in ("own_answers", "checked_answers"):
+        monkeypatch.setattr(ensemble_module, name, None)
+    for texts in ensemble.answers(prompts, max_new_tokens=24):
+        assert texts == [r.target for r in RECORDS]
+
+
+def test_trust_is_a_row_of_its_own_and_leaves_the_rest_alone(trusted, targets):
+    rule = FusionSettings(proposal="draft", trust=True, confidence="sure")
+    for result in evaluate(Ensemble(trusted, targets, fusion=rule), RECORDS).results:
+        assert result["fusion"] == "draft, sure, trusted"
+        assert result["after"]["rel"] == result["after"]["loc"] == 1
+
+
 def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     plugin, targets, monkeypatch
 ):

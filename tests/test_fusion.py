@@ -187,6 +187,8 @@ def test_the_presets_are_the_three_published_points():
         ({"search": "gradient"}, "proposal=relative"),
         ({"start": "prior", "search": "gradient"}, "proposal=relative"),
         ({"weight": "fixed", "fixed_alpha": 1.5}, "from 0 to 1"),
+        ({"trust": True}, "set proposal=draft"),
+        ({"proposal": "relative", "confidence": "sure"}, "set proposal=draft"),
     ],
 )
 def test_combinations_without_a_meaning_are_refused(change, remedy):

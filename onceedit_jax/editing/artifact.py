@@ -66,6 +66,10 @@ class EditedPlugin:
         """Below this alpha a target answers by itself; fixed on held-back rows."""
         return float(self.info["rule"]["alpha_thresholds"][kind])
 
+    def trust_threshold(self, kind: GateKind) -> float:
+        """From this alpha on a draft may be taken unchecked; fixed on held-back rows."""
+        return float(self.info["rule"]["trust_thresholds"][kind])
+
     def alphas(self, prompts: Sequence[str], kind: GateKind) -> NDArray[np.float32]:
         """Alpha of each prompt, `[N]`, by the kind of gate.
 

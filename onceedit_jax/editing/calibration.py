@@ -44,6 +44,21 @@ def calibrate_threshold(
     return round(float(np.clip(1 / (1 + np.exp(-middle)), low, high)), 6)
 
 
+def calibrate_trust(
+    edits: ArrayLike, held_back: ArrayLike, *, low: float = 0.9, high: float = 0.99
+) -> float:
+    """The alpha from which a draft may be taken without asking the target.
+
+    Halfway, in logits, between the highest held-back unrelated row, none of which may be trusted,
+    and the edits' median, kept inside `[low, high]`.
+    """
+    edits, held_back = np.asarray(edits, float), np.asarray(held_back, float)
+    if held_back.size == 0 or edits.size == 0:
+        return high
+    middle = (_logit(float(np.median(edits))) + _logit(held_back.max())) / 2
+    return round(float(np.clip(1 / (1 + np.exp(-middle)), low, high)), 6)
+
+
 def _logit(p: float) -> float:
     p = float(np.clip(p, 1e-6, 1 - 1e-6))
     return float(np.log(p / (1 - p)))

@@ -19,7 +19,7 @@ from onceedit_jax.editing.batches import (
     swapped_prompts,
     varied_prompts,
 )
-from onceedit_jax.editing.calibration import calibrate_threshold, token_alphas
+from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust, token_alphas
 from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, train
@@ -97,10 +97,12 @@ def edit(
     reached = reaches(memory, prompts)
     reach = reach_threshold(reached[len(records) :])
     thresholds: dict[GateKind, float] = {}
+    trusted: dict[GateKind, float] = {}
     kinds: tuple[GateKind, ...] = ("token", "memory", "both")
     for kind in kinds:
         alphas = np.asarray(gated(kind, jnp.asarray(weights), jnp.asarray(reached >= reach)))
-        thresholds[kind] = calibrate_threshold(alphas[: len(records)], alphas[len(records) :])
+        split = alphas[: len(records)], alphas[len(records) :]
+        thresholds[kind], trusted[kind] = calibrate_threshold(*split), calibrate_trust(*split)
     last = trained.history[-1]
     info: dict[str, Any] = {
         "base": {
@@ -117,7 +119,12 @@ def edit(
             "sha256": unrelated_hash,
         },
         "settings": settings.as_dict(),
-        "rule": {"fusion": "draft", "alpha_thresholds": thresholds, "reach_threshold": reach},
+        "rule": {
+            "fusion": "draft",
+            "alpha_thresholds": thresholds,
+            "trust_thresholds": trusted,
+            "reach_threshold": reach,
+        },
         "metrics": {
             "epochs": len(trained.history),
             "loss": last["loss"],

@@ -20,6 +20,7 @@ from onceedit_jax.ensemble.generation import (
     checked_answers,
     fused_answers,
     own_answers,
+    trusted_answers,
 )
 from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer
 from onceedit_jax.errors import InputError
@@ -278,7 +279,9 @@ class Ensemble:
             self._target_params[t], self.targets[t].model.config, prefixes, mesh=self.mesh
         )
         fused = np.repeat(active, counts)
-        decided = self._decided(t, view, states[fused], np.repeat(alphas, counts)[fused])
+        # Where a draft is trusted it has the whole say.
+        weights = np.repeat(np.where(self._trusted(alphas), 1, alphas), counts)
+        decided = self._decided(t, view, states[fused], weights[fused])
         before = np.zeros(len(states), np.int32)
         before[fused], before[~fused] = decided.own, self._own(t, states[~fused])
         after = before.copy()
@@ -293,6 +296,12 @@ class Ensemble:
     def _active(self, alphas: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Where the plug-in has a say; elsewhere the target's logits pass through."""
         return np.asarray(apply_threshold(jnp.asarray(alphas), self.threshold)) > 0
+
+    def _trusted(self, alphas: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where the draft is taken as it is."""
+        if not self.settings.trust:
+            return np.zeros(len(alphas), bool)
+        return alphas >= self.plugin.trust_threshold(self.settings.gate)
 
     def _states(
         self, pairs: Sequence[Pair], texts: Sequence[Sequence["_Text"]], active: NDArray[np.bool_]
@@ -352,8 +361,15 @@ class Ensemble:
         max_new_tokens: int,
     ) -> list[str]:
         """Fused answers of target t to the active prompts among all."""
-        texts: list[str] = []
-        chosen = np.flatnonzero(active).tolist()
+        texts: dict[int, str] = {}
+        trusted = np.flatnonzero(active & self._trusted(alphas)).tolist()
+        if trusted:
+            group, tokenizer = [prompts[i] for i in trusted], self.targets[t].tokenizer
+            drafts = trusted_answers(
+                tokenizer, group, self._reader(t, group), max_new_tokens=max_new_tokens
+            )
+            texts.update(zip(trusted, self._read(t, drafts), strict=True))
+        chosen = [i for i in np.flatnonzero(active).tolist() if i not in texts]
         for start in range(0, len(chosen), PROMPTS):
             places = chosen[start : start + PROMPTS]
             group, weights = [prompts[i] for i in places], alphas[places]
@@ -379,8 +395,8 @@ class Ensemble:
                     room=4 * max_new_tokens,
                 )
                 found = fused_answers(*answering, follower, decided, max_new_tokens=max_new_tokens)
-            texts += self._read(t, found)
-        return texts
+            texts.update(zip(places, self._read(t, found), strict=True))
+        return [texts[i] for i in sorted(texts)]
 
     def _answering(self, t: int) -> tuple[Params, ModelConfig, Tokenizer]:
         target = self.targets[t]

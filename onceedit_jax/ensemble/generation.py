@@ -148,6 +148,30 @@ def checked_answers(
     return [answer.tokens for answer in answers]
 
 
+def trusted_answers(
+    tokenizer: Tokenizer, prompts: Sequence[str], reader: DraftReader, *, max_new_tokens: int
+) -> list[list[int]]:
+    """The drafts themselves, in the target's tokens; the target is not asked.
+
+    Args:
+      tokenizer: the target's tokenizer.
+      prompts: B texts.
+      reader: the drafts.
+      max_new_tokens: longest continuation.
+    """
+    answers = [Answer(tokenizer) for _ in prompts]
+    while open_rows := [
+        i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens
+    ]:
+        for i, steps in zip(
+            open_rows, reader.ahead([a.tokens for a in answers], open_rows), strict=True
+        ):
+            for token, _ in steps[: max_new_tokens - len(answers[i].tokens)]:
+                # A draft without a word has nothing to say, and neither has the answer.
+                answers[i].add(tokenizer.end_id if token < 0 else token)
+    return [answer.tokens for answer in answers]
+
+
 class PluginFollower:
     """The plug-in's state after the text that a target has written so far."""
 

@@ -98,7 +98,7 @@ def evaluate(
             {
                 "target": name,
                 "mode": mode,
-                "fusion": ensemble.settings.proposal,
+                "fusion": ensemble.settings.name,
                 "search": ensemble.settings.label,
                 "records": len(records),
                 "contradicting": len(opposed),
