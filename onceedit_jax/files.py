@@ -44,6 +44,7 @@ def fresh_folder(folder: Path, *, mark: str) -> Iterator[Path]:
       InputError: if `folder` holds something else.
     """
     check_replaceable(folder, mark=mark)
+    folder = folder.absolute()  # "." has no name to put another beside
     fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
