@@ -56,8 +56,9 @@ def main() -> None:
         "fused_step",
         "B2: a fused step over the target's own decode step (reach: 5%)",
         rows,
-        "The states are those after a real prompt; alpha is .5 for `draft` and the relative rule "
-        "alike, which is harder to settle than the sure alphas of an edit.",
+        "The states are those after a real prompt, alike in all rows of a batch, and alpha is .5: "
+        "an edit's alpha, near 1, settles the relative rule sooner. What no few tokens settle is "
+        "fused in full, at many times this cost.",
     )
 
 

@@ -217,15 +217,17 @@ def fused_anchor(
         shares, tokens = jax.lax.top_k(probs, min(top, probs.shape[1]))
         relative += table.to_relative_of(tokens, weight[:, None] * shares)
         left_out += weight * jnp.maximum(1 - jnp.sum(shares, axis=1), 0)
-    (best, second), anchors = (part.T for part in jax.lax.top_k(relative, 2))
+    anchors = jnp.argmax(relative, axis=-1)
+    others = jnp.arange(relative.shape[1]) != anchors[:, None]
+    lead = jnp.max(relative, axis=-1) - jnp.max(relative, axis=-1, where=others, initial=0.0)
     # Sums of many float32 terms: a lead within their rounding settles nothing either.
-    settled = best - second > left_out + 1e-5
+    settled = lead > left_out + 1e-5
     return jax.lax.cond(
         jnp.all(settled),
-        lambda: anchors[0],
+        lambda: anchors,
         lambda: jnp.argmax(
             fuse(plugin_probs, target_probs, alpha, plugin_table, target_table), axis=-1
-        ).astype(anchors.dtype),
+        ),
     )
 
 
