@@ -264,6 +264,24 @@ def fuse_draft(
     return scores.at[rows, jnp.maximum(drafted, 0)].add(bonus)
 
 
+def drafted_token(
+    drafted: jax.Array, probability: jax.Array, target_logits: jax.Array, alpha: jax.Array
+) -> jax.Array:
+    """`argmax fuse_draft(...)`, `[B]` int32, without a distribution over the vocabulary.
+
+    Only two tokens can win: the draft's and the target's own. Arguments as for `fuse_draft`, with
+    the target's logits in place of its probabilities.
+    """
+    logits = target_logits.astype(jnp.float32)
+    own, rows = jnp.argmax(logits, axis=-1), jnp.arange(drafted.shape[0])
+    token = jnp.where(drafted >= 0, drafted, own)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    of_own, of_draft = ((1 - alpha) * jnp.exp(logits[rows, t] - total) for t in (own, token))
+    lead = of_draft + alpha * probability - of_own
+    wins = (lead > 0) | ((lead == 0) & (token < own))
+    return jnp.where(wins & (drafted >= 0), token, own).astype(jnp.int32)
+
+
 @cache
 def fusion_rule(settings: FusionSettings) -> FusionRule:
     """The rule that the settings name, as a pure function to be jitted.
@@ -325,11 +343,9 @@ def _draft(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -
         _needed(inputs.drafted, "a draft"),
         _needed(inputs.probability, "its probability"),
     )
-    target_probs = _probabilities(inputs.target_logits)
     if settings.confidence == "sure":
         probability = jnp.ones_like(probability)
-    scores = fuse_draft(drafted, probability, target_probs, inputs.alpha)
-    return FusedStep(jnp.argmax(scores, axis=-1), None)
+    return FusedStep(drafted_token(drafted, probability, inputs.target_logits, inputs.alpha), None)
 
 
 def _needed(part: T | None, name: str) -> T:

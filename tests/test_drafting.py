@@ -1,5 +1,6 @@
 """Drafting: the target reads the plug-in's text in its own tokens, and may leave it."""
 
+import jax
 import numpy as np
 import pytest
 from conftest import byte_level_tokenizer
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onceedit_jax.ensemble.drafting import Draft, Drafter, DraftReader
-from onceedit_jax.fusion import fuse_draft
+from onceedit_jax.fusion import drafted_token, fuse_draft
 
 
 class Script:
@@ -87,6 +88,24 @@ def test_the_rule_is_alpha_pi_on_the_draft_and_the_rest_on_the_target(seed):
     wanted[0, 2] += alpha[0] * pi[0]
     wanted[2, 5] += alpha[2] * pi[2]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_drafts_token_wins_where_it_has_the_largest_score(seed):
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(8, 6)).astype(np.float32)
+    drafted = rng.integers(-1, 6, 8)
+    pi, alpha = rng.random(8).astype(np.float32), rng.random(8).astype(np.float32)
+    scores = fuse_draft(drafted, pi, jax.nn.softmax(logits), alpha)
+    np.testing.assert_array_equal(
+        drafted_token(drafted, pi, logits, alpha), np.argmax(scores, axis=-1)
+    )
+
+
+def test_equal_scores_go_to_the_lower_token():
+    logits, half = np.log(np.array([[0.5, 0.5], [0.5, 0.5]], np.float32)), np.full(2, 0.5)
+    found = drafted_token(np.array([0, 1]), np.zeros(2), logits, half)
+    assert found.tolist() == [0, 0]
 
 
 def test_what_lies_ahead_is_what_would_be_proposed_token_by_token(target):
