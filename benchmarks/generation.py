@@ -19,6 +19,7 @@ from onceedit_jax.demo import PLUGIN, SETTINGS, TARGETS
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most
+PROMPTS = 3  # of each kind, one after the other
 
 
 def main(out: Path = Path("runs/bench")) -> None:
@@ -37,8 +38,8 @@ def main(out: Path = Path("runs/bench")) -> None:
     for spec in TARGETS:
         ensemble = oe.Ensemble(plugin, [oe.load_target(spec)])
         for label, prompts, length in (
-            ("edited", [record.prompt for record in edits], EDITED),
-            ("unrelated", unrelated[: len(edits)], UNRELATED),
+            ("edited", [record.prompt for record in edits[:PROMPTS]], EDITED),
+            ("unrelated", unrelated[:PROMPTS], UNRELATED),
         ):
             rows.append(_measured(ensemble, label, prompts, length))
     write(
