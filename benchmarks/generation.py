@@ -5,10 +5,12 @@ edited with them once and kept in --out. Run: python -m benchmarks.generation
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import tyro
 
 import onceedit_jax as oe
@@ -16,6 +18,8 @@ from benchmarks.measure import seconds_each, write
 from onceedit_jax.console import editing_progress
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.demo import PLUGIN, SETTINGS, TARGETS
+from onceedit_jax.models.greedy import Endings
+from onceedit_jax.shapes import bucket, pad_rows, row_positions
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most
@@ -53,32 +57,48 @@ def main(out: Path = Path("runs/bench")) -> None:
 
 def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str], length: int) -> dict[str, Any]:
     (target,) = ensemble.targets
-    (alone,) = ensemble.answers_alone(prompts, max_new_tokens=length)
+    (own,) = ensemble.answers_alone(prompts, max_new_tokens=length)
     (fused,) = ensemble.answers(prompts, max_new_tokens=length)
-    count = {
-        name: sum(len(target.tokenizer.encode(text, bos=False)) for text in texts)
-        for name, texts in (("alone", alone), ("fused", fused))
-    }
 
-    def each(answer: Any) -> None:
+    def each(answer: Callable[..., Any]) -> None:
         for prompt in prompts:
             answer([prompt], max_new_tokens=length)
 
-    taken = seconds_each(
-        {
-            "alone": partial(each, ensemble.answers_alone),
-            "fused": partial(each, ensemble.answers),
-        }
-    )
-    speed = {name: count[name] / taken[name] for name in taken}
+    # A target that has nothing to say to a question is made to write on, as long as the edits are.
+    edited = label == "edited"
+    alone = partial(_written_on, target) if edited else ensemble.answers_alone
+    taken = seconds_each({"alone": partial(each, alone), "fused": partial(each, ensemble.answers)})
+    # The end token takes a step as well.
+    steps = {
+        name: sum(1 + len(target.tokenizer.encode(text, bos=False)) for text in texts)
+        for name, texts in (("alone", own), ("fused", fused))
+    }
+    if edited:
+        steps["alone"] = length * len(prompts)
+    speed = {name: steps[name] / taken[name] for name in taken}
     return {
         "target": target.name,
         "prompts": label,
         "alone, tokens/s": speed["alone"],
         "fused, tokens/s": speed["fused"],
         "ratio": speed["fused"] / speed["alone"],
-        "same words": alone == fused,
+        "same words": own == fused,
     }
+
+
+def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> Any:
+    """The target's own greedy text, whatever it would end with."""
+    rows = [target.tokenizer.encode(prompt) for prompt in prompts]
+    lengths, width = [len(row) for row in rows], bucket(max(map(len, rows)))
+    never = jnp.zeros(target.model.config.vocab_size, bool)
+    return oe.greedy_continuation(
+        target.model.params,
+        target.model.config,
+        pad_rows(rows, width=width),
+        row_positions(lengths, width=width),
+        Endings(never, never, never),
+        steps=max_new_tokens,
+    )
 
 
 def _edited(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
