@@ -91,7 +91,7 @@ def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> A
     rows = [target.tokenizer.encode(prompt) for prompt in prompts]
     lengths, width = [len(row) for row in rows], bucket(max(map(len, rows)))
     never = jnp.zeros(target.model.config.vocab_size, bool)
-    return oe.greedy_continuation(
+    found = oe.greedy_continuation(
         target.model.params,
         target.model.config,
         pad_rows(rows, width=width),
@@ -99,6 +99,7 @@ def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> A
         Endings(never, never, never),
         steps=max_new_tokens,
     )
+    return found.tokens.block_until_ready()
 
 
 def _edited(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:

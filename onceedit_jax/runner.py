@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
 from onceedit_jax.parallel import data_mesh, shard_batch
-from onceedit_jax.shapes import bucket, pad_rows, row_positions
+from onceedit_jax.shapes import bucket, group_height, pad_rows, row_positions
 
 Tokens = Sequence[int]
 ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
@@ -50,7 +50,6 @@ def states_after(
       `[N, D]` float32.
     """
     mesh = data_mesh() if mesh is None else mesh
-    height = -(-ROWS // mesh.size) * mesh.size
     rows, places = share_rows(prefixes)
     states = np.zeros((len(prefixes), config.hidden_size), np.float32)
     # Rows of about the same length share a batch, so that little of it is padding.
@@ -58,8 +57,9 @@ def states_after(
     asked: dict[int, list[tuple[int, int]]] = {}
     for prefix, (row, column) in enumerate(places):
         asked.setdefault(row, []).append((prefix, column))
-    for start in range(0, len(order), height):
-        chosen = order[start : start + height]
+    for start in range(0, len(order), ROWS):
+        chosen = order[start : start + ROWS]
+        height = -(-group_height(len(chosen), ROWS) // mesh.size) * mesh.size
         lengths = [len(rows[i]) for i in chosen]
         width = bucket(max(lengths))
         batch: Any = (

@@ -27,6 +27,14 @@ def doubling(size: int, *, smallest: int) -> int:
     return width
 
 
+def group_height(rows: int, largest: int) -> int:
+    """Rows of a batch that is filled up: 1, a quarter of the largest, or the largest.
+
+    One question should not cost what a batch costs; few heights keep compiled shapes few.
+    """
+    return next(height for height in (1, max(1, largest // 4), largest) if rows <= height)
+
+
 def pad_rows(
     rows: list[list[int]], *, width: int, height: int | None = None, fill: int = 0
 ) -> NDArray[np.int32]:

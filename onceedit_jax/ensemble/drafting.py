@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from onceedit_jax.ensemble.endings import draft_endings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import greedy_continuation
-from onceedit_jax.shapes import bucket, doubling, pad_rows, row_positions
+from onceedit_jax.shapes import bucket, group_height, pad_rows, row_positions
 from onceedit_jax.text.tokenizer import Tokenizer
 
 DRAFT_TOKENS = 16  # plug-in tokens a draft holds at most
-ROWS, SMALLEST = 32, 8  # drafts made at once: at most, and filled up to
+ROWS = 32  # drafts made at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Drafter:
     def _make(self, texts: Sequence[bytes]) -> list[Draft]:
         rows = [self.tokenizer.encode_bytes(text) for text in texts]
         lengths = [len(row) for row in rows]
-        height, width = doubling(len(rows), smallest=SMALLEST), bucket(max(lengths))
+        height, width = group_height(len(rows), ROWS), bucket(max(lengths))
         made = greedy_continuation(
             self.params,
             self.config,
