@@ -197,13 +197,7 @@ def fused_anchor(
     `top` tokens of each side leads by more than that, its argmax is P's. Where that fails for some
     row, all rows are fused in full.
 
-    Args:
-      plugin_probs: p_s, `[B, Vs]`.
-      target_probs: p_l, `[B, Vl]`.
-      alpha: `[B]`.
-      plugin_table: R_s.
-      target_table: R_l, over the same anchors.
-      top: tokens of each side that are looked at first.
+    Arguments are those of `fuse`, and `top`, the tokens of each side that are looked at first.
 
     Returns:
       `[B]` int32.

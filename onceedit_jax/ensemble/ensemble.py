@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onceedit_jax.data.records import Pair
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.drafting import Drafter, DraftReader
+from onceedit_jax.ensemble.endings import answer_endings
 from onceedit_jax.ensemble.generation import (
     PluginFollower,
     View,
@@ -184,6 +185,7 @@ class Ensemble:
         self._decoding_plugin = layout(self.plugin.params)
         self._drafter = Drafter(self._decoding_plugin, plugin.config, plugin.tokenizer)
         self._decoding_targets = [layout(params) for params in self._target_params]
+        self._endings = [answer_endings(t.tokenizer, t.model.config.vocab_size) for t in targets]
         self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
         self._transfers: list[Transfer] = []
         self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
@@ -348,7 +350,7 @@ class Ensemble:
         texts: list[str] = []
         for start in range(0, len(prompts), PROMPTS):
             group = prompts[start : start + PROMPTS]
-            answering = (*self._answering(t), group)
+            answering = (*self._answering(t), group, self._endings[t])
             texts += self._read(t, own_answers(*answering, max_new_tokens=max_new_tokens))
         return texts
 

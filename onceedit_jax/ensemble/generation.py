@@ -4,16 +4,16 @@ The target alone runs inside one compiled loop; a draft is checked in one pass o
 whatever its length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onceedit_jax.ensemble.drafting import DraftReader
-from onceedit_jax.ensemble.endings import Answer, answer_endings
+from onceedit_jax.ensemble.endings import Answer
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.greedy import greedy_continuation
+from onceedit_jax.models.greedy import Endings, greedy_continuation
 from onceedit_jax.runner import CachedRows
 from onceedit_jax.shapes import bucket, pad_rows, row_positions
 from onceedit_jax.text.bridge import Bridge
@@ -32,6 +32,7 @@ def own_answers(
     config: ModelConfig,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
+    endings: Endings,
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
@@ -42,6 +43,7 @@ def own_answers(
       config: its configuration.
       tokenizer: its tokenizer.
       prompts: B texts.
+      endings: where its answers end, from `answer_endings`.
       max_new_tokens: longest continuation.
     """
     rows = [tokenizer.encode(prompt) for prompt in prompts]
@@ -52,7 +54,7 @@ def own_answers(
         config,
         pad_rows(rows, **shape),
         row_positions(lengths, **shape),
-        answer_endings(tokenizer, config.vocab_size),
+        endings,
         steps=max_new_tokens,
     )
     tokens, counts = np.asarray(found.tokens).tolist(), np.asarray(found.length).tolist()
@@ -114,14 +116,9 @@ def checked_answers(
     heads = [tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(tokenizer) for _ in prompts]
     rows = CachedRows(params, config, room=2 * max_new_tokens)
-    while open_rows := [
-        i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens
-    ]:
-        proposed: list[list[tuple[int, float]]] = [[(-1, 0.0)] for _ in prompts]
-        for i, steps in zip(
-            open_rows, reader.ahead([a.tokens for a in answers], open_rows), strict=True
-        ):
-            proposed[i] = steps[: max_new_tokens - len(answers[i].tokens)]
+    for drafts in _drafts_of_open_rows(answers, reader, max_new_tokens):
+        # A row that has ended is run to its last token again, and nothing is asked of it.
+        proposed = [drafts.get(i, [(-1, 0.0)]) for i in range(len(prompts))]
         # The last token proposed is not run: what would follow it is not asked yet.
         texts = [
             head + answer.tokens + [token for token, _ in steps[:-1]]
@@ -129,7 +126,7 @@ def checked_answers(
         ]
         counts = [len(steps) for steps in proposed]
         states = np.asarray(rows.advance(texts, counts))
-        places = [(i, j) for i in open_rows for j in range(counts[i])]
+        places = [(i, j) for i in drafts for j in range(counts[i])]
         row, column = (np.array(part, np.int32) for part in zip(*places, strict=True))
         tokens, chances = zip(*(proposed[i][j] for i, j in places), strict=True)
         view = {
@@ -137,10 +134,10 @@ def checked_answers(
             "probability": np.array(chances, np.float32),
         }
         chosen = next_tokens(view, states[row, column], row).tolist()
-        decided: dict[int, list[int]] = {i: [] for i in open_rows}
+        decided: dict[int, list[int]] = {i: [] for i in drafts}
         for (i, _), token in zip(places, chosen, strict=True):
             decided[i].append(token)
-        for i in open_rows:
+        for i in drafts:
             for token, (wanted, _) in zip(decided[i], proposed[i], strict=True):
                 answers[i].add(token)
                 if token != wanted or answers[i].ended:
@@ -160,16 +157,26 @@ def trusted_answers(
       max_new_tokens: longest continuation.
     """
     answers = [Answer(tokenizer) for _ in prompts]
-    while open_rows := [
-        i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens
-    ]:
-        for i, steps in zip(
-            open_rows, reader.ahead([a.tokens for a in answers], open_rows), strict=True
-        ):
-            for token, _ in steps[: max_new_tokens - len(answers[i].tokens)]:
+    for drafts in _drafts_of_open_rows(answers, reader, max_new_tokens):
+        for i, steps in drafts.items():
+            for token, _ in steps:
                 # A draft without a word has nothing to say, and neither has the answer.
                 answers[i].add(tokenizer.end_id if token < 0 else token)
     return [answer.tokens for answer in answers]
+
+
+def _drafts_of_open_rows(
+    answers: Sequence[Answer], reader: DraftReader, max_new_tokens: int
+) -> Iterator[dict[int, list[tuple[int, float]]]]:
+    """What is proposed to every row that may still grow, again and again until none may."""
+    while rows := [
+        i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens
+    ]:
+        ahead = reader.ahead([answer.tokens for answer in answers], rows)
+        yield {
+            i: steps[: max_new_tokens - len(answers[i].tokens)]
+            for i, steps in zip(rows, ahead, strict=True)
+        }
 
 
 class PluginFollower:
