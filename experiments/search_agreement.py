@@ -62,17 +62,15 @@ def main(
         ]
         same, tied = 0, 0
         for start in range(0, len(prompts), CHUNK):
-            plugin_probs, target_probs = (
-                jax.nn.softmax(unembed(side.model.params, side.model.config, jnp.asarray(part)))
+            logits = tuple(
+                unembed(side.model.params, side.model.config, jnp.asarray(part))
                 for side, part in zip(
                     (source, target), (s[start : start + CHUNK] for s in states), strict=True
                 )
             )
-            half = jnp.full(len(plugin_probs), 0.5)
-            anchors = fused_anchor(
-                plugin_probs, target_probs, half, transfer.plugin, transfer.target
-            )
-            found = oe.search(anchors, transfer.target, jnp.zeros_like(target_probs)).logits
+            half = jnp.full(len(logits[0]), 0.5)
+            anchors = fused_anchor(*logits, half, transfer.plugin, transfer.target)
+            found = oe.search(anchors, transfer.target, jnp.zeros_like(logits[1])).logits
             searched, looked_up = jnp.argmax(found, axis=-1), transfer.lookup[anchors]
             columns = jax.vmap(transfer.target.column)(anchors)
             lines = jnp.arange(len(anchors))

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.gate import GateKind
+from onceedit_jax.ranking import likely_tokens, most_likely
 from onceedit_jax.relative_search import SearchSettings, gradient_search
-from onceedit_jax.tables import Table, TopKTable
-from onceedit_jax.transfer import Normalization, to_vocabulary
+from onceedit_jax.tables import EXCLUDED, Table, TopKTable
+from onceedit_jax.transfer import LEAST_SHARED, Normalization, to_vocabulary
 
 T = TypeVar("T")
 
@@ -183,8 +184,8 @@ def fuse(
 
 
 def fused_anchor(
-    plugin_probs: jax.Array,
-    target_probs: jax.Array,
+    plugin_logits: jax.Array,
+    target_logits: jax.Array,
     alpha: jax.Array,
     plugin_table: TopKTable,
     target_table: TopKTable,
@@ -197,32 +198,65 @@ def fused_anchor(
     `top` tokens of each side leads by more than that, its argmax is P's. Where that fails for some
     row, all rows are fused in full.
 
-    Arguments are those of `fuse`, and `top`, the tokens of each side that are looked at first.
+    Args:
+      plugin_logits: `[B, Vs]`.
+      target_logits: `[B, Vl]`.
+      alpha: `[B]`.
+      plugin_table: R_s.
+      target_table: R_l, over the same anchors.
+      top: tokens of each side that are looked at first.
 
     Returns:
       `[B]` int32.
     """
-    relative = jnp.zeros((alpha.shape[0], plugin_table.num_anchors), jnp.float32)
-    left_out = jnp.zeros_like(alpha)
-    for probs, weight, table in (
-        (plugin_probs, alpha, plugin_table),
-        (target_probs, 1 - alpha, target_table),
-    ):
-        shares, tokens = jax.lax.top_k(probs, min(top, probs.shape[1]))
-        relative += table.to_relative_of(tokens, weight[:, None] * shares)
-        left_out += weight * jnp.maximum(1 - jnp.sum(shares, axis=1), 0)
-    anchors = jnp.argmax(relative, axis=-1)
+    sides = _leaders(plugin_logits, alpha, top), _leaders(target_logits, 1 - alpha, top)
+    relative = plugin_table.to_relative_of(*sides[0][:2])
+    relative += target_table.to_relative_of(*sides[1][:2])
+    anchors = most_likely(relative)
     others = jnp.arange(relative.shape[1]) != anchors[:, None]
-    lead = jnp.max(relative, axis=-1) - jnp.max(relative, axis=-1, where=others, initial=0.0)
-    # Sums of many float32 terms: a lead within their rounding settles nothing either.
-    settled = lead > left_out + 1e-5
+    second = jnp.max(relative, axis=-1, where=others, initial=0.0)
     return jax.lax.cond(
-        jnp.all(settled),
+        _settled(jnp.max(relative, axis=-1) - second, sides),
         lambda: anchors,
-        lambda: jnp.argmax(
-            fuse(plugin_probs, target_probs, alpha, plugin_table, target_table), axis=-1
+        lambda: most_likely(
+            _fused(plugin_logits, target_logits, alpha, plugin_table, target_table)
         ),
     )
+
+
+def _fused(
+    plugin_logits: jax.Array,
+    target_logits: jax.Array,
+    alpha: jax.Array,
+    plugin_table: Table,
+    target_table: Table,
+) -> jax.Array:
+    """`fuse`, from logits."""
+    probabilities = _probabilities(plugin_logits), _probabilities(target_logits)
+    return fuse(*probabilities, alpha, plugin_table, target_table)
+
+
+class _Leaders(NamedTuple):
+    """Some tokens `[B, M]` of one side, their weighted shares, and the mass `[B]` of all others."""
+
+    tokens: jax.Array
+    shares: jax.Array
+    left_out: jax.Array
+
+
+def _leaders(logits: jax.Array, weight: jax.Array, top: int) -> _Leaders:
+    logits = logits.astype(jnp.float32)
+    tokens = likely_tokens(logits, top)
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    shares = jnp.exp(jnp.take_along_axis(logits, tokens, axis=-1) - total)
+    left_out = weight * jnp.maximum(1 - jnp.sum(shares, axis=-1), 0)
+    return _Leaders(tokens, weight[:, None] * shares, left_out)
+
+
+def _settled(lead: jax.Array, sides: tuple[_Leaders, _Leaders]) -> jax.Array:
+    """Whether no token left out can overturn any row's lead `[B]`."""
+    # Sums of many float32 terms: a lead within their rounding settles nothing either.
+    return jnp.all(lead > sides[0].left_out + sides[1].left_out + 1e-5)
 
 
 def fuse_vocabulary(
@@ -239,6 +273,48 @@ def fuse_vocabulary(
     weight = alpha[:, None]
     moved = to_vocabulary(plugin_probs, ids, target_probs.shape[1])
     return weight * moved + (1 - weight) * target_probs
+
+
+def fused_token(
+    plugin_logits: jax.Array,
+    target_logits: jax.Array,
+    alpha: jax.Array,
+    ids: jax.Array,
+    *,
+    top: int = 64,
+) -> jax.Array:
+    """`argmax fuse_vocabulary(...)` from a few tokens of each side, wherever these settle it.
+
+    Arguments are those of `fuse_vocabulary`, with logits in place of probabilities, and `top` of
+    `fused_anchor`, which says why a few are enough.
+
+    Returns:
+      `[B]` int32.
+    """
+    # Tokens that go nowhere are left out of p_s, which then sums to one, as in `to_vocabulary`.
+    going = jnp.where(ids >= 0, plugin_logits, EXCLUDED)
+    shared = jnp.exp(jax.nn.logsumexp(going, axis=-1) - jax.nn.logsumexp(plugin_logits, axis=-1))
+    plugin = _leaders(going, alpha * jnp.minimum(shared / LEAST_SHARED, 1), top)
+    target = _leaders(target_logits, 1 - alpha, top)
+    moved = ids[plugin.tokens]
+    candidates = jnp.concatenate([jnp.maximum(moved, 0), target.tokens], axis=1)
+    shares = jnp.concatenate([jnp.where(moved >= 0, plugin.shares, 0), target.shares], axis=1)
+    # A target token that leads on both sides, or that several plug-in tokens go to, stands here
+    # more than once: each of its places holds the whole of what was found for it.
+    same = candidates[:, :, None] == candidates[:, None, :]
+    scores = jnp.sum(same * shares[:, None, :], axis=-1)
+    best = jnp.max(scores, axis=1, keepdims=True)
+    token = jnp.min(jnp.where(scores == best, candidates, target_logits.shape[1]), axis=1)
+    second = jnp.max(scores, axis=1, where=candidates != token[:, None], initial=0.0)
+    return jax.lax.cond(
+        _settled(best[:, 0] - second, (plugin, target)),
+        lambda: token,
+        lambda: most_likely(
+            fuse_vocabulary(
+                _probabilities(plugin_logits), _probabilities(target_logits), alpha, ids
+            )
+        ),
+    )
 
 
 def fuse_draft(
@@ -267,7 +343,7 @@ def drafted_token(
     the target's logits in place of its probabilities.
     """
     logits = target_logits.astype(jnp.float32)
-    own, rows = jnp.argmax(logits, axis=-1), jnp.arange(drafted.shape[0])
+    own, rows = most_likely(logits), jnp.arange(drafted.shape[0])
     token = jnp.where(drafted >= 0, drafted, own)
     total = jax.nn.logsumexp(logits, axis=-1)
     of_own, of_draft = ((1 - alpha) * jnp.exp(logits[rows, t] - total) for t in (own, token))
@@ -291,7 +367,7 @@ def fusion_rule(settings: FusionSettings) -> FusionRule:
         if settings.weight == "fixed":
             inputs = inputs._replace(alpha=jnp.full_like(inputs.alpha, settings.fixed_alpha))
         step = propose(inputs, transfer, settings)
-        own = jnp.argmax(inputs.target_logits, axis=-1)
+        own = most_likely(inputs.target_logits)
         tokens = jnp.where(inputs.alpha > 0, step.tokens, own).astype(jnp.int32)
         return step._replace(tokens=tokens)
 
@@ -303,33 +379,27 @@ def _probabilities(logits: jax.Array) -> jax.Array:
 
 
 def _vocabulary(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    plugin_probs = _probabilities(_needed(inputs.plugin_logits, "the plug-in's logits"))
-    target_probs = _probabilities(inputs.target_logits)
+    plugin_logits = _needed(inputs.plugin_logits, "the plug-in's logits")
     ids = _needed(transfer.vocabulary_ids, "the vocabulary map")
-    fused = fuse_vocabulary(plugin_probs, target_probs, inputs.alpha, ids)
-    return FusedStep(jnp.argmax(fused, axis=-1), None)
+    return FusedStep(fused_token(plugin_logits, inputs.target_logits, inputs.alpha, ids), None)
 
 
 def _relative(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:
-    plugin_probs = _probabilities(_needed(inputs.plugin_logits, "the plug-in's logits"))
-    target_probs = _probabilities(inputs.target_logits)
-    tables = (
-        _needed(transfer.plugin, "the plug-in's table"),
-        _needed(transfer.target, "the target's table"),
-    )
-    sides = (plugin_probs, target_probs, inputs.alpha)
+    logits = _needed(inputs.plugin_logits, "the plug-in's logits"), inputs.target_logits
+    plugin = _needed(transfer.plugin, "the plug-in's table")
+    target = _needed(transfer.target, "the target's table")
     if settings.target == "distribution":
-        goal = fuse(*sides, *tables)
-    elif isinstance(tables[0], TopKTable) and isinstance(tables[1], TopKTable):
-        goal = fused_anchor(*sides, tables[0], tables[1])
+        goal = _fused(*logits, inputs.alpha, plugin, target)
+    elif isinstance(plugin, TopKTable) and isinstance(target, TopKTable):
+        goal = fused_anchor(*logits, inputs.alpha, plugin, target)
     else:
-        goal = jnp.argmax(fuse(*sides, *tables), axis=-1)
+        goal = most_likely(_fused(*logits, inputs.alpha, plugin, target))
     if settings.search == "lookup":
         return FusedStep(_needed(transfer.lookup, "the lookup table")[goal], None)
     prior = inputs.target_logits
     start = jnp.zeros_like(prior) if settings.start == "zeros" else prior
-    found = gradient_search(goal, tables[1], start, settings=settings.gradient)
-    return FusedStep(jnp.argmax(found.logits, axis=-1), found.losses)
+    found = gradient_search(goal, target, start, settings=settings.gradient)
+    return FusedStep(most_likely(found.logits), found.losses)
 
 
 def _draft(inputs: FusionInputs, transfer: Transfer, settings: FusionSettings) -> FusedStep:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
 from onceedit_jax.parallel import data_mesh, shard_batch
-from onceedit_jax.shapes import bucket, group_height, pad_rows, row_positions
+from onceedit_jax.shapes import batch_of, bucket, pad_rows, row_positions
 
 Tokens = Sequence[int]
 ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
@@ -59,13 +59,7 @@ def states_after(
         asked.setdefault(row, []).append((prefix, column))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        height = -(-group_height(len(chosen), ROWS) // mesh.size) * mesh.size
-        lengths = [len(rows[i]) for i in chosen]
-        width = bucket(max(lengths))
-        batch: Any = (
-            pad_rows([list(rows[i]) for i in chosen], width=width, height=height),
-            row_positions(lengths, width=width, height=height),
-        )
+        batch: Any = batch_of([list(rows[i]) for i in chosen], largest=ROWS, multiple=mesh.size)
         if mesh.size > 1:
             batch = shard_batch(mesh, batch)
         hidden = np.asarray(_hidden(params, config, *batch, compute_dtype), np.float32)

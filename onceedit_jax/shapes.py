@@ -85,3 +85,20 @@ def row_positions(
     counts[: len(lengths)] = lengths
     columns = np.arange(width, dtype=np.int32)
     return np.where(columns[None, :] < counts[:, None], columns[None, :], -1).astype(np.int32)
+
+
+def batch_of(
+    rows: list[list[int]], *, largest: int, width: int = 0, multiple: int = 1
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Ragged token rows as a batch of bucketed shape: tokens and positions `[B, T]`.
+
+    Args:
+      rows: at most `largest` rows.
+      largest: see `group_height`.
+      width: columns to make room for at least.
+      multiple: B is one of it.
+    """
+    lengths = [len(row) for row in rows]
+    height = -(-group_height(len(rows), largest) // multiple) * multiple
+    shape = {"width": bucket(max(width, *lengths)), "height": height}
+    return pad_rows(rows, **shape), row_positions(lengths, **shape)

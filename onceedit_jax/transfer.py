@@ -7,25 +7,27 @@ C the cosine of token v and anchor a in the model's own input embeddings:
   over L2-normalised rows;
 - `centered`: the mean embedding is subtracted first and `s_v` is one temperature for the model.
 
-One pass over blocks of rows reduces R to a table (see `tables`) and its health. The products are
-float32: on the CPU that this was measured on, bfloat16 operands were no faster (.50 s against .42 s
-a block of 1024 Gemma-3 rows), and sums of three bfloat16 products 3.5 times slower. One `top_k`
-over all 45,568 anchors beats a two-stage one over groups (.10 s against .21 s a block).
+One pass over blocks of rows reduces R to a table (see `tables`) and its health. A centred top-k
+table is found by products of bfloat16 operands, summed in float32, and the entries that it keeps
+are then computed again in float32: what rounding is left is that of the mass outside of them. Every
+other table is float32 throughout.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.tables import (
     BLOCK,
+    EXCLUDED,
     DenseTable,
     ExactTable,
     Table,
@@ -34,10 +36,13 @@ from onceedit_jax.tables import (
     held_mass,
     is_token,
     lookup_table,
+    quick_cosine,
+    row_sums,
     scaled_cosine,
 )
 
 __all__ = [
+    "LEAST_SHARED",
     "DenseTable",
     "ExactTable",
     "Kind",
@@ -63,6 +68,8 @@ Kind = Literal["topk", "dense", "exact"]
 DEEPEN_TEMPERATURE = 100.0
 TEMPERATURES = (1.0, 200.0)
 SELF_MASS = 0.99
+SAMPLE = 512  # rows that a mean over a model's tokens is taken from
+LEAST_SHARED = 1e-12  # mass of a distribution under which what is shared is not scaled to one
 _EPS = 1e-12
 
 
@@ -110,19 +117,12 @@ def unit_embeddings(
 
     Rows that are padding or zero come out as zeros, which marks them as no token from here on.
     """
-    rows = jnp.asarray(embeddings, jnp.float32)
-    tokens = jnp.any(rows != 0, axis=1)
-    if num_tokens is not None:
-        tokens &= jnp.arange(rows.shape[0]) < num_tokens
-    keep = tokens[:, None]
-    if normalization == "centered":
-        rows = rows - jnp.sum(jnp.where(keep, rows, 0.0), axis=0) / jnp.sum(tokens)
-    length = jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return jnp.where(keep, rows / jnp.maximum(length, _EPS), 0.0)
+    tokens = _tokens(embeddings, num_tokens)
+    return _unit_rows(embeddings, tokens, _origin(embeddings, tokens, normalization))
 
 
 def default_temperature(
-    unit: jax.Array, anchor_ids: jax.Array, *, normalization: Normalization, seed: int = 0
+    unit: jax.Array, anchor_ids: ArrayLike, *, normalization: Normalization, seed: int = 0
 ) -> float:
     """DeePEn's 100, or for `centered` the temperature at which anchors keep .99 of their mass."""
     if normalization == "deepen":
@@ -132,12 +132,12 @@ def default_temperature(
 
 def calibrate_temperature(
     unit: jax.Array,
-    anchor_ids: jax.Array,
+    anchor_ids: ArrayLike,
     *,
     seed: int = 0,
     self_mass: float = SELF_MASS,
     bounds: tuple[float, float] = TEMPERATURES,
-    sample: int = 512,
+    sample: int = SAMPLE,
 ) -> float:
     """The temperature of `centered` at which anchors put .99 of their rows on themselves.
 
@@ -178,10 +178,9 @@ class RowStatistics(NamedTuple):
     indices: jax.Array  # [N, k] int32
     values: jax.Array  # [N, k]
     self_mass: jax.Array  # [N], R[v, own anchor] (0 where v is no anchor)
-    entropy: jax.Array  # [N], nats
 
 
-@partial(jax.jit, static_argnames=("k", "normalization"))
+@partial(jax.jit, static_argnames=("k", "normalization", "quick"))
 def table_block(
     rows: jax.Array,
     own_anchor: jax.Array | NDArray[np.int32],
@@ -190,6 +189,7 @@ def table_block(
     *,
     k: int,
     normalization: Normalization,
+    quick: bool = False,
 ) -> tuple[RowStatistics, jax.Array]:
     """Reduce one block of R, `[N, A]`, the only part of it that ever exists.
 
@@ -200,28 +200,44 @@ def table_block(
       temperature: see `transfer_matrix`.
       k: entries kept a row.
       normalization: which of the two.
+      quick: take the cosines of bfloat16 directions, and compute in float32 what is kept.
 
     Returns:
       A reduction of each row, and the sum `[A]` of the rows that are tokens.
     """
-    logits, scale = _logits(rows, anchors, normalization, temperature)
+    measure = quick_cosine if quick else cosine
+    logits, scale = _logits(rows, anchors, normalization, temperature, measure)
     # The maximum is taken anew: slicing it out of top_k's result makes XLA sort whole rows on CPU.
     kept, indices = jax.lax.top_k(logits, k)
     largest = jnp.max(logits, axis=1)
     weights = jnp.exp(logits - largest[:, None])
-    mass = jnp.sum(weights, axis=1)
-    log_normalizer = largest + jnp.log(mass)
+    # A product, since XLA on CPU does not vectorise an exponential that it fuses into a sum.
+    mass = row_sums(weights)
+    if quick:
+        rough = jnp.sum(jnp.exp(kept - largest[:, None]), axis=1)
+        known = scale[:, None] * _cosines_of(rows, anchors, indices)
+        kept = jnp.where(kept > EXCLUDED, known, kept)
+        mass = jnp.maximum(mass - rough, 0) + jnp.sum(jnp.exp(kept - largest[:, None]), axis=1)
     share = jnp.where(is_token(rows), 1 / mass, 0.0)  # a row of R is share * weights
-    own = jnp.take_along_axis(weights, jnp.maximum(own_anchor, 0)[:, None], axis=1)[:, 0]
+    own = jnp.exp(scale * jnp.sum(rows * anchors[own_anchor], axis=1) - largest)
     statistics = RowStatistics(
-        log_normalizer=log_normalizer,
+        log_normalizer=largest + jnp.log(mass),
         scale=scale,
         indices=indices.astype(jnp.int32),
         values=jnp.exp(kept - largest[:, None]) * share[:, None],
-        self_mass=jnp.where(own_anchor >= 0, own * share, 0.0),
-        entropy=log_normalizer - jnp.sum(weights * logits, axis=1) / mass,
+        self_mass=jnp.where(jnp.asarray(own_anchor) >= 0, own * share, 0.0),
     )
     return statistics, jnp.matmul(share, weights, precision="highest")
+
+
+def _cosines_of(rows: jax.Array, anchors: jax.Array, indices: jax.Array) -> jax.Array:
+    """`[N, k]` float32 inner products of rows `[N, D]` with k anchors each, `indices [N, k]`."""
+
+    def of_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jnp.matmul(anchors[row[1]], row[0], precision="highest")
+
+    # A few rows at a time: all their anchors together would be [N, k, D].
+    return jax.lax.map(of_row, (rows, indices), batch_size=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +252,7 @@ class TransferHealth:
       neighbour_mass: mean mass that tokens which are no anchor keep on their k nearest anchors;
         None where every token is an anchor.
       anchor_neighbour_mass: mean mass that an anchor's row keeps on its k nearest but itself.
-      entropy: mean entropy of the rows, nats.
+      entropy: mean entropy of a seeded sample of rows, nats.
       coverage: share of tokens, weighted by how often they occur in text, that are anchors.
       held_mass: mass of p R that a top-k table's entries hold, p being real distributions.
     """
@@ -277,6 +293,7 @@ def build_table(
     num_tokens: int | None = None,
     kind: Kind = "topk",
     k: int = 64,
+    quick: bool = True,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[DenseTable | TopKTable | ExactTable, TransferHealth]:
     """Build one model's table in one pass over blocks of rows.
@@ -289,6 +306,7 @@ def build_table(
       num_tokens: rows from here on are padding.
       kind: `topk` (k entries a row), `dense` (all of R) or `exact` (recomputed when used).
       k: entries a row of `topk`; at most A.
+      quick: find a centred top-k table by bfloat16 products; its entries are float32 all the same.
       on_block: told (blocks done, blocks in all).
 
     Returns:
@@ -304,31 +322,57 @@ def build_table(
             "representation; use fusion=vocabulary"
         )
     _check_anchors(ids, np.shape(embeddings)[0])
-    unit = unit_embeddings(embeddings, normalization=normalization, num_tokens=num_tokens)
-    anchors = unit[ids]
-    if temperature is None:
-        temperature = default_temperature(unit, anchor_ids, normalization=normalization)
-    own_anchor = np.full(unit.shape[0], -1, np.int32)
+    embeddings = jnp.asarray(embeddings)
+    # Rows are made unit rows block by block: a copy of all of them is held by no top-k table.
+    tokens = _tokens(embeddings, num_tokens)
+    origin = _origin(embeddings, tokens, normalization)
+    anchors = _unit_rows(embeddings[ids], tokens[ids], origin)
+    own_anchor = np.full(len(embeddings), -1, np.int32)
     own_anchor[ids] = np.arange(len(ids))
-    k = min(k, len(ids))
-    parts: list[RowStatistics] = []
+    if temperature is None:
+        every = np.arange(len(ids), dtype=np.int32)
+        temperature = default_temperature(anchors, every, normalization=normalization)
+    k, total = min(k, len(ids)), len(embeddings)
+    # DeePEn's rows are nearly even, and their scale depends on every cosine: no rounding there.
+    quick = quick and kind == "topk" and normalization == "centered"
+    whole: RowStatistics | None = None
     row_sum = np.zeros(len(ids), np.float64)
-    for rows, own in _blocks(unit, own_anchor, on_block):
-        block, sums = table_block(rows, own, anchors, temperature, k=k, normalization=normalization)
-        parts.append(jax.tree.map(np.asarray, block))
+    for start in range(0, total, BLOCK):
+        rows = np.arange(start, start + min(BLOCK, total))  # one shape, one compilation
+        real, rows = rows < total, np.minimum(rows, total - 1)
+        unit = _unit_rows(embeddings[rows], tokens[rows] & real, origin)
+        own = np.where(real, own_anchor[rows], -1)
+        block, sums = table_block(
+            unit,
+            own,
+            anchors,
+            temperature,
+            k=k,
+            normalization=normalization,
+            quick=quick,
+        )
+        if whole is None:
+            whole = jax.tree.map(lambda part: np.empty((total, *part.shape[1:]), part.dtype), block)
+        for all_rows, part in zip(whole, block, strict=True):
+            all_rows[rows[real]] = np.asarray(part)[real]
         row_sum += np.asarray(sums, np.float64)
-    whole = jax.tree.map(lambda *blocks: np.concatenate(blocks)[: unit.shape[0]], *parts)
-    tokens = np.asarray(is_token(unit))
-    health = _health(whole, tokens, own_anchor, normalization, temperature)
+        on_block(start // BLOCK + 1, -(-total // BLOCK))
+    assert whole is not None
+    mask = np.asarray(tokens)
+    sample = np.random.default_rng(0).permutation(np.flatnonzero(mask))[:SAMPLE]
+    chosen = _unit_rows(embeddings[sample], tokens[sample], origin)
+    entropy = _mean_entropy(chosen, anchors, temperature, normalization)
+    health = _health(whole, mask, own_anchor, normalization, temperature, float(entropy))
     if kind == "topk":
         values = jnp.asarray(whole.values)
-        rest = jnp.where(tokens, jnp.maximum(1.0 - values.sum(1), 0.0), 0.0)
+        rest = jnp.where(mask, jnp.maximum(1.0 - values.sum(1), 0.0), 0.0)
         mean_row = jnp.asarray(row_sum / row_sum.sum(), jnp.float32)
         return TopKTable(jnp.asarray(whole.indices), values, rest, mean_row), health
+    unit = _unit_rows(embeddings, tokens, origin)
     exact = ExactTable(unit, anchors, jnp.asarray(whole.scale), jnp.asarray(whole.log_normalizer))
     if kind == "exact":
         return exact, health
-    return DenseTable(exact.rows(0, unit.shape[0])), health
+    return DenseTable(exact.rows(0, len(unit))), health
 
 
 def to_vocabulary(probabilities: jax.Array, target_ids: jax.Array, size: int) -> jax.Array:
@@ -336,7 +380,7 @@ def to_vocabulary(probabilities: jax.Array, target_ids: jax.Array, size: int) ->
 
     Each plug-in token gives its mass to one target token (itself where both share it, else the
     first token of its text). Mass of tokens that have none (id -1) is dropped, and what is left
-    is scaled back to one.
+    is scaled back to one, unless next to nothing is (`LEAST_SHARED`).
 
     Args:
       probabilities: `[B, Vs]`.
@@ -353,7 +397,7 @@ def to_vocabulary(probabilities: jax.Array, target_ids: jax.Array, size: int) ->
         return jnp.zeros(size, jnp.float32).at[columns].add(row)
 
     moved = jax.vmap(scatter)(mass)
-    return moved / jnp.maximum(jnp.sum(moved, axis=1, keepdims=True), _EPS)
+    return moved / jnp.maximum(jnp.sum(moved, axis=1, keepdims=True), LEAST_SHARED)
 
 
 def _check_anchors(anchor_ids: Any, total: int) -> None:
@@ -370,8 +414,9 @@ def _logits(
     anchors: jax.Array,
     normalization: Normalization,
     temperature: float | jax.Array,
+    measure: Callable[[jax.Array, jax.Array], jax.Array] = cosine,
 ) -> tuple[jax.Array, jax.Array]:
-    cosines = cosine(rows, anchors)
+    cosines = measure(rows, anchors)
     if normalization == "deepen":
         scale = temperature / jnp.maximum(jnp.linalg.norm(cosines, axis=1), _EPS)
     else:
@@ -388,16 +433,39 @@ def _mean_self_mass(
     return jnp.mean(jnp.exp(at_own - jax.nn.logsumexp(logits, axis=1)))
 
 
-def _blocks(
-    unit: jax.Array, own_anchor: NDArray[np.int32], on_block: Callable[[int, int], None]
-) -> Iterator[tuple[jax.Array, NDArray[np.int32]]]:
-    total = -(-unit.shape[0] // BLOCK)
-    for block in range(total):
-        rows = unit[block * BLOCK : (block + 1) * BLOCK]
-        own = own_anchor[block * BLOCK : (block + 1) * BLOCK]
-        missing = min(BLOCK, unit.shape[0]) - rows.shape[0]  # one shape, one compilation
-        yield jnp.pad(rows, ((0, missing), (0, 0))), np.pad(own, (0, missing), constant_values=-1)
-        on_block(block + 1, total)
+@partial(jax.jit, static_argnames="num_tokens")
+def _tokens(embeddings: jax.Array, num_tokens: int | None) -> jax.Array:
+    """`[V]` bool: rows of the table that are a token's."""
+    tokens = jnp.any(embeddings != 0, axis=1)
+    return tokens if num_tokens is None else tokens & (jnp.arange(len(tokens)) < num_tokens)
+
+
+@partial(jax.jit, static_argnames="normalization")
+def _origin(embeddings: jax.Array, tokens: jax.Array, normalization: Normalization) -> jax.Array:
+    """`[D]` float32: what directions are measured from, the mean token or zero."""
+    if normalization == "deepen":
+        return jnp.zeros(embeddings.shape[1], jnp.float32)
+    rows = jnp.where(tokens[:, None], embeddings.astype(jnp.float32), 0.0)
+    return jnp.sum(rows, axis=0) / jnp.sum(tokens)
+
+
+@jax.jit
+def _unit_rows(rows: jax.Array, tokens: jax.Array, origin: jax.Array) -> jax.Array:
+    """Directions `[N, D]` float32 of embeddings from the origin; zeros where there is no token."""
+    rows = rows.astype(jnp.float32) - origin
+    length = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    return jnp.where(tokens[:, None], rows / jnp.maximum(length, _EPS), 0.0)
+
+
+@partial(jax.jit, static_argnames="normalization")
+def _mean_entropy(
+    rows: jax.Array,
+    anchors: jax.Array,
+    temperature: float | jax.Array,
+    normalization: Normalization,
+) -> jax.Array:
+    logits = _logits(rows, anchors, normalization, temperature)[0]
+    return jnp.mean(jnp.sum(jax.scipy.special.entr(jax.nn.softmax(logits, axis=1)), axis=1))
 
 
 def _health(
@@ -406,6 +474,7 @@ def _health(
     own_anchor: NDArray[np.int32],
     normalization: str,
     temperature: float,
+    entropy: float,
 ) -> TransferHealth:
     others = tokens & (own_anchor < 0)
     kept = whole.values.sum(1)
@@ -417,6 +486,6 @@ def _health(
         anchors=int(np.sum(shared)),
         self_mass=float(np.mean(whole.self_mass[shared])),
         neighbour_mass=float(kept[others].mean()) if others.any() else None,
-        entropy=float(np.mean(whole.entropy[tokens])),
+        entropy=entropy,
         anchor_neighbour_mass=float(np.mean((kept - whole.self_mass)[shared])),
     )

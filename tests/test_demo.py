@@ -5,13 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from stepwise import stepwise_answers
 
 from onceedit_jax.data.loaders import load_records
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, load_target
-from onceedit_jax.ensemble import ensemble as ensemble_module
-from onceedit_jax.ensemble.generation import fused_answers
 from onceedit_jax.errors import RunError
 from onceedit_jax.models.sources import resolve
 
@@ -47,11 +46,11 @@ def test_one_plugin_is_edited_and_two_real_targets_answer(demo):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_checked_drafts_write_what_one_token_at_a_time_does(demo, monkeypatch, target):
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary"])
+def test_answers_are_those_of_one_token_at_a_time(demo, target, fusion):
     records = load_records(demo_path("demo_edits.jsonl"))
     prompts = [r.prompt for r in records[:4]] + [str(r.rephrase) for r in records[:4]]
     plugin = EditedPlugin.load(demo[0] / "plugin")
-    ensemble = Ensemble(plugin, [load_target(target)], alpha_threshold=0)
-    checked = ensemble.answers(prompts, max_new_tokens=12)
-    monkeypatch.setattr(ensemble_module, "checked_answers", fused_answers)
-    assert ensemble.answers(prompts, max_new_tokens=12) == checked
+    ensemble = Ensemble(plugin, [load_target(target)], fusion=fusion, alpha_threshold=0)
+    (found,) = ensemble.answers(prompts, max_new_tokens=12)
+    assert found == stepwise_answers(ensemble, 0, prompts, max_new_tokens=12)

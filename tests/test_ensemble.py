@@ -4,19 +4,22 @@ import dataclasses
 
 import numpy as np
 import pytest
+from stepwise import stepwise_answers
 
 from onceedit_jax import runner
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.ensemble import Ensemble, Target
+from onceedit_jax.ensemble import Ensemble, Target, generation
 from onceedit_jax.ensemble import ensemble as ensemble_module
-from onceedit_jax.ensemble.generation import fused_answers
 from onceedit_jax.ensemble.pair import pair_anchors
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
+from onceedit_jax.fused_greedy import fused_continuation
 from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.greedy import Continuation, greedy_continuation
+from onceedit_jax.text.bridge import Bridge
 
 RECORDS = [
     EditRecord(
@@ -110,17 +113,47 @@ def test_fused_answers_can_be_had_without_those_before(plugin, targets):
     assert ensemble.answers_alone(prompts, max_new_tokens=8) == both.before
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.3, 0.6, 1.0])
-def test_checking_whole_drafts_writes_what_one_token_at_a_time_does(
-    plugin, targets, monkeypatch, alpha
+QUESTIONS = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
+
+
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
+def test_answers_are_those_of_one_token_at_a_time(plugin, targets, fusion):
+    """Whole drafts checked at once, and loops on the device, against the plain state machine."""
+    ensemble = Ensemble(plugin, targets, fusion=fusion, alpha_threshold=0, allow_lossy=True)
+    for alpha in (0.05, 0.3, 0.6, 1.0):
+        ensemble.alphas = lambda prompts, a=alpha: np.full(len(prompts), a, np.float32)
+        for t, found in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
+            assert found == stepwise_answers(ensemble, t, QUESTIONS, max_new_tokens=14)
+
+
+def test_a_loop_ends_where_the_plugin_would_write_the_text_otherwise(
+    plugin, tiny_model, monkeypatch
 ):
-    """The reference is the state machine with one pass of the target a token."""
-    rule = FusionSettings(proposal="draft", weight="fixed", fixed_alpha=alpha)
-    ensemble = Ensemble(plugin, targets, fusion=rule)
-    prompts = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
-    checked = ensemble.generate(prompts, max_new_tokens=14)
-    monkeypatch.setattr(ensemble_module, "checked_answers", fused_answers)
-    assert ensemble.generate(prompts, max_new_tokens=14).after == checked.after
+    """The target writes letters; the plug-in knows pieces of the word, and is asked anew for it."""
+    letters, prompt = Target(*tiny_model(0, 3)), RECORDS[0].prompt
+    bridge = Bridge(letters.tokenizer, plugin.tokenizer)
+    script = letters.tokenizer.encode_bytes(b" Vinterby", continuation=True)
+    read = [bridge.cross(prompt, script[:n]) for n in range(len(script) + 1)]
+    loops = []
+
+    def scripted(*args, steps, **kwargs):
+        plugin_prompt, target_prompt = args[4:6]
+        written = target_prompt.positions.max() + 1 - len(letters.tokenizer.encode(prompt))
+        loops.append(int(written))
+        assert plugin_prompt.tokens[0, : len(read[written])].tolist() == read[written]
+        rest = [*script[written:], letters.tokenizer.end_id]
+        return Continuation(
+            np.array([rest + [0] * (steps - len(rest))]),
+            np.ones((1, steps)),
+            np.array([len(rest) - 1]),
+            np.array([True]),
+        )
+
+    monkeypatch.setattr(generation, "fused_continuation", scripted)
+    ensemble = Ensemble(plugin, [letters], fusion="vocabulary", alpha_threshold=0)
+    assert ensemble.answers([prompt], max_new_tokens=24) == [["Vinterby"]]
+    rewritten = [n for n in range(1, len(read)) if read[n][:-1] != read[n - 1]]
+    assert loops == [0, *rewritten] and len(loops) > 2
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +190,7 @@ def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     def never(*args, **kwargs):
         raise AssertionError("the plug-in ran for a prompt under the threshold")
 
-    for name in ("PluginFollower", "DraftReader"):
+    for name in ("fused_answers", "DraftReader"):
         monkeypatch.setattr(ensemble_module, name, never)
     answers = ensemble.generate(unrelated, max_new_tokens=6)
     assert answers.after == answers.before
@@ -225,9 +258,16 @@ def test_unknown_fusion_and_no_targets_are_refused(plugin, targets):
         FusionSettings(proposal="relative", start="prior")
 
 
-def test_a_second_call_compiles_nothing(plugin, targets):
-    ensemble = Ensemble(plugin, targets[:1])
-    compiled = [ensemble_module.decide, runner._hidden, runner._extend]
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
+def test_a_second_call_compiles_nothing(plugin, targets, fusion):
+    ensemble = Ensemble(plugin, targets[:1], fusion=fusion, alpha_threshold=0, allow_lossy=True)
+    compiled = [
+        ensemble_module.decide,
+        runner._hidden,
+        runner._extend,
+        greedy_continuation,
+        fused_continuation,
+    ]
     for _ in range(2):
         ensemble.score(PAIRS)
         ensemble.generate([pair.prompt for pair in PAIRS], max_new_tokens=8)

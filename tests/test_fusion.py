@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from onceedit_jax import ranking
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion import (
     PRESETS,
@@ -16,6 +19,7 @@ from onceedit_jax.fusion import (
     fuse,
     fuse_vocabulary,
     fused_anchor,
+    fused_token,
     fusion_rule,
 )
 from onceedit_jax.relative_search import SearchSettings
@@ -61,14 +65,44 @@ def test_the_fused_anchor_is_the_argmax_of_the_full_sum(sharpness, top):
         build_table(rng.normal(size=(n, 12)), ids, kind="topk", k=8)[0]
         for n, ids in ((VS, IDS_S), (VL - PADDING, IDS_L))
     ]
-    probs = [
-        jax.nn.softmax(sharpness * rng.normal(size=(B, n)).astype(np.float32))
-        for n in (VS, VL - PADDING)
-    ]
+    logits = [sharpness * rng.normal(size=(B, n)).astype(np.float32) for n in (VS, VL - PADDING)]
     alpha = jnp.linspace(0, 1, B)
-    found = jax.jit(fused_anchor, static_argnames="top")(*probs, alpha, *tables, top=top)
-    wanted = np.argmax(fuse(*probs, alpha, *tables), axis=-1)
+    found = jax.jit(fused_anchor, static_argnames="top")(*logits, alpha, *tables, top=top)
+    wanted = np.argmax(fuse(*map(jax.nn.softmax, logits), alpha, *tables), axis=-1)
     np.testing.assert_array_equal(found, wanted)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 3.0, 30.0]), st.sampled_from([1, 4, 100]))
+def test_the_fused_token_is_the_argmax_of_the_full_sum(seed, sharpness, top):
+    """Several plug-in tokens may go to one target token, and some to none."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(-1, 12, VS).astype(np.int32)
+    logits = [sharpness * rng.normal(size=(B, n)).astype(np.float32) for n in (VS, VL)]
+    alpha = jnp.linspace(0, 1, B)
+    found = jax.jit(fused_token, static_argnames="top")(*logits, alpha, ids, top=top)
+    scores = np.asarray(fuse_vocabulary(*map(jax.nn.softmax, logits), alpha, jnp.asarray(ids)))
+    best = np.take_along_axis(scores, np.asarray(found)[:, None], axis=1)[:, 0]
+    # Sums in another order: tokens within rounding of the best are the best.
+    np.testing.assert_allclose(best, scores.max(axis=1), rtol=1e-5)
+
+
+def test_which_tokens_were_looked_at_first_changes_nothing(pair, monkeypatch):
+    """Few groups, so that the leaders are not the top tokens; and nothing is ever settled."""
+    for alpha in (0.2, 0.8):
+        inputs = make_inputs(alpha)
+        wanted = np.argmax(
+            fuse_vocabulary(
+                jax.nn.softmax(inputs.plugin_logits),
+                jax.nn.softmax(inputs.target_logits),
+                inputs.alpha,
+                jnp.asarray(TO_TARGET),
+            ),
+            axis=-1,
+        )
+        for groups in (1, 3, 1024):
+            monkeypatch.setattr(ranking, "GROUPS", groups)
+            arguments = inputs.plugin_logits, inputs.target_logits, inputs.alpha
+            np.testing.assert_array_equal(fused_token(*arguments, jnp.asarray(TO_TARGET)), wanted)
 
 
 def test_a_few_tokens_rows_give_their_share_of_the_relative_sum(pair):

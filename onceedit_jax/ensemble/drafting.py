@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onceedit_jax.ensemble.endings import draft_endings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import greedy_continuation
-from onceedit_jax.shapes import bucket, group_height, pad_rows, row_positions
+from onceedit_jax.shapes import batch_of
 from onceedit_jax.text.tokenizer import Tokenizer
 
 DRAFT_TOKENS = 16  # plug-in tokens a draft holds at most
@@ -68,22 +68,19 @@ class Drafter:
 
     def _make(self, texts: Sequence[bytes]) -> list[Draft]:
         rows = [self.tokenizer.encode_bytes(text) for text in texts]
-        lengths = [len(row) for row in rows]
-        height, width = group_height(len(rows), ROWS), bucket(max(lengths))
-        made = greedy_continuation(
+        found = greedy_continuation(
             self.params,
             self.config,
-            pad_rows(rows, width=width, height=height),
-            row_positions(lengths, width=width, height=height),
+            *batch_of(rows, largest=ROWS),
             self._endings,
             steps=DRAFT_TOKENS,
         )
-        tokens, chances, counts = (np.asarray(array).tolist() for array in made)
+        tokens, chances, counts, stopped = (np.asarray(array).tolist() for array in found)
         return [
             self._draft(
                 tokens[i][: counts[i]],
                 chances[i][: counts[i]],
-                chances[i][counts[i]] if counts[i] < DRAFT_TOKENS else None,
+                chances[i][counts[i]] if stopped[i] else None,
             )
             for i in range(len(texts))
         ]

@@ -16,15 +16,17 @@ from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.drafting import Drafter, DraftReader
 from onceedit_jax.ensemble.endings import answer_endings
 from onceedit_jax.ensemble.generation import (
-    PluginFollower,
+    PROMPTS,
     View,
+    Writer,
     checked_answers,
     fused_answers,
     own_answers,
     trusted_answers,
 )
-from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer
+from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer, pair_spelling
 from onceedit_jax.errors import InputError
+from onceedit_jax.fused_greedy import Spelling
 from onceedit_jax.fusion import (
     PRESETS,
     FusionInputs,
@@ -36,15 +38,14 @@ from onceedit_jax.gate import apply_threshold
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed, unstack_layers
 from onceedit_jax.parallel import data_mesh, replicate, shard_batch
+from onceedit_jax.ranking import most_likely
 from onceedit_jax.runner import states_after
 from onceedit_jax.shapes import bucket
 from onceedit_jax.text.bridge import Bridge
-from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.transfer import Kind, TransferHealth
 
 CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
 EXACT_CHUNK = 256  # an exact table costs one pass whatever the number of decisions
-PROMPTS = 16  # prompts answered at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +115,12 @@ def decide(
         view.get("probability"),
     )
     step = fusion_rule(settings)(inputs, transfer)
-    own = jnp.argmax(inputs.target_logits, axis=-1).astype(jnp.int32)
-    return Decision(own, step.tokens, step.losses)
+    return Decision(most_likely(inputs.target_logits), step.tokens, step.losses)
 
 
 @partial(jax.jit, static_argnames="config")
 def _own_tokens(params: Params, config: ModelConfig, states: jax.Array) -> jax.Array:
-    return jnp.argmax(unembed(params, config, states), axis=-1).astype(jnp.int32)
+    return most_likely(unembed(params, config, states))
 
 
 class Ensemble:
@@ -187,6 +187,7 @@ class Ensemble:
         self._decoding_targets = [layout(params) for params in self._target_params]
         self._endings = [answer_endings(t.tokenizer, t.model.config.vocab_size) for t in targets]
         self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
+        self._spellings: dict[int, Spelling] = {}
         self._transfers: list[Transfer] = []
         self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
         for target in targets:
@@ -350,8 +351,10 @@ class Ensemble:
         texts: list[str] = []
         for start in range(0, len(prompts), PROMPTS):
             group = prompts[start : start + PROMPTS]
-            answering = (*self._answering(t), group, self._endings[t])
-            texts += self._read(t, own_answers(*answering, max_new_tokens=max_new_tokens))
+            found = own_answers(
+                self._writer(t), group, self._endings[t], max_new_tokens=max_new_tokens
+            )
+            texts += self._read(t, found)
         return texts
 
     def _fused_answers(
@@ -375,34 +378,45 @@ class Ensemble:
         for start in range(0, len(chosen), PROMPTS):
             places = chosen[start : start + PROMPTS]
             group, weights = [prompts[i] for i in places], alphas[places]
-            answering = (*self._answering(t), group)
-
-            def decided(
-                view: View,
-                states: NDArray[Any],
-                rows: NDArray[Any],
-                weights: NDArray[np.float32] = weights,
-            ) -> NDArray[np.int32]:
-                return np.asarray(self._decided(t, view, states, weights[rows]).fused)
-
             if self.settings.proposal == "draft":
-                reader = self._reader(t, group)
-                found = checked_answers(*answering, reader, decided, max_new_tokens=max_new_tokens)
+                found = self._checked(t, group, weights, max_new_tokens)
             else:
-                follower = PluginFollower(
-                    self._decoding_plugin,
-                    self.plugin.config,
-                    self._bridges[t],
+                found = fused_answers(
+                    Writer(self._decoding_plugin, self.plugin.config, self.plugin.tokenizer),
+                    self._writer(t),
                     group,
-                    room=4 * max_new_tokens,
+                    weights,
+                    self._endings[t],
+                    self._transfers[t],
+                    self._spelling(t),
+                    self.settings,
+                    max_new_tokens=max_new_tokens,
                 )
-                found = fused_answers(*answering, follower, decided, max_new_tokens=max_new_tokens)
             texts.update(zip(places, self._read(t, found), strict=True))
         return [texts[i] for i in sorted(texts)]
 
-    def _answering(self, t: int) -> tuple[Params, ModelConfig, Tokenizer]:
+    def _checked(
+        self, t: int, prompts: Sequence[str], alphas: NDArray[np.float32], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Answers from drafts that target t checks."""
+
+        def next_tokens(view: View, states: Any, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+            return np.asarray(self._decided(t, view, states, alphas[rows]).fused)
+
+        reader = self._reader(t, prompts)
+        return checked_answers(
+            self._writer(t), prompts, reader, next_tokens, max_new_tokens=max_new_tokens
+        )
+
+    def _writer(self, t: int) -> Writer:
         target = self.targets[t]
-        return self._decoding_targets[t], target.model.config, target.tokenizer
+        return Writer(self._decoding_targets[t], target.model.config, target.tokenizer)
+
+    def _spelling(self, t: int) -> Spelling:
+        if t not in self._spellings:
+            spelling = pair_spelling(self.plugin.tokenizer, self.targets[t].tokenizer)
+            self._spellings[t] = self._placed(spelling)
+        return self._spellings[t]
 
     def _read(self, t: int, answers: list[list[int]]) -> list[str]:
         tokenizer = self.targets[t].tokenizer

@@ -1,23 +1,28 @@
 """Greedy answers: of a target alone, of a token-by-token fusion, and of drafts that are checked.
 
-The target alone runs inside one compiled loop; a draft is checked in one pass of the target,
-whatever its length.
+The target alone and the token-by-token fusion run inside one compiled loop; a draft is checked in
+one pass of the target, whatever its length.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from onceedit_jax.ensemble.drafting import DraftReader
 from onceedit_jax.ensemble.endings import Answer
+from onceedit_jax.fused_greedy import Prompts, Spelling, fused_continuation
+from onceedit_jax.fusion import FusionSettings, Transfer
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import Endings, greedy_continuation
 from onceedit_jax.runner import CachedRows
-from onceedit_jax.shapes import bucket, pad_rows, row_positions
+from onceedit_jax.shapes import batch_of
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer
+
+PROMPTS = 16  # prompts answered at once
 
 # What the plug-in says of N texts, every array `[N, ...]`: its final `states`, or, where it drafts,
 # the `drafted` token and its `probability`.
@@ -27,33 +32,30 @@ View = dict[str, Any]
 NextTokens = Callable[[View, NDArray[np.float32], NDArray[np.int32]], NDArray[np.int32]]
 
 
+class Writer(NamedTuple):
+    """A model that writes: parameters in the layout that it decodes with, and what they need."""
+
+    params: Any
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+
 def own_answers(
-    params: Any,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    endings: Endings,
-    *,
-    max_new_tokens: int,
+    model: Writer, prompts: Sequence[str], endings: Endings, *, max_new_tokens: int
 ) -> list[list[int]]:
     """What a model answers by itself: each prompt's new tokens, without the one that ended them.
 
     Args:
-      params: the answering model's parameters.
-      config: its configuration.
-      tokenizer: its tokenizer.
-      prompts: B texts.
+      model: the model.
+      prompts: at most `PROMPTS` texts.
       endings: where its answers end, from `answer_endings`.
       max_new_tokens: longest continuation.
     """
-    rows = [tokenizer.encode(prompt) for prompt in prompts]
-    lengths = [len(row) for row in rows]
-    shape = {"width": bucket(max(lengths)), "height": bucket(len(rows), smallest=1)}
+    rows = [model.tokenizer.encode(prompt) for prompt in prompts]
     found = greedy_continuation(
-        params,
-        config,
-        pad_rows(rows, **shape),
-        row_positions(lengths, **shape),
+        model.params,
+        model.config,
+        *batch_of(rows, largest=PROMPTS),
         endings,
         steps=max_new_tokens,
     )
@@ -62,60 +64,103 @@ def own_answers(
 
 
 def fused_answers(
-    params: Any,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
+    plugin: Writer,
+    target: Writer,
     prompts: Sequence[str],
-    follower: "PluginFollower | DraftReader",
-    next_tokens: NextTokens,
+    alphas: NDArray[np.float32],
+    endings: Endings,
+    transfer: Transfer,
+    spelling: Spelling,
+    settings: FusionSettings,
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Answers of the fused system, one pass of the target a token.
+    """Answers of the fused system token by token, in as few compiled loops as the texts allow.
+
+    Inside a loop the plug-in reads what is written token by token. Where it would have written the
+    text otherwise (` Wash` and `ington` as one token), the answer is kept up to there, and the
+    next loop begins with the text as the plug-in writes it.
 
     Args:
-      params: the target's parameters.
-      config: its configuration.
-      tokenizer: its tokenizer.
-      prompts: B texts.
-      follower: what the plug-in says after the answers so far.
-      next_tokens: the fusion.
+      plugin: the edited plug-in.
+      target: the target.
+      prompts: at most `PROMPTS` texts.
+      alphas: `[B]`.
+      endings: where the target's answers end.
+      transfer: what the rule needs of the pair.
+      spelling: of the target's tokens, by the plug-in.
+      settings: the fusion rule; one that reads both models' logits.
       max_new_tokens: longest continuation.
     """
-    heads = [tokenizer.encode(prompt) for prompt in prompts]
-    answers = [Answer(tokenizer) for _ in prompts]
-    rows = CachedRows(params, config, room=2 * max_new_tokens)
-    every = np.arange(len(prompts), dtype=np.int32)
-    for _ in range(max_new_tokens):
-        written = [answer.tokens for answer in answers]
-        states = np.asarray(rows.advance([h + w for h, w in zip(heads, written, strict=True)]))
-        chosen = next_tokens(follower.view(written), states[:, 0], every)
-        for answer, token in zip(answers, chosen.tolist(), strict=True):
-            answer.add(token)
-        if all(answer.ended for answer in answers):
-            break
+    bridge = Bridge(target.tokenizer, plugin.tokenizer)
+    heads = [target.tokenizer.encode(prompt) for prompt in prompts]
+    answers = [Answer(target.tokenizer) for _ in prompts]
+    pieces, counts = (np.asarray(table) for table in spelling)
+    while rows := _open_rows(answers, max_new_tokens):
+        read = {
+            "plugin": [bridge.cross(prompts[i], answers[i].tokens) for i in rows],
+            "target": [heads[i] + answers[i].tokens for i in rows],
+        }
+        # One width for both, so that few pairs of shapes are compiled.
+        width = max(len(text) for texts in read.values() for text in texts)
+        plugin_prompts, target_prompts = (
+            Prompts(*map(jnp.asarray, batch_of(texts, largest=PROMPTS, width=width)))
+            for texts in read.values()
+        )
+        weights = np.zeros(len(plugin_prompts.tokens), np.float32)
+        weights[: len(rows)] = alphas[rows]
+        found = fused_continuation(
+            plugin.params,
+            plugin.config,
+            target.params,
+            target.config,
+            plugin_prompts,
+            target_prompts,
+            weights,
+            transfer,
+            spelling,
+            endings,
+            settings=settings,
+            steps=max_new_tokens,
+            limit=max_new_tokens - min(len(answers[i].tokens) for i in rows),
+        )
+        tokens = np.asarray(found.tokens).tolist()
+        decided = (np.asarray(found.length) + np.asarray(found.stopped)).tolist()
+        for i, text, row, count in zip(rows, read["plugin"], tokens, decided, strict=False):
+            answer = answers[i]
+            for token in row[:count]:
+                answer.add(token)
+                text = [*text, *pieces[token, : counts[token]].tolist()]
+                full = answer.ended or len(answer.tokens) == max_new_tokens
+                if full or bridge.cross(prompts[i], answer.tokens) != text:
+                    break
     return [answer.tokens for answer in answers]
 
 
 def checked_answers(
-    params: Any,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
+    target: Writer,
     prompts: Sequence[str],
     reader: DraftReader,
     next_tokens: NextTokens,
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """`fused_answers` of drafts, token for token, from one pass of the target a draft.
+    """Answers from drafts, one pass of the target a draft.
 
     A pass runs over all that a draft proposes. Its tokens are kept while the fusion agrees with
-    them; where it does not, its own token is taken, and what was run beyond is rolled back.
-    Arguments are those of `fused_answers`.
+    them; where it does not, its own token is taken, and what was run beyond is rolled back. So
+    these are the answers of one pass a token.
+
+    Args:
+      target: the target.
+      prompts: B texts.
+      reader: the drafts.
+      next_tokens: the fusion.
+      max_new_tokens: longest continuation.
     """
-    heads = [tokenizer.encode(prompt) for prompt in prompts]
-    answers = [Answer(tokenizer) for _ in prompts]
-    rows = CachedRows(params, config, room=2 * max_new_tokens)
+    heads = [target.tokenizer.encode(prompt) for prompt in prompts]
+    answers = [Answer(target.tokenizer) for _ in prompts]
+    rows = CachedRows(target.params, target.config, room=2 * max_new_tokens)
     for drafts in _drafts_of_open_rows(answers, reader, max_new_tokens):
         # A row that has ended is run to its last token again, and nothing is asked of it.
         proposed = [drafts.get(i, [(-1, 0.0)]) for i in range(len(prompts))]
@@ -169,9 +214,7 @@ def _drafts_of_open_rows(
     answers: Sequence[Answer], reader: DraftReader, max_new_tokens: int
 ) -> Iterator[dict[int, list[tuple[int, float]]]]:
     """What is proposed to every row that may still grow, again and again until none may."""
-    while rows := [
-        i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens
-    ]:
+    while rows := _open_rows(answers, max_new_tokens):
         ahead = reader.ahead([answer.tokens for answer in answers], rows)
         yield {
             i: steps[: max_new_tokens - len(answers[i].tokens)]
@@ -179,23 +222,6 @@ def _drafts_of_open_rows(
         }
 
 
-class PluginFollower:
-    """The plug-in's state after the text that a target has written so far."""
-
-    def __init__(
-        self,
-        params: Any,
-        config: ModelConfig,
-        bridge: Bridge,
-        prompts: Sequence[str],
-        *,
-        room: int,
-    ) -> None:
-        """Args: the plug-in, the bridge target -> plug-in, the prompts, columns beyond prefill."""
-        self.bridge, self.prompts = bridge, prompts
-        self.rows = CachedRows(params, config, room=room)
-
-    def view(self, answers: Sequence[Sequence[int]]) -> View:
-        """`states [B, D]` after prompt and answer, re-tokenised as the plug-in would write them."""
-        texts = [self.bridge.cross(p, a) for p, a in zip(self.prompts, answers, strict=True)]
-        return {"states": np.asarray(self.rows.advance(texts))[:, 0]}
+def _open_rows(answers: Sequence[Answer], max_new_tokens: int) -> list[int]:
+    """The rows that may still grow."""
+    return [i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens]

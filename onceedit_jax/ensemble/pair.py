@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.errors import InputError
+from onceedit_jax.fused_greedy import Spelling
 from onceedit_jax.fusion import FusionSettings, Transfer
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings, unembed
@@ -44,6 +45,7 @@ from onceedit_jax.transfer import (
 
 TABLE_FORMAT = 2  # raised when what a cached table holds changes
 LEAST_HELD = 0.9
+MOST_PIECES = 4  # plug-in tokens that a target token is spelled with inside a compiled loop
 DISTRIBUTIONS = 500  # next-token distributions that a table is checked on
 OnBlock = Callable[[str, int, int], None]
 
@@ -135,6 +137,11 @@ def pair_anchors(plugin: Tokenizer, target: Tokenizer) -> Anchors:
     ids_b = np.append(shared.ids_b[~taken], target.end_id).astype(np.int32)
     order = np.argsort(ids_a)
     return Anchors(ids_a[order], ids_b[order])
+
+
+def pair_spelling(plugin: Tokenizer, target: Tokenizer) -> Spelling:
+    """The target's tokens as the plug-in spells them."""
+    return Spelling(*map(jnp.asarray, Bridge(target, plugin).spellings(MOST_PIECES)))
 
 
 def build_transfer(

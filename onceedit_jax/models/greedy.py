@@ -1,14 +1,16 @@
 """Greedy continuation of many rows inside one compiled loop: no host step per token."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.cache import Cache, init_cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, hidden_states, unembed
+from onceedit_jax.ranking import most_likely
 
 
 class Endings(NamedTuple):
@@ -29,14 +31,83 @@ class Continuation(NamedTuple):
     """What B rows go on with, K tokens at most.
 
     Attributes:
-      tokens: `[B, K]` int32; in a row that stopped, `tokens[length]` is the one that stopped it.
+      tokens: `[B, K]` int32; in a row that stopped, `tokens[length]` is the one that stopped it;
+        what stands beyond means nothing.
       probabilities: `[B, K]` float32, of each of these tokens.
-      length: `[B]` int32, tokens before the stop; K in a row that did not stop.
+      length: `[B]` int32, tokens that the row has, without the one that stopped it.
+      stopped: `[B]` bool, whether one did; without it a row wrote K, or waits.
     """
 
     tokens: jax.Array
     probabilities: jax.Array
     length: jax.Array
+    stopped: jax.Array
+
+
+def write_greedily(
+    choose: Callable[[Any], tuple[jax.Array, jax.Array]],
+    read: Callable[[Any, jax.Array, jax.Array, jax.Array], Any],
+    carry: Any,
+    asked: jax.Array,
+    endings: Endings,
+    *,
+    steps: int,
+    limit: int | jax.Array | None = None,
+    pauses: jax.Array | None = None,
+) -> Continuation:
+    """The one loop of greedy writing: choose a token, stop or read it, choose the next.
+
+    What would follow a row's last token is never computed, unless another row needs the pass.
+
+    Args:
+      choose: from the carry to the next tokens `[B]` and their probabilities `[B]`.
+      read: from the carry, tokens `[B]`, the number of tokens written before them (a scalar) and
+        which rows are open `[B]` to the carry after these tokens.
+      carry: what the models hold after the prompts.
+      asked: `[B]` bool, rows that shall write; the others only fill the batch.
+      endings: when a row stops.
+      steps: K, tokens written at most.
+      limit: fewer than K, without another compilation.
+      pauses: `[V]` bool, tokens after which a row waits; they are written.
+
+    Returns:
+      What was written.
+    """
+    endings = jax.tree.map(jnp.asarray, endings)
+    limit = steps if limit is None else jnp.minimum(limit, steps)
+
+    def write(step: Any, written: Continuation, blank: Any, running: Any, carry: Any) -> Any:
+        token, chance = choose(carry)
+        ends = jnp.where(blank, endings.at_start[token], endings.in_text[token])
+        stopped, running = running & ends, running & ~ends
+        written = Continuation(
+            written.tokens.at[:, step].set(token),
+            written.probabilities.at[:, step].set(chance),
+            written.length + running,
+            written.stopped | stopped,
+        )
+        if pauses is not None:
+            running = running & ~pauses[token]
+        return step + 1, written, blank & endings.blank[token], running, carry
+
+    def going_on(state: Any) -> Any:
+        step, _, _, running, _ = state
+        return (step < limit) & jnp.any(running)
+
+    def read_and_write(state: Any) -> Any:
+        step, written, blank, running, carry = state
+        carry = read(carry, written.tokens[:, step - 1], step - 1, running)
+        return write(step, written, blank, running, carry)
+
+    rows = asked.shape[0]
+    nothing = Continuation(
+        jnp.zeros((rows, steps), jnp.int32),
+        jnp.zeros((rows, steps), jnp.float32),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows, bool),
+    )
+    begun = write(jnp.int32(0), nothing, jnp.ones(rows, bool), asked, carry)
+    return jax.lax.while_loop(going_on, read_and_write, begun)[1]
 
 
 @partial(jax.jit, static_argnames=("config", "steps", "compute_dtype"))
@@ -61,43 +132,38 @@ def greedy_continuation(
       steps: K, tokens written at most.
       compute_dtype: operands of the matrix products.
     """
-    height, width = tokens.shape
-    rows = jnp.arange(height)
-    endings = jax.tree.map(jnp.asarray, endings)
 
-    def pick(hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chances = jax.nn.softmax(unembed(params, config, hidden, compute_dtype=compute_dtype))
-        return jnp.argmax(chances, axis=-1).astype(jnp.int32), jnp.max(chances, axis=-1)
+    def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
+        logits = unembed(params, config, carry[0], compute_dtype=compute_dtype)
+        highest, total = jnp.max(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1)
+        return most_likely(logits), jnp.exp(highest - total)
 
-    def going_on(state: Any) -> Any:
-        step, length = state[0], state[1].length
-        return (step < steps) & jnp.any(length == step)
-
-    def write(state: Any) -> Any:
-        step, written, blank, (token, chance), cache = state
-        running = written.length == step
-        stopped = jnp.where(blank, endings.at_start[token], endings.in_text[token])
-        written = Continuation(
-            written.tokens.at[:, step].set(token),
-            written.probabilities.at[:, step].set(chance),
-            written.length + (running & ~stopped),
-        )
-        place = jnp.where(running, first + step, -1)[:, None]
+    def read(carry: Any, token: Any, step: Any, running: Any) -> Any:
+        place = jnp.where(running, first + step, -1)
         hidden, cache = hidden_states(
-            params, config, token[:, None], place, cache, compute_dtype=compute_dtype
+            params, config, token[:, None], place[:, None], carry[1], compute_dtype=compute_dtype
         )
-        return step + 1, written, blank & endings.blank[token], pick(hidden[:, 0]), cache
+        return hidden[:, 0], cache
 
-    cache = init_cache(config, height, width + steps, compute_dtype)
-    hidden, filled = hidden_states(
-        params, config, tokens, positions, cache, compute_dtype=compute_dtype
-    )
     first = jnp.max(positions, axis=1) + 1
-    start = Continuation(
-        jnp.zeros((height, steps), jnp.int32),
-        jnp.zeros((height, steps), jnp.float32),
-        jnp.zeros(height, jnp.int32),
+    carry = prefill(params, config, tokens, positions, room=steps, compute_dtype=compute_dtype)
+    return write_greedily(choose, read, carry, first > 0, endings, steps=steps)
+
+
+def prefill(
+    params: Params,
+    config: ModelConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    *,
+    room: int,
+    compute_dtype: str = "float32",
+) -> tuple[jax.Array, Cache]:
+    """Run prompts `[B, T]`: the state after each `[B, D]`, and a cache with `room` columns more."""
+    height, width = tokens.shape
+    empty = init_cache(config, height, width + room, compute_dtype)
+    hidden, cache = hidden_states(
+        params, config, tokens, positions, empty, compute_dtype=compute_dtype
     )
-    begun = pick(hidden[rows, jnp.argmax(positions, axis=1)])
-    state = (jnp.int32(0), start, jnp.ones(height, bool), begun, filled)
-    return jax.lax.while_loop(going_on, write, state)[1]
+    assert cache is not None
+    return hidden[jnp.arange(height), jnp.argmax(positions, axis=1)], cache

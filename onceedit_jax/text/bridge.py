@@ -5,12 +5,13 @@ tokenizer writes the whole anew. So a word that the first model spells in three 
 token the second was trained on, and half a character stays half a character.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onceedit_jax.shapes import pad_rows
 from onceedit_jax.text.tokenizer import Tokenizer
 
 
@@ -44,17 +45,38 @@ class Bridge:
           int32 [V_source]; -1 for other special tokens and for text `dest` has no token for.
         """
         pieces, shared = self.source.vocabulary.bytes, self.dest.vocabulary.ids_by_bytes
-        first = np.array([shared.get(piece, -1) for piece in pieces], dtype=np.int32)
-        texts: dict[int, str] = {}
-        for i in np.flatnonzero(first < 0).tolist():
-            piece = pieces[i]
-            try:
-                texts[i] = piece.decode("utf-8")
-            except UnicodeDecodeError:
-                ids = self.dest.encode_bytes(piece, continuation=True)
-                first[i] = ids[0] if ids else -1
-        written = self.dest.encode_continuations(list(texts.values()))
-        for i, ids in zip(texts, written, strict=True):
+        first = [shared.get(piece, -1) for piece in pieces]
+        missing = [i for i, token in enumerate(first) if token < 0]
+        for i, ids in zip(missing, self._written(missing), strict=True):
             first[i] = ids[0] if ids else -1
         first[self.source.end_id] = self.dest.end_id
-        return first
+        return np.array(first, np.int32)
+
+    def spellings(self, most: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """How `dest` writes the text of every source token in mid-text.
+
+        Args:
+          most: dest tokens a spelling has at most.
+
+        Returns:
+          int32 [V_source, M] tokens, right-padded with 0, M being `most` or the longest spelling if
+          that is shorter; and int32 [V_source], how many there are: 0 for special tokens, for text
+          `dest` has no token for, and for text that takes more than `most`.
+        """
+        written = self._written(range(len(self.source.vocabulary)))
+        kept = [ids if len(ids) <= most else [] for ids in written]
+        counts = [len(ids) for ids in kept]
+        return pad_rows(kept, width=max(1, *counts)), np.array(counts, np.int32)
+
+    def _written(self, tokens: Sequence[int]) -> list[list[int]]:
+        """The text of source tokens, each as `dest` writes it in mid-text."""
+        pieces, found = self.source.vocabulary.bytes, dict[int, list[int]]()
+        texts: dict[int, str] = {}
+        for i in tokens:
+            try:
+                texts[i] = pieces[i].decode("utf-8")
+            except UnicodeDecodeError:
+                found[i] = self.dest.encode_bytes(pieces[i], continuation=True)
+        written = self.dest.encode_continuations(list(texts.values()))
+        found.update(zip(texts, written, strict=True))
+        return [found[i] for i in tokens]

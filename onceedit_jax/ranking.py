@@ -1,0 +1,49 @@
+"""The largest of many logits, found in two stages: maxima of groups, then the groups that matter.
+
+On CPU XLA's argmax is a scalar loop, 25 times slower over a vocabulary than a maximum, which is
+vectorised (9.5 ms against .36 ms for [16, 262144] on two cores).
+"""
+
+import jax
+import jax.numpy as jnp
+
+GROUPS = 1024
+
+
+def most_likely(logits: jax.Array) -> jax.Array:
+    """`argmax` over the last axis: `[..., V]` to `[...]` int32, the lowest of equal ones."""
+    groups, width = _grouped(logits)
+    best = jnp.argmax(jnp.max(groups, axis=-1), axis=-1)[..., None]
+    inside = jnp.argmax(jnp.take_along_axis(groups, best[..., None], axis=-2), axis=-1)
+    return (best * width + inside)[..., 0].astype(jnp.int32)
+
+
+def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
+    """Some tokens of the largest logits, the very largest among them.
+
+    The largest of each of `GROUPS` stretches of the vocabulary, and of these the largest: nearly
+    the top-k, for a fraction of its cost, for callers that know what was left out.
+
+    Args:
+      logits: `[..., V]`.
+      count: tokens asked for; fewer where there are not as many groups.
+
+    Returns:
+      `[..., M]` int32, no two alike.
+    """
+    groups, width = _grouped(logits)
+    highest = jnp.max(groups, axis=-1)
+    best = jax.lax.top_k(highest, min(count, highest.shape[-1]))[1]
+    inside = jnp.argmax(jnp.take_along_axis(groups, best[..., None], axis=-2), axis=-1)
+    # The last group may be filled up: all its tokens can be -inf, and the first is taken.
+    return jnp.minimum(best * width + inside, logits.shape[-1] - 1).astype(jnp.int32)
+
+
+def _grouped(logits: jax.Array) -> tuple[jax.Array, int]:
+    """The vocabulary in stretches of equal width, `[..., G, W]`, filled up with -inf."""
+    size = logits.shape[-1]
+    width = -(-size // GROUPS)
+    count = -(-size // width)
+    padding = [(0, 0)] * (logits.ndim - 1) + [(0, count * width - size)]
+    filled = jnp.pad(logits, padding, constant_values=-jnp.inf)
+    return filled.reshape(*logits.shape[:-1], count, width), width

@@ -1,0 +1,40 @@
+"""The fused system one token at a time, the whole text run anew for each: slow, and plain."""
+
+import jax
+import jax.numpy as jnp
+
+from onceedit_jax.ensemble.endings import Answer
+from onceedit_jax.fusion import FusionInputs, fusion_rule
+from onceedit_jax.models.decoder import unembed
+from onceedit_jax.runner import states_after
+from onceedit_jax.text.bridge import Bridge
+
+
+def logits_after(params, config, rows):
+    return unembed(params, config, jnp.asarray(states_after(params, config, rows)))
+
+
+def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
+    """Answers of target t to prompts in all of which the plug-in has a say."""
+    plugin, target, settings = ensemble.plugin, ensemble.targets[t], ensemble.settings
+    bridge = Bridge(target.tokenizer, plugin.tokenizer)
+    reader = ensemble._reader(t, prompts) if settings.proposal == "draft" else None
+    heads = [target.tokenizer.encode(prompt) for prompt in prompts]
+    answers = [Answer(target.tokenizer) for _ in prompts]
+    alphas, rule = jnp.asarray(ensemble.alphas(prompts)), jax.jit(fusion_rule(settings))
+    for _ in range(max_new_tokens):
+        written = [answer.tokens for answer in answers]
+        own = logits_after(
+            target.model.params,
+            target.model.config,
+            [head + tokens for head, tokens in zip(heads, written, strict=True)],
+        )
+        if reader is not None:
+            inputs = FusionInputs(None, own, alphas, **reader.view(written))
+        else:
+            read = [bridge.cross(p, tokens) for p, tokens in zip(prompts, written, strict=True)]
+            inputs = FusionInputs(logits_after(plugin.params, plugin.config, read), own, alphas)
+        chosen = rule(inputs, ensemble._transfers[t]).tokens
+        for answer, token in zip(answers, chosen.tolist(), strict=True):
+            answer.add(token)
+    return [target.tokenizer.decode(a.tokens, continuation=True).strip() for a in answers]
