@@ -18,7 +18,7 @@ from onceedit_jax.models.greedy import greedy_continuation
 from onceedit_jax.shapes import batch_of
 from onceedit_jax.text.tokenizer import Tokenizer
 
-DRAFT_TOKENS = 16  # plug-in tokens a draft holds at most
+DRAFT_TOKENS = 32  # plug-in tokens a draft holds at most
 ROWS = 32  # drafts made at once
 
 

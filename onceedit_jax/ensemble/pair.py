@@ -43,7 +43,7 @@ from onceedit_jax.transfer import (
     unit_embeddings,
 )
 
-TABLE_FORMAT = 2  # raised when what a cached table holds changes
+TABLE_FORMAT = 3  # raised when what a cached table holds changes
 LEAST_HELD = 0.9
 MOST_PIECES = 4  # plug-in tokens that a target token is spelled with inside a compiled loop
 DISTRIBUTIONS = 500  # next-token distributions that a table is checked on
