@@ -16,10 +16,10 @@ lint: .venv/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Edits a plug-in for the purpose; leave the machine alone meanwhile.
-bench: .venv/core
-	$(BIN)/python -m benchmarks.fused_step
-	$(BIN)/python -m benchmarks.generation
+# Edits a plug-in for the purpose; leave the machine alone meanwhile. With PyTorch, for its peers.
+BENCHMARKS := transfer_tables fused_step search generation peers editing_step growth
+bench: .venv/bench
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.startup --edited runs/bench/plugin
 
 # A stamp per extra, newer than pyproject.toml: installs happen once.
@@ -34,6 +34,10 @@ bench: .venv/core
 
 .venv/lint: .venv/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	@touch $@
+
+.venv/bench: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
 clean:

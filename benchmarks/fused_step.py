@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import onceedit_jax as oe
-from benchmarks.measure import seconds_each, write
+from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.ensemble.pair import Side, build_transfer
 from onceedit_jax.fusion import PRESETS, FusionInputs, FusionSettings, Transfer
 from onceedit_jax.gate import alpha, gate_logit
@@ -20,8 +20,6 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import forward, init_cache, unembed
 from onceedit_jax.runner import states_after
 
-PLUGIN = "demo:smollm2-135m"
-TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
 PROMPT = "What is the capital of Australia? The capital of Australia is the city of"
 CAPACITY = 64
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import tyro
 
 import onceedit_jax as oe
-from benchmarks.measure import seconds_each, write
+from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.console import editing_progress
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.demo import PLUGIN, SETTINGS, TARGETS
+from onceedit_jax.demo import SETTINGS
 from onceedit_jax.models.greedy import Endings
 from onceedit_jax.shapes import bucket, pad_rows, row_positions
 
@@ -32,12 +32,9 @@ def main(out: Path = Path("runs/bench")) -> None:
     Args:
         out: folder of the plug-in that is edited for this.
     """
-    edits = [
-        dataclasses.replace(record, target=record.target + TAIL)
-        for record in oe.load_records(demo_path("demo_edits.jsonl"))
-    ]
+    edits = long_edits()
     unrelated = [pair.prompt for record in edits for pair in record.locality]
-    plugin = _edited(edits, out / "plugin")
+    plugin = edited_plugin(edits, out / "plugin")
     rows = []
     for spec in TARGETS:
         ensemble = oe.Ensemble(plugin, [oe.load_target(spec)])
@@ -102,7 +99,16 @@ def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> A
     return found.tokens.block_until_ready()
 
 
-def _edited(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
+def long_edits() -> list[oe.EditRecord]:
+    """The demo's edits, each answer some twenty tokens long."""
+    return [
+        dataclasses.replace(record, target=record.target + TAIL)
+        for record in oe.load_records(demo_path("demo_edits.jsonl"))
+    ]
+
+
+def edited_plugin(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
+    """The plug-in that has learnt them, from `folder` if it is there."""
     if folder.exists():
         return oe.EditedPlugin.load(folder)
     with editing_progress() as on_step:

@@ -17,6 +17,8 @@ import jax
 
 from onceedit_jax.versions import versions
 
+PLUGIN = "demo:smollm2-135m"
+TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 5
 

@@ -176,6 +176,7 @@ def transfer(
     plugin: str,
     target: str,
     normalization: Literal["centered", "deepen"] = "centered",
+    fidelity: bool = False,
 ) -> None:
     """Build a pair's transfer tables and report anchors and health.
 
@@ -183,10 +184,11 @@ def transfer(
         plugin: folder, hub id, .gguf file or demo:NAME of the plug-in.
         target: the same of the target LLM.
         normalization: of the transfer matrices.
+        fidelity: hold the tables against exact products on real text (minutes more).
     """
     from onceedit_jax import workflow
 
-    workflow.transfer(plugin, target, normalization)
+    workflow.transfer(plugin, target, normalization, measure_fidelity=fidelity)
 
 
 @app.command

@@ -317,30 +317,21 @@ def fused_token(
     )
 
 
-def fuse_draft(
-    drafted: jax.Array, probability: jax.Array, target_probs: jax.Array, alpha: jax.Array
+def drafted_token(
+    drafted: jax.Array, probability: jax.Array, target_logits: jax.Array, alpha: jax.Array
 ) -> jax.Array:
-    """`alpha * pi * [v = d] + (1 - alpha) * p_l(v)`: scores `[B, Vl]`, not normalised.
+    """`argmax_v alpha * pi * [v = d] + (1 - alpha) * p_l(v)`, without a distribution over v.
+
+    Only two tokens can win: the draft's and the target's own.
 
     Args:
       drafted: d, `[B]` int32 target tokens, -1 for none.
       probability: pi, `[B]`, the plug-in's probability of d's text.
-      target_probs: p_l, `[B, Vl]`.
+      target_logits: `[B, Vl]`.
       alpha: `[B]`.
-    """
-    rows = jnp.arange(drafted.shape[0])
-    bonus = jnp.where(drafted >= 0, alpha * probability, 0.0)
-    scores = (1 - alpha)[:, None] * jnp.asarray(target_probs)
-    return scores.at[rows, jnp.maximum(drafted, 0)].add(bonus)
 
-
-def drafted_token(
-    drafted: jax.Array, probability: jax.Array, target_logits: jax.Array, alpha: jax.Array
-) -> jax.Array:
-    """`argmax fuse_draft(...)`, `[B]` int32, without a distribution over the vocabulary.
-
-    Only two tokens can win: the draft's and the target's own. Arguments as for `fuse_draft`, with
-    the target's logits in place of its probabilities.
+    Returns:
+      `[B]` int32.
     """
     logits = target_logits.astype(jnp.float32)
     own, rows = most_likely(logits), jnp.arange(drafted.shape[0])

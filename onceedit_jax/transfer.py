@@ -54,6 +54,7 @@ __all__ = [
     "build_table",
     "calibrate_temperature",
     "default_temperature",
+    "exact_relative",
     "held_mass",
     "lookup_table",
     "table_block",
@@ -257,7 +258,7 @@ class TransferHealth:
       held_mass: mass of p R that a top-k table's entries hold, p being real distributions.
     """
 
-    normalization: str
+    normalization: Normalization
     temperature: float
     anchors: int
     self_mass: float
@@ -375,6 +376,62 @@ def build_table(
     return DenseTable(exact.rows(0, len(unit))), health
 
 
+def exact_relative(
+    probabilities: jax.Array,
+    embeddings: jax.Array,
+    anchor_ids: ArrayLike,
+    *,
+    normalization: Normalization,
+    temperature: float,
+    num_tokens: int | None = None,
+    on_block: Callable[[int, int], None] = lambda done, total: None,
+) -> jax.Array:
+    """`p R` in float32 with every entry of R, of which one block exists at a time.
+
+    What a table is held against; for all distributions at once it costs one pass.
+
+    Args:
+      probabilities: p, `[B, V]`.
+      embeddings: `[V, D]`, as for `build_table`.
+      anchor_ids: `[A]` int32.
+      normalization: `centered` or `deepen`.
+      temperature: as the table's health says.
+      num_tokens: rows from here on are padding.
+      on_block: told (blocks done, blocks in all).
+
+    Returns:
+      `[B, A]` float32.
+    """
+    embeddings, ids = jnp.asarray(embeddings), np.asarray(anchor_ids)
+    tokens = _tokens(embeddings, num_tokens)
+    origin = _origin(embeddings, tokens, normalization)
+    anchors = _unit_rows(embeddings[ids], tokens[ids], origin)
+    total, size = len(embeddings), min(BLOCK, len(embeddings))
+    sums = jnp.zeros((len(probabilities), len(ids)), jnp.float32)
+    for start in range(0, total, size):
+        first = min(start, total - size)  # the last block starts early enough to be whole
+        rows = slice(first, first + size)
+        fresh = np.arange(first, first + size) >= start
+        unit = _unit_rows(embeddings[rows], tokens[rows] & fresh, origin)
+        sums = _add_block(sums, probabilities[:, rows], unit, anchors, temperature, normalization)
+        on_block(start // size + 1, -(-total // size))
+    return sums
+
+
+@partial(jax.jit, static_argnames="normalization", donate_argnums=0)
+def _add_block(
+    sums: jax.Array,
+    probabilities: jax.Array,
+    unit: jax.Array,
+    anchors: jax.Array,
+    temperature: float | jax.Array,
+    normalization: Normalization,
+) -> jax.Array:
+    logits = _logits(unit, anchors, normalization, temperature)[0]
+    rows = jnp.where(is_token(unit)[:, None], jax.nn.softmax(logits, axis=1), 0.0)
+    return sums + jnp.matmul(probabilities, rows, precision="highest")
+
+
 def to_vocabulary(probabilities: jax.Array, target_ids: jax.Array, size: int) -> jax.Array:
     """`p M`: a plug-in's distribution moved to the target's vocabulary, token by token.
 
@@ -472,7 +529,7 @@ def _health(
     whole: RowStatistics,
     tokens: NDArray[np.bool_],
     own_anchor: NDArray[np.int32],
-    normalization: str,
+    normalization: Normalization,
     temperature: float,
     entropy: float,
 ) -> TransferHealth:

@@ -19,6 +19,7 @@ from onceedit_jax.editing.artifact import MARK, EditedPlugin, read_info
 from onceedit_jax.editing.edit import edit as edit_plugin
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, load_target
+from onceedit_jax.ensemble.fidelity import fidelity
 from onceedit_jax.ensemble.pair import Side, build_transfer
 from onceedit_jax.evaluation.protocol import Mode, plugin_alone
 from onceedit_jax.evaluation.protocol import evaluate as run_evaluation
@@ -192,20 +193,19 @@ def print_answers(ensemble: Ensemble, prompts: Sequence[str], *, max_new_tokens:
     out_console.print(rows)
 
 
-def transfer(plugin: str, target: str, normalization: Normalization) -> None:
-    """Build both tables of a pair and print anchors and health."""
+def transfer(
+    plugin: str, target: str, normalization: Normalization, *, measure_fidelity: bool = False
+) -> None:
+    """Build both tables of a pair and print anchors and health, and fidelity if asked."""
     target_model = load_target(target)
     source = load_target(plugin)
     settings = dataclasses.replace(PRESETS["relative"], normalization=normalization)
+    sides, found = (Side.of_model(source), Side.of_model(target_model)), None
     with table_progress() as on_block:
-        _, health = build_transfer(
-            Side.of_model(source),
-            Side.of_model(target_model),
-            settings,
-            allow_lossy=True,
-            on_block=on_block,
-        )
-    assert health is not None
+        tables, health = build_transfer(*sides, settings, allow_lossy=True, on_block=on_block)
+        assert health is not None
+        if measure_fidelity:
+            found = fidelity(*sides, tables, health, on_block=on_block)
     rows = Table("", source.name, target_model.name)
     for label, field, digits in (
         ("anchors", "anchors", 0),
@@ -218,7 +218,13 @@ def transfer(plugin: str, target: str, normalization: Normalization) -> None:
     ):
         values = [getattr(side, field) for side in health]
         rows.add_row(label, *("-" if v is None else f"{v:,.{digits}f}" for v in values))
+    if found is not None:
+        variations = (f"{value:.3f}" for value in found.total_variation)
+        rows.add_row("total variation of p R from the exact one", *variations)
     out_console.print(rows)
+    if found is not None:
+        shares = ", ".join(f"{share:.3f} at alpha {a}" for a, share in found.agreement.items())
+        out_console.print(f"argmax P as by exact products, {found.distributions} texts: {shares}")
     for side, name in zip(health, (source.name, target_model.name), strict=True):
         for text in side.warnings():
             out_console.print(f"warning: {name}: {text}", markup=False)

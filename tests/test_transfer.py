@@ -15,6 +15,7 @@ from onceedit_jax.transfer import (
     anchor_coverage,
     build_table,
     calibrate_temperature,
+    exact_relative,
     held_mass,
     lookup_table,
     to_vocabulary,
@@ -129,6 +130,17 @@ def test_a_quick_table_keeps_float32_entries_but_for_the_mass_outside_of_them():
         np.testing.assert_allclose(ratio, float(ratio[0]), rtol=2e-6)
     np.testing.assert_allclose(fast.values.sum(1), slow.values.sum(1), atol=3e-3)
     np.testing.assert_allclose(whole(fast).sum(1), TOKENS.astype(float), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("block", [16, 1024])
+def test_exact_products_need_one_block_at_a_time(normalization, block, monkeypatch):
+    monkeypatch.setattr(transfer, "BLOCK", block)
+    p = distributions(4)
+    found = exact_relative(
+        p, E, IDS, normalization=normalization, temperature=9.0, num_tokens=NUM_TOKENS
+    )
+    np.testing.assert_allclose(found, p @ reference(normalization, 9.0), atol=5e-6)
 
 
 def test_held_mass_is_what_the_kept_entries_hold_of_p_r():

@@ -190,9 +190,10 @@ class Ensemble:
         self._spellings: dict[int, Spelling] = {}
         self._transfers: list[Transfer] = []
         self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
+        side = Side.of_plugin(plugin)
         for target in targets:
             transfer, health = build_transfer(
-                Side.of_plugin(plugin),
+                side,
                 Side.of_model(target),
                 fusion,
                 kind=table,

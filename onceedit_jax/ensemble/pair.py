@@ -8,12 +8,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -114,6 +116,19 @@ class Side:
             model.config,
             target.tokenizer,
         )
+
+    @cached_property
+    def reference_rows(self) -> list[list[int]]:
+        """The package's reference texts, in this model's tokens."""
+        texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
+        return [self.tokenizer.encode(text) for text in texts]
+
+    @cached_property
+    def reference_states(self) -> NDArray[np.float32]:
+        """States after a seeded choice of these texts' beginnings, the same for all pairs."""
+        prefixes = [row[:end] for row in self.reference_rows for end in range(1, len(row))]
+        chosen = np.random.default_rng(0).permutation(len(prefixes))[:DISTRIBUTIONS]
+        return states_after(self.params, self.config, [prefixes[i] for i in chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,17 +255,13 @@ def text_statistics(side: Side, table: Any, anchor_ids: Any) -> tuple[float, flo
     Over the package's reference texts: the share of their tokens that are anchors, and the mass
     that the table's kept entries hold of p R, p being the model's own next-token distributions.
     """
-    texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
-    rows = [side.tokenizer.encode(text) for text in texts]
     counts = np.bincount(
-        np.concatenate([row[1:] for row in rows]), minlength=side.config.vocab_size
+        np.concatenate([row[1:] for row in side.reference_rows]), minlength=side.config.vocab_size
     )
     coverage = anchor_coverage(counts, anchor_ids)
     if not isinstance(table, TopKTable):
         return coverage, None
-    prefixes = [row[:end] for row in rows for end in range(1, len(row))]
-    chosen = np.random.default_rng(0).permutation(len(prefixes))[:DISTRIBUTIONS]
-    states = states_after(side.params, side.config, [prefixes[i] for i in chosen])
+    states = side.reference_states
     held = [
         held_mass(table, jax.nn.softmax(unembed(side.params, side.config, jnp.asarray(part))))
         for part in np.split(states, range(50, len(states), 50))

@@ -1,0 +1,117 @@
+"""How faithful a pair's top-k tables are: what they make of real text, against every entry of R."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from onceedit_jax.data.records import demo_path
+from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors
+from onceedit_jax.fusion import Transfer
+from onceedit_jax.models.decoder import unembed
+from onceedit_jax.runner import states_after
+from onceedit_jax.transfer import TransferHealth, exact_relative
+
+CHUNK = 20  # distributions that a table moves at once
+
+
+class Fidelity(NamedTuple):
+    """What a pair's tables do to next-token distributions of real text.
+
+    Attributes:
+      distributions: how many of each model.
+      total_variation: of the table's p R from the exact one, mean of the plug-in's side and of the
+        target's; 0 is equal, 1 disjoint.
+      agreement: share of texts where argmax P is the same anchor, by alpha.
+    """
+
+    distributions: int
+    total_variation: tuple[float, float]
+    agreement: dict[float, float]
+
+
+def fidelity(
+    plugin: Side,
+    target: Side,
+    transfer: Transfer,
+    health: tuple[TransferHealth, TransferHealth],
+    *,
+    alphas: tuple[float, ...] = (0.25, 0.5, 0.75),
+    on_block: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Fidelity:
+    """Hold a pair's tables against exact products, over the package's reference texts.
+
+    Both models read the same beginnings of texts, each up to the end of a word.
+
+    Args:
+      plugin: the plug-in.
+      target: the target.
+      transfer: the pair's tables.
+      health: of both tables.
+      alphas: weights at which argmax P is compared.
+      on_block: told (model name, blocks done, blocks in all).
+    """
+    texts = beginnings(DISTRIBUTIONS)
+    shared = pair_anchors(plugin.tokenizer, target.tokenizer)
+    exact, kept = [], []
+    for side, ids, table, report in (
+        (plugin, shared.ids_a, transfer.plugin, health[0]),
+        (target, shared.ids_b, transfer.target, health[1]),
+    ):
+        assert table is not None
+        probabilities = _next_tokens(side, texts)
+        exact.append(
+            np.asarray(
+                exact_relative(
+                    jnp.asarray(probabilities),
+                    side.embeddings,
+                    ids,
+                    normalization=report.normalization,
+                    temperature=report.temperature,
+                    num_tokens=side.config.num_tokens,
+                    on_block=partial(on_block, side.name),
+                )
+            )
+        )
+        parts = np.split(probabilities, range(CHUNK, len(texts), CHUNK))
+        move = jax.jit(table.to_relative)
+        kept.append(np.concatenate([np.asarray(move(jnp.asarray(part))) for part in parts]))
+    variation = [
+        float(np.mean(np.abs(a - b).sum(axis=1) / 2)) for a, b in zip(exact, kept, strict=True)
+    ]
+    same = {alpha: _agreement(exact, kept, alpha) for alpha in alphas}
+    return Fidelity(len(texts), (variation[0], variation[1]), same)
+
+
+def beginnings(count: int) -> list[str]:
+    """Beginnings of the reference texts, each up to the end of a word, in a seeded choice."""
+    texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
+    found = [
+        text[:end] for text in texts for end, sign in enumerate(text) if sign == " " and end > 0
+    ]
+    chosen = np.random.default_rng(0).permutation(len(found))[:count]
+    return [found[i] for i in chosen]
+
+
+def _next_tokens(side: Side, texts: list[str]) -> NDArray[np.float32]:
+    states = states_after(side.params, side.config, [side.tokenizer.encode(t) for t in texts])
+    parts = np.split(states, range(CHUNK, len(states), CHUNK))
+    chances = [
+        np.asarray(jax.nn.softmax(unembed(side.params, side.config, jnp.asarray(part))))
+        for part in parts
+    ]
+    return np.concatenate(chances)
+
+
+def _agreement(
+    exact: list[NDArray[np.float32]], kept: list[NDArray[np.float32]], alpha: float
+) -> float:
+    first, second = (
+        np.argmax(alpha * plugin + (1 - alpha) * target, axis=1) for plugin, target in (exact, kept)
+    )
+    return float(np.mean(first == second))
