@@ -52,7 +52,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
+def write(
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    notes: str = "",
+    *,
+    how: str = f"Medians of {REPEATS} runs in turns, warm.",
+) -> None:
     """Write `results/NAME.json` and `results/NAME.md`, and print the latter.
 
     Args:
@@ -60,6 +67,7 @@ def write(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str =
       title: what was measured, one line.
       rows: one mapping a measurement, all with the same keys.
       notes: what a reader has to know besides.
+      how: the figures were taken.
     """
     RESULTS.mkdir(exist_ok=True)
     found = {"title": title, "rows": list(rows), "machine": machine(), "versions": versions()}
@@ -72,8 +80,7 @@ def write(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str =
     lines += [
         "",
         f"{host['processor']}, {host['cores']} cores, load {host['load']:.1f}; "
-        f"{', '.join(sorted(set(host['devices'])))}; jax {found['versions']['jax']}. "
-        f"Medians of {REPEATS} runs in turns, warm.",
+        f"{', '.join(sorted(set(host['devices'])))}; jax {found['versions']['jax']}. {how}".strip(),
     ]
     text = "\n".join([*lines, "", notes] if notes else lines).strip() + "\n"
     path.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -73,13 +73,14 @@ def main() -> None:
         "transfer_tables",
         "B1: building both transfer tables (reach: 500 x faster, memory 1/50 of dense)",
         rows,
-        f"`built` is one run, compilation included. `published` is the median of {SAMPLED} blocks "
+        f"`published` is the median of {SAMPLED} blocks "
         f"of {BLOCK} x {BLOCK}, times the number of blocks. `memory` is the most that was resident "
         f"above the loaded models while the table was built; dense over it: {dense / peak:.0f}. "
         f"Set-up by number of targets as large as this one, each with a tokenizer of its own "
         f"({setups}): a table depends on a pair's anchors. Targets with one tokenizer share the "
         "plug-in's table, and an edit, or another target's, builds none anew. The paper names 10 "
         "TFLOP a pair.",
+        how="`built` is one run, compilation included.",
     )
 
 
