@@ -325,9 +325,7 @@ def build_table(
     _check_anchors(ids, np.shape(embeddings)[0])
     embeddings = jnp.asarray(embeddings)
     # Rows are made unit rows block by block: a copy of all of them is held by no top-k table.
-    tokens = _tokens(embeddings, num_tokens)
-    origin = _origin(embeddings, tokens, normalization)
-    anchors = _unit_rows(embeddings[ids], tokens[ids], origin)
+    tokens, origin, anchors = _frame(embeddings, ids, normalization, num_tokens)
     own_anchor = np.full(len(embeddings), -1, np.int32)
     own_anchor[ids] = np.arange(len(ids))
     if temperature is None:
@@ -403,9 +401,7 @@ def exact_relative(
       `[B, A]` float32.
     """
     embeddings, ids = jnp.asarray(embeddings), np.asarray(anchor_ids)
-    tokens = _tokens(embeddings, num_tokens)
-    origin = _origin(embeddings, tokens, normalization)
-    anchors = _unit_rows(embeddings[ids], tokens[ids], origin)
+    tokens, origin, anchors = _frame(embeddings, ids, normalization, num_tokens)
     total, size = len(embeddings), min(BLOCK, len(embeddings))
     sums = jnp.zeros((len(probabilities), len(ids)), jnp.float32)
     for start in range(0, total, size):
@@ -488,6 +484,18 @@ def _mean_self_mass(
     logits = scaled_cosine(cosines, jnp.full(own.shape[0], temperature, cosines.dtype), anchors)
     at_own = jnp.take_along_axis(logits, own[:, None], axis=1)[:, 0]
     return jnp.mean(jnp.exp(at_own - jax.nn.logsumexp(logits, axis=1)))
+
+
+def _frame(
+    embeddings: jax.Array,
+    anchor_ids: NDArray[np.int32],
+    normalization: Normalization,
+    num_tokens: int | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Which rows are tokens `[V]`, the origin of directions `[D]`, the anchors' own `[A, D]`."""
+    tokens = _tokens(embeddings, num_tokens)
+    origin = _origin(embeddings, tokens, normalization)
+    return tokens, origin, _unit_rows(embeddings[anchor_ids], tokens[anchor_ids], origin)
 
 
 @partial(jax.jit, static_argnames="num_tokens")
