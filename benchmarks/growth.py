@@ -6,6 +6,7 @@ Run: python -m benchmarks.growth
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -35,12 +36,7 @@ def main(out: Path = Path("runs/bench")) -> None:
     ensembles = {f"{n} edits": oe.Ensemble(plugins[n], targets[1:2]) for n in EDITS}
     ensembles |= {f"{n} targets": oe.Ensemble(plugins[10], targets[:n]) for n in COUNTS}
     taken = seconds_each(
-        {
-            name: lambda ensemble=ensemble: oe.evaluate(ensemble, records).results[0]["after"][
-                "rel"
-            ]
-            for name, ensemble in ensembles.items()
-        }
+        {name: partial(_evaluated, ensemble, records) for name, ensemble in ensembles.items()}
     )
     rows = []
     for name in taken:

@@ -44,6 +44,7 @@ def fused_continuation(
     plugin_prompts: Prompts,
     target_prompts: Prompts,
     alpha: jax.Array,
+    blank: jax.Array,
     transfer: Transfer,
     spelling: Spelling,
     endings: Endings,
@@ -65,12 +66,13 @@ def fused_continuation(
       plugin_prompts: the texts so far, as the plug-in reads them.
       target_prompts: the same texts, as the target reads them.
       alpha: `[B]`.
+      blank: `[B]` bool, rows whose answer so far is nothing but blanks.
       transfer: what the rule needs of the pair.
       spelling: the way back from the target's tokens to the plug-in's.
       endings: when a row stops.
       settings: the fusion rule; one that reads both models' logits.
       steps: K, tokens written at most.
-      limit: fewer than K, without another compilation.
+      limit: at most K, without another compilation.
     """
     most = spelling.tokens.shape[1]
     rule = fusion_rule(settings)
@@ -85,7 +87,7 @@ def fused_continuation(
         return token, jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1))
 
     def read(carry: Any, token: jax.Array, step: jax.Array, running: jax.Array) -> Any:
-        (state, place, cache), (_, target_cache) = carry
+        (state, place, cache), (target_state, target_cache) = carry
         at = jnp.where(running, first + step, -1)[:, None]
         hidden, target_cache = hidden_states(
             target_params, target_config, token[:, None], at, target_cache
@@ -98,7 +100,9 @@ def fused_continuation(
         last = jnp.take_along_axis(states, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
         state = jnp.where(counts[:, None] > 0, last[:, 0], state)
         plugin = state, place + counts, _without_spare_columns(cache, most, jnp.max(counts))
-        return plugin, (hidden[:, 0], target_cache)
+        # A row that runs no more keeps its state: a new one, of nothing, would settle no fusion.
+        target_state = jnp.where(running[:, None], hidden[:, 0], target_state)
+        return plugin, (target_state, target_cache)
 
     state, cache = prefill(plugin_params, plugin_config, *plugin_prompts, room=steps * most)
     plugin = state, jnp.max(plugin_prompts.positions, axis=1) + 1, cache
@@ -111,6 +115,7 @@ def fused_continuation(
         endings,
         steps=steps,
         limit=limit,
+        blank=blank,
         pauses=spelling.counts == 0,
     )
 

@@ -35,8 +35,7 @@ def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
     highest = jnp.max(groups, axis=-1)
     best = jax.lax.top_k(highest, min(count, highest.shape[-1]))[1]
     inside = jnp.argmax(jnp.take_along_axis(groups, best[..., None], axis=-2), axis=-1)
-    # The last group may be filled up: all its tokens can be -inf, and the first is taken.
-    return jnp.minimum(best * width + inside, logits.shape[-1] - 1).astype(jnp.int32)
+    return (best * width + inside).astype(jnp.int32)
 
 
 def _grouped(logits: jax.Array) -> tuple[jax.Array, int]:

@@ -9,8 +9,8 @@ C the cosine of token v and anchor a in the model's own input embeddings:
 
 One pass over blocks of rows reduces R to a table (see `tables`) and its health. A centred top-k
 table is found by products of bfloat16 operands, summed in float32, and the entries that it keeps
-are then computed again in float32: what rounding is left is that of the mass outside of them. Every
-other table is float32 throughout.
+are then computed again in float32: which these are, the mass outside of them and the mean row rest
+on rounded cosines. Every other table is float32 throughout.
 """
 
 import dataclasses
@@ -307,7 +307,7 @@ def build_table(
       num_tokens: rows from here on are padding.
       kind: `topk` (k entries a row), `dense` (all of R) or `exact` (recomputed when used).
       k: entries a row of `topk`; at most A.
-      quick: find a centred top-k table by bfloat16 products; its entries are float32 all the same.
+      quick: find a centred top-k table by bfloat16 products; what it keeps is computed in float32.
       on_block: told (blocks done, blocks in all).
 
     Returns:

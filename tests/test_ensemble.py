@@ -156,6 +156,43 @@ def test_a_loop_ends_where_the_plugin_would_write_the_text_otherwise(
     assert loops == [0, *rewritten] and len(loops) > 2
 
 
+def padded(params, config, rows=7):
+    """The same model with rows in its embedding table that are no token's."""
+    tokens = np.concatenate([params["embed"]["tokens"], np.ones((rows, config.hidden_size))])
+    params = {**params, "embed": {"tokens": tokens.astype(np.float32)}}
+    return params, dataclasses.replace(config, vocab_size=config.vocab_size + rows)
+
+
+@pytest.mark.parametrize("fusion", ["vocabulary", "relative"])
+def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, fusion):
+    params, config = padded(plugin.params, plugin.config)
+    base = padded({"embed": {"tokens": plugin.base_embeddings}}, plugin.config)[0]
+    wide = dataclasses.replace(
+        plugin, params=params, config=config, base_embeddings=base["embed"]["tokens"]
+    )
+    model = targets[0].model
+    params, config = padded(model.params, model.config)
+    target = Target(
+        dataclasses.replace(model, params=params, config=config, content_hash="wide"),
+        targets[0].tokenizer,
+    )
+    info = {**plugin.info, "base": {**plugin.info["base"], "content_hash": "wide too"}}
+    wide = dataclasses.replace(wide, info=info)
+    options = {"fusion": fusion, "alpha_threshold": 0, "allow_lossy": True}
+    answers = [
+        Ensemble(speaker, [listener], **options).answers(QUESTIONS, max_new_tokens=8)
+        for speaker, listener in ((plugin, targets[0]), (wide, target))
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_an_empty_prompt_is_refused_by_its_number(plugin, targets):
+    ensemble = Ensemble(plugin, targets, fusion="vocabulary", alpha_threshold=0)
+    for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
+        with pytest.raises(InputError, match="prompt 2 of 2 is empty"):
+            ask(["Who?", ""])
+
+
 @pytest.fixture(scope="module")
 def trusted(plugin):
     """The plug-in, trusted from an alpha on that a tiny model's gate reaches."""

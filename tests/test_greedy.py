@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from onceedit_jax.models.decoder import forward
-from onceedit_jax.models.greedy import Endings, greedy_continuation
+from onceedit_jax.models.greedy import Endings, greedy_continuation, write_greedily
 from onceedit_jax.shapes import pad_rows, row_positions
 
 PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [3, 3, 3, 10, 11, 12, 13]]
@@ -78,6 +78,27 @@ def test_a_second_call_compiles_nothing(model):
     compiled = greedy_continuation._cache_size()
     continuation(model, PROMPTS[::-1], stops)
     assert greedy_continuation._cache_size() == compiled
+
+
+def test_a_row_that_has_text_already_ends_where_an_empty_one_would_not():
+    always = np.array([False, True])
+    endings = Endings(np.zeros(2, bool), always, np.zeros(2, bool))
+
+    def written(**options):
+        return write_greedily(
+            lambda carry: (np.array([1, 1]), np.ones(2)),
+            lambda carry, token, step, running: carry,
+            np.int32(0),
+            np.ones(2, bool),
+            endings,
+            steps=4,
+            **options,
+        )
+
+    found = written(blank=np.array([True, False]))
+    assert found.length.tolist() == [1, 0] and found.stopped.tolist() == [True, True]
+    none = written(limit=0)
+    assert none.length.tolist() == [0, 0] and none.stopped.tolist() == [False, False]
 
 
 def test_what_is_no_end_at_the_beginning_may_be_one_later(model):

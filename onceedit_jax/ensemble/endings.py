@@ -44,6 +44,11 @@ class Answer:
         if not self.ended:
             self.tokens.append(token)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing but blanks is written yet."""
+        return not self.tokenizer.decode_bytes(self.tokens, continuation=True).strip()
+
     def _ends(self, token: int) -> bool:
         if token == self.tokenizer.end_id:
             return True

@@ -235,6 +235,7 @@ class Ensemble:
         An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts under the
         threshold are answered by the target alone, without a step of the plug-in.
         """
+        _check_prompts(prompts)
         self._drafter.forget()
         before = self.answers_alone(prompts, max_new_tokens=max_new_tokens)
         alphas = self.alphas(prompts)
@@ -249,6 +250,7 @@ class Ensemble:
 
     def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """Each target's fused answers to N prompts, without asking what it said before."""
+        _check_prompts(prompts)
         self._drafter.forget()
         alphas = self.alphas(prompts)
         active = self._active(alphas)
@@ -262,6 +264,7 @@ class Ensemble:
 
     def answers_alone(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """Each target's answers to N prompts, as if there were no plug-in."""
+        _check_prompts(prompts)
         return [self._own_answers(t, prompts, max_new_tokens) for t in range(len(self.targets))]
 
     def _scored(
@@ -415,7 +418,10 @@ class Ensemble:
 
     def _spelling(self, t: int) -> Spelling:
         if t not in self._spellings:
-            spelling = pair_spelling(self.plugin.tokenizer, self.targets[t].tokenizer)
+            target = self.targets[t]
+            spelling = pair_spelling(
+                self.plugin.tokenizer, target.tokenizer, target.model.config.vocab_size
+            )
             self._spellings[t] = self._placed(spelling)
         return self._spellings[t]
 
@@ -462,7 +468,9 @@ class Ensemble:
         """Rows filled up to a bucketed number, and laid over the devices if there are several."""
         devices = self.mesh.size
         height = -(-bucket(len(rows), smallest=1) // devices) * devices
-        filled = np.concatenate([rows, np.zeros((height - len(rows), *rows.shape[1:]), rows.dtype)])
+        # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
+        filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
+        filled = np.concatenate([rows, *[filler] * (height - len(rows))])
         return shard_batch(self.mesh, filled) if devices > 1 else filled
 
     def _placed(self, tree: Any) -> Any:
@@ -480,6 +488,17 @@ class _Text:
     def of(cls, pair: Pair, target: Target) -> "_Text":
         tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
         return cls(tokens, start)
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse what no model can go on with.
+
+    Raises:
+      InputError: naming the first prompt that is empty.
+    """
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {i + 1} of {len(prompts)} is empty; expected a text to go on")
 
 
 def _head(params: Params) -> Params:

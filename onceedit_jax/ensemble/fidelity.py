@@ -15,6 +15,7 @@ from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors
 from onceedit_jax.fusion import Transfer
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.runner import states_after
+from onceedit_jax.tables import Table
 from onceedit_jax.transfer import TransferHealth, exact_relative
 
 CHUNK = 20  # distributions that a table moves at once
@@ -79,13 +80,17 @@ def fidelity(
             )
         )
         parts = np.split(probabilities, range(CHUNK, len(texts), CHUNK))
-        move = jax.jit(table.to_relative)
-        kept.append(np.concatenate([np.asarray(move(jnp.asarray(part))) for part in parts]))
+        kept.append(np.concatenate([np.asarray(_moved(table, part)) for part in parts]))
     variation = [
         float(np.mean(np.abs(a - b).sum(axis=1) / 2)) for a, b in zip(exact, kept, strict=True)
     ]
     same = {alpha: _agreement(exact, kept, alpha) for alpha in alphas}
     return Fidelity(len(texts), (variation[0], variation[1]), same)
+
+
+@jax.jit
+def _moved(table: Table, probabilities: jax.Array) -> jax.Array:
+    return table.to_relative(probabilities)
 
 
 def beginnings(count: int) -> list[str]:

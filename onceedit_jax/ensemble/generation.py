@@ -18,7 +18,7 @@ from onceedit_jax.fusion import FusionSettings, Transfer
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import Endings, greedy_continuation
 from onceedit_jax.runner import CachedRows
-from onceedit_jax.shapes import batch_of
+from onceedit_jax.shapes import batch_of, group_height
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -96,7 +96,10 @@ def fused_answers(
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(target.tokenizer) for _ in prompts]
     pieces, counts = (np.asarray(table) for table in spelling)
-    while rows := _open_rows(answers, max_new_tokens):
+    height = group_height(len(prompts), PROMPTS)
+    while open_rows := _open_rows(answers, max_new_tokens):
+        # One row again and again fills the batch: it ends when that row does, and no sooner.
+        rows = open_rows + open_rows[:1] * (height - len(open_rows))
         read = {
             "plugin": [bridge.cross(prompts[i], answers[i].tokens) for i in rows],
             "target": [heads[i] + answers[i].tokens for i in rows],
@@ -107,8 +110,6 @@ def fused_answers(
             Prompts(*map(jnp.asarray, batch_of(texts, largest=PROMPTS, width=width)))
             for texts in read.values()
         )
-        weights = np.zeros(len(plugin_prompts.tokens), np.float32)
-        weights[: len(rows)] = alphas[rows]
         found = fused_continuation(
             plugin.params,
             plugin.config,
@@ -116,7 +117,8 @@ def fused_answers(
             target.config,
             plugin_prompts,
             target_prompts,
-            weights,
+            jnp.asarray(alphas[rows]),
+            jnp.asarray([answers[i].is_blank for i in rows]),
             transfer,
             spelling,
             endings,
@@ -126,7 +128,7 @@ def fused_answers(
         )
         tokens = np.asarray(found.tokens).tolist()
         decided = (np.asarray(found.length) + np.asarray(found.stopped)).tolist()
-        for i, text, row, count in zip(rows, read["plugin"], tokens, decided, strict=False):
+        for i, text, row, count in zip(open_rows, read["plugin"], tokens, decided, strict=False):
             answer = answers[i]
             for token in row[:count]:
                 answer.add(token)

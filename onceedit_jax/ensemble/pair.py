@@ -154,9 +154,11 @@ def pair_anchors(plugin: Tokenizer, target: Tokenizer) -> Anchors:
     return Anchors(ids_a[order], ids_b[order])
 
 
-def pair_spelling(plugin: Tokenizer, target: Tokenizer) -> Spelling:
-    """The target's tokens as the plug-in spells them."""
-    return Spelling(*map(jnp.asarray, Bridge(target, plugin).spellings(MOST_PIECES)))
+def pair_spelling(plugin: Tokenizer, target: Tokenizer, vocab_size: int) -> Spelling:
+    """The target's tokens as the plug-in spells them; rows that pad its vocabulary have none."""
+    tokens, counts = Bridge(target, plugin).spellings(MOST_PIECES)
+    padding = vocab_size - len(counts)
+    return Spelling(jnp.pad(tokens, ((0, padding), (0, 0))), jnp.pad(counts, (0, padding)))
 
 
 def build_transfer(
@@ -188,7 +190,8 @@ def build_transfer(
         return Transfer(), None
     if settings.proposal == "vocabulary":
         ids = Bridge(plugin.tokenizer, target.tokenizer).first_tokens()
-        return Transfer(vocabulary_ids=jnp.asarray(ids)), None
+        padding = plugin.config.vocab_size - len(ids)
+        return Transfer(vocabulary_ids=jnp.pad(ids, (0, padding), constant_values=-1)), None
     shared = pair_anchors(plugin.tokenizer, target.tokenizer)
     parts = [
         cached_table(side, ids, normalization=settings.normalization, kind=kind, on_block=on_block)

@@ -35,7 +35,8 @@ class Continuation(NamedTuple):
         what stands beyond means nothing.
       probabilities: `[B, K]` float32, of each of these tokens.
       length: `[B]` int32, tokens that the row has, without the one that stopped it.
-      stopped: `[B]` bool, whether one did; without it a row wrote K, or waits.
+      stopped: `[B]` bool, whether one did; without it a row wrote all it might, waits, or was not
+        asked (length 0).
     """
 
     tokens: jax.Array
@@ -53,6 +54,7 @@ def write_greedily(
     *,
     steps: int,
     limit: int | jax.Array | None = None,
+    blank: jax.Array | None = None,
     pauses: jax.Array | None = None,
 ) -> Continuation:
     """The one loop of greedy writing: choose a token, stop or read it, choose the next.
@@ -67,7 +69,8 @@ def write_greedily(
       asked: `[B]` bool, rows that shall write; the others only fill the batch.
       endings: when a row stops.
       steps: K, tokens written at most.
-      limit: fewer than K, without another compilation.
+      limit: at most K, without another compilation.
+      blank: `[B]` bool, rows of which nothing but blanks is written yet (default: all).
       pauses: `[V]` bool, tokens after which a row waits; they are written.
 
     Returns:
@@ -106,7 +109,8 @@ def write_greedily(
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
     )
-    begun = write(jnp.int32(0), nothing, jnp.ones(rows, bool), asked, carry)
+    blank = jnp.ones(rows, bool) if blank is None else blank
+    begun = write(jnp.int32(0), nothing, blank, asked & (limit > 0), carry)
     return jax.lax.while_loop(going_on, read_and_write, begun)[1]
 
 
