@@ -21,6 +21,7 @@ from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, load_target
 from onceedit_jax.ensemble.fidelity import fidelity
 from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Mode, plugin_alone
 from onceedit_jax.evaluation.protocol import evaluate as run_evaluation
 from onceedit_jax.evaluation.report import summary, table, warnings, write_json, write_jsonl
@@ -103,6 +104,11 @@ def evaluate(
     max_new_tokens: int = 20,
 ) -> None:
     """Evaluate an edited plug-in through its targets, print the table, write the summary."""
+    if Path(data).resolve() in (out.resolve(), _records_file(out).resolve()):
+        raise InputError(
+            f"--out {out} would write over the data {data}: the records go to "
+            f"{_records_file(out).name} beside it; give --out another name"
+        )
     plugin = EditedPlugin.load(edited)
     records = load_records(data, dataset, limit=limit)
     if strip_nq:
@@ -143,7 +149,7 @@ def report_evaluation(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, whole)
-    write_jsonl(out.with_suffix(".jsonl"), found.records)
+    write_jsonl(_records_file(out), found.records)
     out_console.print(table(found.results, plugin=whole["plugin"]))
     coverage = {
         target.name: health[1].coverage if health else None
@@ -155,6 +161,11 @@ def report_evaluation(
         out_console.print(f"warning: {text}", markup=False)
     out_console.print(f"written: {out}")
     return whole
+
+
+def _records_file(out: Path) -> Path:
+    """Where an evaluation's records go, beside its summary."""
+    return out.with_suffix(".jsonl")
 
 
 def generate(

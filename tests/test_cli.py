@@ -86,3 +86,14 @@ def test_info_reads_no_array(tmp_path):
     done = onceedit("info", tmp_path)
     assert done.returncode == 0
     assert "Where? -> Here" in done.stdout
+
+
+@pytest.mark.parametrize("out", ["questions.json", "questions.jsonl"])
+def test_an_evaluation_does_not_write_over_its_data(tmp_path, out):
+    data = tmp_path / "questions.jsonl"
+    data.write_text('{"prompt": "Where?", "target": "Here"}\n')
+    flags = ("--edited", tmp_path, "--target", "x", "--data", data, "--out", tmp_path / out)
+    done = onceedit("evaluate", *flags)
+    assert done.returncode == 2
+    assert "questions.jsonl" in done.stderr and "another name" in done.stderr
+    assert data.read_text() == '{"prompt": "Where?", "target": "Here"}\n'
