@@ -12,10 +12,7 @@ GROUPS = 1024
 
 def most_likely(logits: jax.Array) -> jax.Array:
     """`argmax` over the last axis: `[..., V]` to `[...]` int32, the lowest of equal ones."""
-    groups, width = _grouped(logits)
-    best = jnp.argmax(jnp.max(groups, axis=-1), axis=-1)[..., None]
-    inside = jnp.argmax(jnp.take_along_axis(groups, best[..., None], axis=-2), axis=-1)
-    return (best * width + inside)[..., 0].astype(jnp.int32)
+    return likely_tokens(logits, 1)[..., 0]
 
 
 def likely_tokens(logits: jax.Array, count: int) -> jax.Array:

@@ -104,8 +104,7 @@ def transfer_matrix(
     anchors = unit[jnp.asarray(anchor_ids)]
     if temperature is None:
         temperature = default_temperature(unit, anchor_ids, normalization=normalization)
-    logits = _logits(unit, anchors, normalization, temperature)[0]
-    return jnp.where(is_token(unit)[:, None], jax.nn.softmax(logits, axis=1), 0.0)
+    return _matrix_rows(unit, anchors, normalization, temperature)
 
 
 def unit_embeddings(
@@ -423,8 +422,7 @@ def _add_block(
     temperature: float | jax.Array,
     normalization: Normalization,
 ) -> jax.Array:
-    logits = _logits(unit, anchors, normalization, temperature)[0]
-    rows = jnp.where(is_token(unit)[:, None], jax.nn.softmax(logits, axis=1), 0.0)
+    rows = _matrix_rows(unit, anchors, normalization, temperature)
     return sums + jnp.matmul(probabilities, rows, precision="highest")
 
 
@@ -460,6 +458,17 @@ def _check_anchors(anchor_ids: Any, total: int) -> None:
             f"anchor ids run from {ids.min()} to {ids.max()}, but the embeddings have rows 0 to "
             f"{total - 1}: the tokenizer is of another model"
         )
+
+
+def _matrix_rows(
+    rows: jax.Array,
+    anchors: jax.Array,
+    normalization: Normalization,
+    temperature: float | jax.Array,
+) -> jax.Array:
+    """Rows of R, `[N, A]`; zeros where there is no token."""
+    logits = _logits(rows, anchors, normalization, temperature)[0]
+    return jnp.where(is_token(rows)[:, None], jax.nn.softmax(logits, axis=1), 0.0)
 
 
 def _logits(
@@ -529,8 +538,8 @@ def _mean_entropy(
     temperature: float | jax.Array,
     normalization: Normalization,
 ) -> jax.Array:
-    logits = _logits(rows, anchors, normalization, temperature)[0]
-    return jnp.mean(jnp.sum(jax.scipy.special.entr(jax.nn.softmax(logits, axis=1)), axis=1))
+    entries = _matrix_rows(rows, anchors, normalization, temperature)
+    return jnp.mean(jnp.sum(jax.scipy.special.entr(entries), axis=1))
 
 
 def _health(

@@ -235,7 +235,6 @@ class Ensemble:
         An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts under the
         threshold are answered by the target alone, without a step of the plug-in.
         """
-        _check_prompts(prompts)
         self._drafter.forget()
         before = self.answers_alone(prompts, max_new_tokens=max_new_tokens)
         alphas = self.alphas(prompts)

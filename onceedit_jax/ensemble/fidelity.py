@@ -1,6 +1,5 @@
 """How faithful a pair's top-k tables are: what they make of real text, against every entry of R."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -10,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from onceedit_jax.data.records import demo_path
-from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors
+from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors, reference_texts
 from onceedit_jax.fusion import Transfer
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.runner import states_after
@@ -95,9 +93,11 @@ def _moved(table: Table, probabilities: jax.Array) -> jax.Array:
 
 def beginnings(count: int) -> list[str]:
     """Beginnings of the reference texts, each up to the end of a word, in a seeded choice."""
-    texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
     found = [
-        text[:end] for text in texts for end, sign in enumerate(text) if sign == " " and end > 0
+        text[:end]
+        for text in reference_texts()
+        for end, sign in enumerate(text)
+        if sign == " " and end > 0
     ]
     chosen = np.random.default_rng(0).permutation(len(found))[:count]
     return [found[i] for i in chosen]

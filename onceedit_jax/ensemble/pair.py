@@ -120,8 +120,7 @@ class Side:
     @cached_property
     def reference_rows(self) -> list[list[int]]:
         """The package's reference texts, in this model's tokens."""
-        texts = json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8"))
-        return [self.tokenizer.encode(text) for text in texts]
+        return [self.tokenizer.encode(text) for text in reference_texts()]
 
     @cached_property
     def reference_states(self) -> NDArray[np.float32]:
@@ -138,6 +137,11 @@ class TablePart:
     table: Any
     lookup: jax.Array
     health: TransferHealth
+
+
+def reference_texts() -> list[str]:
+    """The package's texts that tables are checked on."""
+    return list(json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8")))
 
 
 def pair_anchors(plugin: Tokenizer, target: Tokenizer) -> Anchors:
