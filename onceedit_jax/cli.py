@@ -45,6 +45,7 @@ def edit(
     out: Path,
     format: Format = "auto",
     limit: int | None = None,
+    examples: Path | None = None,
     evaluated: Path | None = None,
     strip_nq: bool = False,
     drop_leaks: bool = False,
@@ -60,7 +61,8 @@ def edit(
         out: folder for the edited plug-in.
         format: layout of the edits.
         limit: only the first edits.
-        evaluated: file of further records that will be evaluated; unrelated rows may not be there.
+        examples: file of other records whose rephrases show how questions may be put otherwise.
+        evaluated: file of further records that will be evaluated; what is there is not trained on.
         strip_nq: take "nq question:" off unrelated rows, so that the gate cannot read the format.
         drop_leaks: leave out unrelated rows that are evaluated, rather than refuse.
         resume: continue an interrupted run of the same edits and settings.
@@ -69,8 +71,9 @@ def edit(
     from onceedit_jax import workflow
 
     workflow.edit(
-        plugin, edits, unrelated, out, format=format, limit=limit, evaluated=evaluated,
-        strip_nq=strip_nq, leave_out_leaks=drop_leaks, resume=resume, settings=settings,
+        plugin, edits, unrelated, out, format=format, limit=limit, examples=examples,
+        evaluated=evaluated, strip_nq=strip_nq, leave_out_leaks=drop_leaks, resume=resume,
+        settings=settings,
     )  # fmt: skip
 
 

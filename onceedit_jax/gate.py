@@ -36,20 +36,27 @@ def alpha(logit: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(logit)
 
 
-def gated(kind: GateKind, weight: jax.Array, in_reach: jax.Array) -> jax.Array:
+def gated(
+    kind: GateKind, logit: jax.Array, in_reach: jax.Array, evidence: float | jax.Array = 0.0
+) -> jax.Array:
     """Alpha by the kind of gate.
+
+    `both` weighs two independent witnesses as Bayes' rule does: the memory's word that an edit is
+    in reach adds its log-likelihood ratio to what [WEIGHT] says.
 
     Args:
       kind: `token` (the paper's), `memory`, or `both`.
-      weight: sigmoid(logit_w), `[...]`.
+      logit: logit_w, `[...]`.
       in_reach: whether the memory knows an edit that a text may concern, `[...]` bool.
+      evidence: log of how much likelier an edit's prompt is to be in reach than another text.
 
     Returns:
-      `[...]`: `weight`; 1 in reach and 0 outside; or `weight` in reach and 0 outside.
+      `[...]`: sigmoid(logit); 1 in reach; or sigmoid(logit + evidence) in reach. The latter two are
+      0 outside.
     """
     if kind == "token":
-        return weight
-    return jnp.where(in_reach, 1.0 if kind == "memory" else weight, 0.0)
+        return alpha(logit)
+    return jnp.where(in_reach, 1.0 if kind == "memory" else alpha(logit + evidence), 0.0)
 
 
 def apply_threshold(weight: jax.Array, threshold: float | jax.Array) -> jax.Array:

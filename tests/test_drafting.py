@@ -17,7 +17,7 @@ class Script:
     def __init__(self, lines):
         self.lines, self.asked = lines, []
 
-    def drafts(self, texts):
+    def drafts(self, texts, *, whole):
         self.asked += texts
         return [self.lines[text] for text in texts]
 
@@ -70,12 +70,56 @@ def test_the_probability_of_text_is_that_of_the_tokens_that_begin_in_it():
 def test_drafts_of_a_real_decoder_are_its_greedy_text(tiny_model):
     model, tokenizer = tiny_model()
     drafter = Drafter(model.params, model.config, tokenizer)
-    alone = drafter.drafts([b"the cat"])[0]
-    together = Drafter(model.params, model.config, tokenizer).drafts([b"Who wrote", b"the cat"])[1]
+    alone = drafter.drafts([b"the cat"], whole=True)[0]
+    together = Drafter(model.params, model.config, tokenizer).drafts(
+        [b"Who wrote", b"the cat"], whole=True
+    )[1]
     assert alone.data == together.data
     assert len(alone.ends) == len(alone.probabilities)
     assert all(0 < p <= 1 for p in alone.probabilities)
-    assert drafter.drafts([b"the cat"])[0] is alone
+    drafter.params = None  # what is known is not written again
+    assert drafter.drafts([b"the cat"], whole=True) == [alone]
+
+
+def test_a_draft_drawn_in_two_parts_is_the_draft_drawn_at_once(tiny_model):
+    model, tokenizer = tiny_model()
+    texts = [b"the cat", b"Who wrote", b"the capital of"]
+    parts, once = (Drafter(model.params, model.config, tokenizer) for _ in range(2))
+    for first, second, whole in zip(
+        parts.drafts(texts, whole=False),
+        parts.drafts(texts, whole=True),
+        once.drafts(texts, whole=True),
+        strict=True,
+    ):
+        assert not first.whole and whole.data.startswith(first.data)
+        assert whole.data == second.data
+        assert (whole.ends, whole.end is None, whole.whole) == (
+            second.ends,
+            second.end is None,
+            second.whole,
+        )
+        np.testing.assert_allclose(whole.probabilities, second.probabilities, rtol=1e-4)
+
+
+def test_drafts_drawn_in_parts_propose_what_whole_drafts_do(tiny_model, target):
+    model, tokenizer = tiny_model()
+    drafter = Drafter(model.params, model.config, tokenizer)
+    (draft,) = drafter.drafts([b"the cat"], whole=True)
+    followed = target.encode_bytes(draft.data, continuation=True)
+    views = []
+    for whole in (True, False):
+        drafter.forget()
+        reader = DraftReader(drafter, target, ["the cat"], whole=whole)
+        views.append([reader.view([followed[:n]]) for n in range(len(followed) + 1)])
+    drafter.forget()
+    # All at once: what is accepted may go past the part that is drawn.
+    reader = DraftReader(drafter, target, ["the cat"], whole=False)
+    reader.view([[]])
+    views.append([*views[0][:-1], reader.view([followed])])
+    for seen in views[1:]:
+        for one, other in zip(views[0], seen, strict=True):
+            assert one["drafted"].tolist() == other["drafted"].tolist()
+            np.testing.assert_allclose(one["probability"], other["probability"], rtol=1e-4)
 
 
 def scores(drafted, pi, target_probs, alpha):

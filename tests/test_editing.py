@@ -21,8 +21,6 @@ from onceedit_jax.editing.batches import (
     epoch_batches,
     gate_row,
     make_batch,
-    swapped_prompts,
-    varied_prompts,
 )
 from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust
 from onceedit_jax.editing.edit import edit, parameter_hash
@@ -30,6 +28,7 @@ from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.methods import edited_params, partition
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import batch_loss, train
+from onceedit_jax.editing.wordings import swapped_prompts, varied_prompts
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.shapes import pack
 

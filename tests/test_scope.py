@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.calibration import reach_evidence
 from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
 from onceedit_jax.gate import gated
 from onceedit_jax.memory import NO_WORD, reach
@@ -105,7 +106,29 @@ def test_the_line_is_halfway_from_unrelated_texts_to_a_whole_key():
 
 
 def test_each_kind_of_gate_reads_what_its_name_says():
-    weight, near = np.array([0.9, 0.9, 0.2]), np.array([True, False, True])
-    np.testing.assert_allclose(gated("token", weight, near), [0.9, 0.9, 0.2])
-    np.testing.assert_allclose(gated("memory", weight, near), [1, 0, 1])
-    np.testing.assert_allclose(gated("both", weight, near), [0.9, 0, 0.2])
+    logit, near = np.array([2.0, 2.0, -1.0], np.float32), np.array([True, False, True])
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    np.testing.assert_allclose(gated("token", logit, near, 3.0), sigmoid(logit), rtol=1e-6)
+    np.testing.assert_allclose(gated("memory", logit, near, 3.0), [1, 0, 1])
+    wanted = [sigmoid(5.0), 0, sigmoid(2.0)]
+    np.testing.assert_allclose(gated("both", logit, near, 3.0), wanted, rtol=1e-6)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_both_witnesses_together_are_bayes_rule(prior, hit, false_alarm):
+    """[WEIGHT] says how likely an edit is; being in reach multiplies the odds by hit over alarm."""
+    logit = np.log(prior / (1 - prior))
+    found = gated("both", np.float32(logit), np.array(True), np.log(hit / false_alarm))
+    wanted = prior * hit / (prior * hit + (1 - prior) * false_alarm)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_the_evidence_of_reach_is_a_smoothed_likelihood_ratio():
+    assert reach_evidence([True] * 10, [False] * 20) == pytest.approx(
+        np.log((10.5 / 11) / (0.5 / 21)), abs=1e-5
+    )
+    assert reach_evidence([True], [True]) == 0
+    assert np.isfinite(reach_evidence([True], []))

@@ -1,5 +1,6 @@
 """Keeps training and evaluation apart: no text that is evaluated may be an unrelated row."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
@@ -55,6 +56,48 @@ def drop_leaks(
             opens = False
         (leaked if opens or own & texts else clean).append(row)
     return clean, leaked
+
+
+def evaluated_texts(records: Iterable[EditRecord]) -> frozenset[str]:
+    """What no text made for training may be: rephrases, locality and portability questions.
+
+    Normalised. A rephrase may begin with a sentence about something else, so that what it ends with
+    counts as well, down to two words. The edits' own prompts are trained on by definition.
+    """
+    asked = set[str]()
+    for record in records:
+        asked.update(_plain(pair.prompt) for pair in (*record.locality, *record.portability))
+        asked.update(_endings(_plain(record.rephrase or "")))
+    return frozenset(asked - {""})
+
+
+def without_evaluated(texts: Iterable[str], evaluated: frozenset[str]) -> list[str]:
+    """The texts that are not among `evaluated_texts`."""
+    return [text for text in texts if _plain(text) not in evaluated]
+
+
+def digest(text: str) -> str:
+    """A text's mark in an artifact: sixteen hexadecimal digits of the SHA-256 of its plain form."""
+    return hashlib.sha256(_plain(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def trained_on(records: Iterable[EditRecord], digests: Iterable[str]) -> list[str]:
+    """Evaluated questions (edits' own prompts apart) whose digest an artifact lists as trained."""
+    known = frozenset(digests)
+    return [
+        text
+        for record in records
+        for text in (
+            record.rephrase or "",
+            *(pair.prompt for pair in (*record.locality, *record.portability)),
+        )
+        if text and digest(text) in known
+    ]
+
+
+def _endings(text: str) -> Iterable[str]:
+    words = text.split(" ")
+    return (" ".join(words[start:]) for start in range(max(1, len(words) - 1)))
 
 
 def _plain(text: str) -> str:

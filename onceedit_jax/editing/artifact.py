@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from onceedit_jax.editing.calibration import token_alphas
+from onceedit_jax.editing.calibration import token_logits
 from onceedit_jax.editing.checkpoints import load_tree, save_tree
 from onceedit_jax.editing.scope import reaches
 from onceedit_jax.errors import InputError
@@ -23,7 +23,7 @@ from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 2
+FORMAT = 3
 MARK = "edit.json"  # tells an artifact from any other folder
 EXPORT_MARK = "gate.safetensors"  # tells an exported plug-in
 
@@ -75,15 +75,16 @@ class EditedPlugin:
 
         Prompts out of every edit's reach cost the plug-in no step, unless `kind` is `token`.
         """
-        near = np.ones(len(prompts), bool)
+        rule, near = self.info["rule"], np.ones(len(prompts), bool)
         if kind != "token":
-            near = reaches(self.memory, prompts) >= self.info["rule"]["reach_threshold"]
-        weights = np.ones(len(prompts), np.float32)
+            near = reaches(self.memory, prompts) >= rule["reach_threshold"]
+        logits = np.zeros(len(prompts), np.float32)
         if kind != "memory":
             chosen = np.flatnonzero(near).tolist()
             encoded = [self.tokenizer.encode(prompts[i]) for i in chosen]
-            weights[chosen] = token_alphas(self.params, self.gate, self.config, encoded)
-        return np.asarray(gated(kind, jnp.asarray(weights), jnp.asarray(near)))
+            logits[chosen] = token_logits(self.params, self.gate, self.config, encoded)
+        evidence = rule["reach_evidence"]
+        return np.asarray(gated(kind, jnp.asarray(logits), jnp.asarray(near), evidence))
 
     def export(self, folder: str | Path, *, dtype: str = "float32") -> Path:
         """Write a Hugging Face folder without [WEIGHT], the tokenizer and `gate.safetensors`.

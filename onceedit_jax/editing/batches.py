@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
+from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
 from onceedit_jax.shapes import bucket, doubling, pack
@@ -77,87 +77,19 @@ def gate_row(prompt: str, tokenizer: Tokenizer, *, related: bool, max_tokens: in
     return TrainingRow(tuple(tokens), len(tokens), related)
 
 
-def varied_prompts(
-    records: Sequence[EditRecord], ratio: float, rng: np.random.Generator
-) -> list[str]:
-    """Positives for the gate: edit prompts with their words in another order, the subject whole.
-
-    What they share with the edit, and with a paraphrase of it, is the subject and the words of the
-    relation; what they don't share is the sentence. Capital and closing sign stay: positives in
-    another form than the edits' would open the gate to that form.
-    """
-    prompts = []
-    for record in records:
-        text = record.prompt.rstrip("?!.")
-        ending = record.prompt[len(text) :]
-        subject = record.subject if record.subject and record.subject in text else None
-        words = (text.replace(subject, "\0") if subject else text).split()
-        for _ in range(round(ratio)):
-            shuffled = " ".join(words[j] for j in rng.permutation(len(words)).tolist())
-            prompt = shuffled.replace("\0", subject or "")
-            prompts.append(prompt[:1].upper() + prompt[1:] + ending)
-    return prompts
-
-
-def swapped_prompts(
-    records: Sequence[EditRecord],
-    unrelated: Sequence[UnrelatedRow],
-    count: int,
-    rng: np.random.Generator,
-) -> list[UnrelatedRow]:
-    """Negatives in the edits' own form: an edit's prompt about something no edit is about.
-
-    Without them every unrelated row may differ from every edit by its form alone, and a gate
-    that reads the form takes any question of that form for an edit. The new subject is a few words
-    of an unrelated text, written as a name. Another edit's subject would not do: a gate that is
-    taught to close on a subject it knows stays closed on paraphrases.
-
-    Args:
-      records: the edits; those without a subject, or whose prompt does not hold it, give none.
-      unrelated: texts that lend their words.
-      count: rows asked for; fewer where the combinations run out.
-      rng: source of the choice.
-    """
-    carriers = [r for r in records if r.subject and r.subject in r.prompt]
-    known = {normalise(str(r.subject)) for r in carriers}
-    taken = {normalise(text) for r in records for text in (r.prompt, r.rephrase) if text}
-    rows: list[UnrelatedRow] = []
-    for _ in range(20 * count if carriers and unrelated else 0):
-        if len(rows) >= count:
-            break
-        record = carriers[int(rng.integers(len(carriers)))]
-        name = _borrowed_name(unrelated[int(rng.integers(len(unrelated)))], rng)
-        prompt = record.prompt.replace(str(record.subject), name)
-        if name and normalise(name) not in known and normalise(prompt) not in taken:
-            taken.add(normalise(prompt))
-            rows.append(UnrelatedRow(prompt))
-    return rows
-
-
-def _borrowed_name(row: UnrelatedRow, rng: np.random.Generator) -> str:
-    words = strip_nq(row.prompt).split()
-    start = int(rng.integers(len(words)))
-    length = int(rng.integers(1, 4))
-    return " ".join(word.strip(".,?!").capitalize() for word in words[start : start + length])
-
-
-def in_edit_form(row: UnrelatedRow, records: Sequence[EditRecord]) -> UnrelatedRow:
-    """An unrelated row dressed as the edits are: no "nq question:", a capital, their last sign."""
-    text = strip_nq(row.prompt).strip()
-    signs = [record.prompt[-1] for record in records]
-    sign = max(sorted(set(signs)), key=signs.count)
-    if not sign.isalnum() and not text.endswith(sign):
-        text += sign
-    return UnrelatedRow(text[:1].upper() + text[1:], row.answer)
-
-
 def epoch_batches(
-    rows: Sequence[TrainingRow], settings: EditSettings, epoch: int
+    rows: Sequence[TrainingRow],
+    settings: EditSettings,
+    epoch: int,
+    *,
+    pools: Sequence[Sequence[TrainingRow]] = (),
 ) -> Iterator[Batch]:
-    """The rows in the order of (seed, epoch), in packed batches of few shapes."""
-    order = np.random.default_rng([settings.seed, epoch]).permutation(len(rows))
-    for start in range(0, len(rows), settings.batch_size):
-        chosen = [rows[i] for i in order[start : start + settings.batch_size]]
+    """The rows, and one of each pool, in the order of (seed, epoch), in packed batches."""
+    rng = np.random.default_rng([settings.seed, epoch])
+    order = rng.permutation(len(rows) + len(pools))
+    present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]
+    for start in range(0, len(present), settings.batch_size):
+        chosen = [present[i] for i in order[start : start + settings.batch_size]]
         yield make_batch(chosen, settings.batch_size)
 
 

@@ -7,19 +7,35 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onceedit_jax.gate import alpha, gate_logit
+from onceedit_jax.gate import gate_logit
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.runner import states_after
 
 
-def token_alphas(
+def token_logits(
     params: Any, gate: Any, config: ModelConfig, prompts: Sequence[Sequence[int]]
 ) -> NDArray[np.float32]:
-    """[WEIGHT]'s alpha of each prompt (token ids), read at its last token: `[N]` float32."""
+    """logit_w of each prompt (token ids), read at its last token: `[N]` float32."""
     if not prompts:
         return np.zeros(0, np.float32)
     states = jnp.asarray(states_after(params, config, prompts))
-    return np.asarray(alpha(gate_logit(gate, states)))
+    return np.asarray(gate_logit(gate, states))
+
+
+def reach_evidence(edits: ArrayLike, held_back: ArrayLike) -> float:
+    """How much being in reach speaks for an edit: the log of the ratio of two shares.
+
+    Half a text is added on either side of both, so that a few rows never make it certain.
+
+    Args:
+      edits: which of the edits' prompts are in reach, bool.
+      held_back: which of the held-back unrelated rows are.
+    """
+    shares = [
+        (np.sum(rows) + 0.5) / (np.size(rows) + 1)
+        for rows in (np.asarray(edits, bool), np.asarray(held_back, bool))
+    ]
+    return round(float(np.log(shares[0] / shares[1])), 6)
 
 
 def calibrate_threshold(

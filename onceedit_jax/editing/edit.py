@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.data.leaks import check_leaks
+from onceedit_jax.data.leaks import check_leaks, digest
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, contradicting
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.batches import (
-    edit_row,
-    gate_row,
-    in_edit_form,
-    swapped_prompts,
-    varied_prompts,
+from onceedit_jax.editing.batches import edit_row, gate_row
+from onceedit_jax.editing.calibration import (
+    calibrate_threshold,
+    calibrate_trust,
+    reach_evidence,
+    token_logits,
 )
-from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust, token_alphas
 from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
 from onceedit_jax.editing.settings import EditSettings, fingerprint
+from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
-from onceedit_jax.gate import GateKind, gated
+from onceedit_jax.gate import GateKind, alpha, gated
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ def edit(
     unrelated: Sequence[UnrelatedRow],
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
     *,
+    examples: Sequence[EditRecord] = (),
     evaluated: Sequence[EditRecord] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -52,7 +54,9 @@ def edit(
       unrelated: rows for the gate's other side; `settings` say how many are trained on and how
         many are held back to fix the threshold.
       settings: every choice of the editing stage.
-      evaluated: further records whose questions no unrelated row may hold.
+      examples: records, not edits, whose rephrases show how questions may be put otherwise; a
+        training split of the edits' own kind is best.
+      evaluated: further records whose questions may not be trained on.
       checkpoint: folder for checkpoints of the run, removed by nobody but the caller.
       resume: continue the run whose checkpoint is there.
       on_step: progress callback.
@@ -68,41 +72,54 @@ def edit(
     if not records:
         raise InputError("no edits given: expected at least one record with prompt and target")
     check_leaks(unrelated, [*records, *evaluated])
-    training, held_back = choose_unrelated(records, unrelated, settings)
-    rows = [edit_row(r, tokenizer, max_tokens=settings.max_tokens) for r in records]
-    rng = np.random.default_rng([settings.seed, 2])
-    varied = varied_prompts(records, settings.varied_ratio, rng)
-    sides = [(prompt, True) for prompt in varied] + [(row.prompt, False) for row in training]
+    texts = training_texts(
+        model, tokenizer, records, unrelated, settings, examples=examples, evaluated=evaluated
+    )
+    limit = settings.max_tokens
+    rows = [edit_row(record, tokenizer, max_tokens=limit) for record in records]
+    sides = ((texts.varied, True), (texts.unrelated, False))
     rows += [
-        gate_row(prompt, tokenizer, related=related, max_tokens=settings.max_tokens)
-        for prompt, related in sides
+        gate_row(prompt, tokenizer, related=related, max_tokens=limit)
+        for prompts, related in sides
+        for prompt in prompts
+    ]
+    pools = [
+        [edit_row(replace(records[i], prompt=p), tokenizer, max_tokens=limit) for p in pool]
+        for i, pool in texts.paraphrases
     ]
     edits = [{"prompt": r.prompt, "target": r.target, "subject": r.subject} for r in records]
-    unrelated_hash = fingerprint([u.prompt for u in training], [u.prompt for u in held_back])
+    made = sorted({digest(text) for text in texts.all()})
+    unrelated_hash = fingerprint(texts.unrelated, texts.held_back)
     trained = train(
         model.params,
         model.config,
         rows,
         settings,
+        pools=pools,
         checkpoint=checkpoint,
-        run_fingerprint=fingerprint(edits, unrelated_hash, settings.as_dict(), model.content_hash),
+        run_fingerprint=fingerprint(
+            edits, unrelated_hash, made, settings.as_dict(), model.content_hash
+        ),
         resume=resume,
         on_step=on_step,
     )
     # The rule is fixed here, on the edits and on unrelated rows that were not trained on.
-    prompts = [record.prompt for record in records] + [row.prompt for row in held_back]
-    encoded = [tokenizer.encode(prompt)[: settings.max_tokens] for prompt in prompts]
-    weights = token_alphas(trained.params, trained.gate, model.config, encoded)
-    memory = scope_memory(records, [row.prompt for row in training])
+    prompts = [record.prompt for record in records] + texts.held_back
+    encoded = [tokenizer.encode(prompt)[:limit] for prompt in prompts]
+    logits = jnp.asarray(token_logits(trained.params, trained.gate, model.config, encoded))
+    memory = scope_memory(records, texts.unrelated)
     reached = reaches(memory, prompts)
     reach = reach_threshold(reached[len(records) :])
+    near = reached >= reach
+    evidence = reach_evidence(near[: len(records)], near[len(records) :])
     thresholds: dict[GateKind, float] = {}
     trusted: dict[GateKind, float] = {}
     kinds: tuple[GateKind, ...] = ("token", "memory", "both")
     for kind in kinds:
-        alphas = np.asarray(gated(kind, jnp.asarray(weights), jnp.asarray(reached >= reach)))
+        alphas = np.asarray(gated(kind, logits, jnp.asarray(near), evidence))
         split = alphas[: len(records)], alphas[len(records) :]
         thresholds[kind], trusted[kind] = calibrate_threshold(*split), calibrate_trust(*split)
+    weights = np.asarray(alpha(logits))
     last = trained.history[-1]
     info: dict[str, Any] = {
         "base": {
@@ -114,16 +131,18 @@ def edit(
         "edits": edits,
         "contradicting": len(contradicting(records)),
         "unrelated": {
-            "trained": len(training),
-            "held_back": len(held_back),
+            "trained": len(texts.unrelated),
+            "held_back": len(texts.held_back),
             "sha256": unrelated_hash,
         },
+        "trained_texts": made,
         "settings": settings.as_dict(),
         "rule": {
             "fusion": "draft",
             "alpha_thresholds": thresholds,
             "trust_thresholds": trusted,
             "reach_threshold": reach,
+            "reach_evidence": evidence,
         },
         "metrics": {
             "epochs": len(trained.history),
@@ -146,37 +165,6 @@ def edit(
         tokenizer,
         info,
     )
-
-
-def choose_unrelated(
-    records: Sequence[EditRecord], unrelated: Sequence[UnrelatedRow], settings: EditSettings
-) -> tuple[list[UnrelatedRow], list[UnrelatedRow]]:
-    """Draw the unrelated rows that are trained on and those held back, by the settings' seed.
-
-    Raises:
-      InputError: if there are fewer rows than the settings ask for.
-    """
-    rng = np.random.default_rng([settings.seed, 1])
-    wanted = round(settings.unrelated_ratio * len(records))
-    kept = round(settings.held_back * len(records))
-    if wanted + kept > len(unrelated):
-        raise InputError(
-            f"{len(unrelated)} unrelated rows for {len(records)} edits: unrelated_ratio="
-            f"{settings.unrelated_ratio} and held_back={settings.held_back} ask for {wanted} + "
-            f"{kept}; give more rows or lower the two"
-        )
-    order = rng.permutation(len(unrelated))
-    chosen = [unrelated[i] for i in order[: wanted + kept]]
-    disguised = rng.random(len(chosen)) < settings.disguised
-    chosen = [
-        in_edit_form(row, records) if plain else row
-        for row, plain in zip(chosen, disguised, strict=True)
-    ]
-    # Swapped prompts are split as the rows are: those held back were never trained on.
-    count = round(settings.swapped_ratio * len(records))
-    swapped = swapped_prompts(records, unrelated, count + round(count * kept / max(wanted, 1)), rng)
-    training = chosen[:wanted] + swapped[:count]
-    return training, chosen[wanted:] + swapped[count:]
 
 
 def parameter_hash(tree: Any) -> str:

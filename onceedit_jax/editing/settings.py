@@ -33,6 +33,10 @@ class EditSettings:
         sign), so that the gate cannot tell rows by their form.
       varied_ratio: positives for the gate alone, per edit: its prompt with its words in another
         order, the subject whole, so that the gate reads what a prompt is about.
+      paraphrase_ratio: rows an epoch, per edit, that ask for its answer in other words: by the
+        templates that examples show, another one every epoch.
+      context_share: share of these that begin with a sentence about something else; so do as many
+        of the unrelated rows.
       held_back: unrelated rows kept out of training, per edit; they fix the gate's threshold.
       method: "full", "lora" or "last-n-layers".
       lora_rank: rank of the LoRA factors.
@@ -58,6 +62,8 @@ class EditSettings:
     swapped_ratio: float = 2.0
     disguised: float = 0.5
     varied_ratio: float = 1.0
+    paraphrase_ratio: float = 0.0
+    context_share: float = 0.5
     held_back: float = 0.5
     method: Method = "full"
     lora_rank: int = 16
@@ -83,7 +89,8 @@ class EditSettings:
         )
         not_negative = (
             "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
-            "swapped_ratio", "disguised", "varied_ratio", "held_back", "early_stop", "seed",
+            "swapped_ratio", "disguised", "varied_ratio", "paraphrase_ratio", "context_share",
+            "held_back", "early_stop", "seed",
         )  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:

@@ -124,6 +124,7 @@ def train(
     rows: Sequence[TrainingRow],
     settings: EditSettings,
     *,
+    pools: Sequence[Sequence[TrainingRow]] = (),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     run_fingerprint: str = "",
@@ -137,6 +138,7 @@ def train(
       config: its configuration.
       rows: training rows, see `onceedit_jax.editing.batches`.
       settings: every choice of the editing stage.
+      pools: further rows, of each pool another one every epoch.
       checkpoint: folder that receives parameters, optimizer state and position after an epoch.
       checkpoint_seconds: least time between two checkpoints; 0 saves after every epoch.
       run_fingerprint: hash of edits, unrelated rows, settings and base model, kept with the
@@ -149,7 +151,7 @@ def train(
       InputError: if the checkpoint belongs to another run.
     """
     parts = partition(params, settings, jax.random.key(settings.seed))
-    steps_per_epoch = -(-len(rows) // settings.batch_size)
+    steps_per_epoch = -(-(len(rows) + len(pools)) // settings.batch_size)
     optimizer = make_optimizer(settings, steps_per_epoch * settings.epochs)
     # Donated buffers are consumed, and the caller keeps the base model: train a copy.
     fresh = {"model": parts.trainable, "gate": init_gate(config.hidden_size)}
@@ -167,7 +169,7 @@ def train(
             break
         started = time.monotonic()
         sums = np.zeros(len(StepOutcome._fields))
-        for i, batch in enumerate(epoch_batches(rows, settings, epoch)):
+        for i, batch in enumerate(epoch_batches(rows, settings, epoch, pools=pools)):
             state, outcome = step(state, parts.frozen, batch)
             values = np.array([float(value) for value in outcome])
             if not np.isfinite(values[0]):

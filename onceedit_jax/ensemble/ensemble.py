@@ -334,7 +334,7 @@ class Ensemble:
         if not chosen:
             return {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
         answers = [texts[i].tokens[texts[i].start :] for i in chosen]
-        reader = self._reader(t, [pairs[i].prompt for i in chosen])
+        reader = self._reader(t, [pairs[i].prompt for i in chosen], whole=False)
         # All texts go on together, so that drafts are made in whole batches.
         steps = [
             reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])
@@ -346,8 +346,8 @@ class Ensemble:
             for name, column in table.items()
         }
 
-    def _reader(self, t: int, prompts: Sequence[str]) -> DraftReader:
-        return DraftReader(self._drafter, self.targets[t].tokenizer, prompts)
+    def _reader(self, t: int, prompts: Sequence[str], *, whole: bool = True) -> DraftReader:
+        return DraftReader(self._drafter, self.targets[t].tokenizer, prompts, whole=whole)
 
     def _own_answers(self, t: int, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Answers of target t alone."""
