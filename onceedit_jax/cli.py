@@ -195,6 +195,61 @@ def transfer(
 
 
 @app.command
+def experiment(
+    name: Positional[str],
+    *,
+    data: Path,
+    limit: int | None = None,
+    setup: Path | None = None,
+    out: Path = Path("results"),
+    work: Path = Path("runs/experiments"),
+    folder: Path = Path("experiments"),
+) -> None:
+    """Measure what an experiment has not measured yet, and write its page.
+
+    Args:
+        name: of the experiment: FOLDER/NAME.py, configured by configs/NAME.yaml beside FOLDER.
+        data: folder of the data sets.
+        limit: number of edits, in place of the configuration's.
+        setup: another configuration than the experiment's own.
+        out: folder of all results.
+        work: folder of the edited plug-ins, kept from one experiment to the next.
+        folder: folder of the experiments.
+    """
+    from onceedit_jax.experiment.runner import run_experiment
+
+    place = run_experiment(
+        name, data=data, out=out, work=work, folder=folder, setup_file=setup, limit=limit
+    )
+    print(f"written: {place}")
+
+
+@app.command
+def report(
+    results: Positional[Path],
+    *,
+    out: Path | None = None,
+    data: Path | None = None,
+    readme: Path | None = None,
+) -> None:
+    """Make one HTML page of all experiments' results, with every record that was scored.
+
+    Args:
+        results: folder of the experiments' results.
+        out: the HTML file (default: report.html in that folder).
+        data: folder of the data sets, to show each record's prompt.
+        readme: a Markdown file whose marked results are filled in as well.
+    """
+    from onceedit_jax.experiment.report import fill_readme, write_report
+
+    out = out or results / "report.html"
+    print(f"written: {out} ({write_report(results, out, data=data)} records)")
+    if readme:
+        fill_readme(readme, results)
+        print(f"written: {readme}")
+
+
+@app.command
 def export(
     *, edited: Path, out: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 ) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onceedit_jax.console import editing_progress, err, table_progress
-from onceedit_jax.data.leaks import drop_leaks
+from onceedit_jax.data.leaks import drop_leaks, trained_on
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, contradicting, duplicates, without_nq
 from onceedit_jax.editing.artifact import MARK, EditedPlugin, read_info
@@ -158,7 +158,11 @@ def report_evaluation(
         for target, health in zip(ensemble.targets, ensemble.health, strict=True)
     }
     for text in warnings(
-        found.results, alphas=found.alphas, losses=found.losses, coverage=coverage
+        found.results,
+        alphas=found.alphas,
+        losses=found.losses,
+        coverage=coverage,
+        trained=trained_on(records, info["trained_texts"]),
     ):
         out_console.print(f"warning: {text}", markup=False)
     out_console.print(f"written: {out}")

@@ -82,7 +82,7 @@ def training_texts(
     varied = varied_prompts(records, settings.varied_ratio, rng)
     rng = np.random.default_rng([settings.seed, 3])
     pools: list[tuple[int, list[str]]] = []
-    if settings.paraphrase_ratio:
+    if templates and settings.paraphrase_ratio:
         share = settings.context_share
         # Negatives begin with other sentences as often as positives do: the gate learns no form.
         begun = share * settings.paraphrase_ratio / (1 + settings.paraphrase_ratio)

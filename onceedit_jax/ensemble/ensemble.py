@@ -138,6 +138,7 @@ class Ensemble:
         fusion: str | FusionSettings | None = None,
         alpha_threshold: float | None = None,
         table: Kind | None = None,
+        transfers: Sequence[Transfer] | None = None,
         allow_lossy: bool = False,
         unrolled: bool = False,
         mesh: Mesh | None = None,
@@ -154,6 +155,7 @@ class Ensemble:
             above 0, as the paper does).
           table: kind of the relative tables (default: `topk`, or `exact` for `deepen`'s
             normalisation, whose rows are too even for k entries).
+          transfers: what the rule needs of each pair, built elsewhere (`build_transfer`).
           allow_lossy: take top-k tables that hold under .9 of p R.
           unrolled: decode with unstacked layers: faster a step, slower to compile
             (docs/models.md), so for a process that keeps answering.
@@ -191,7 +193,11 @@ class Ensemble:
         self._transfers: list[Transfer] = []
         self.health: list[tuple[TransferHealth, TransferHealth] | None] = []
         side = Side.of_plugin(plugin)
-        for target in targets:
+        for t, target in enumerate(targets):
+            if transfers is not None:
+                self._transfers.append(self._placed(transfers[t]))
+                self.health.append(None)
+                continue
             transfer, health = build_transfer(
                 side,
                 Side.of_model(target),

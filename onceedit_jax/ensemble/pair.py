@@ -171,6 +171,7 @@ def build_transfer(
     settings: FusionSettings,
     *,
     kind: Kind = "topk",
+    shared: Anchors | None = None,
     allow_lossy: bool = False,
     on_block: OnBlock = lambda what, done, total: None,
 ) -> tuple[Transfer, tuple[TransferHealth, TransferHealth] | None]:
@@ -181,6 +182,7 @@ def build_transfer(
       target: the target LLM.
       settings: the fusion rule.
       kind: of the relative tables.
+      shared: the pair's anchors (default: `pair_anchors`).
       allow_lossy: take top-k tables that hold too little of p R.
       on_block: told (model name, blocks done, blocks in all) while a table is built.
 
@@ -196,7 +198,8 @@ def build_transfer(
         ids = Bridge(plugin.tokenizer, target.tokenizer).first_tokens()
         padding = plugin.config.vocab_size - len(ids)
         return Transfer(vocabulary_ids=jnp.pad(ids, (0, padding), constant_values=-1)), None
-    shared = pair_anchors(plugin.tokenizer, target.tokenizer)
+    if shared is None:
+        shared = pair_anchors(plugin.tokenizer, target.tokenizer)
     parts = [
         cached_table(side, ids, normalization=settings.normalization, kind=kind, on_block=on_block)
         for side, ids in ((plugin, shared.ids_a), (target, shared.ids_b))

@@ -107,6 +107,7 @@ def warnings(
     alphas: Mapping[str, Sequence[float]],
     losses: Mapping[str, Sequence[float]],
     coverage: Mapping[str, float | None],
+    trained: Sequence[str] = (),
 ) -> list[str]:
     """What looks wrong in an evaluation, each with a name and a remedy.
 
@@ -115,8 +116,14 @@ def warnings(
       alphas: metric name ("rel", "gen", "loc", ...) to the alphas of its prompts.
       losses: target name to the search's mean loss after each step.
       coverage: target name to the share of its text's tokens that are anchors, if known.
+      trained: evaluated questions that the plug-in was trained on.
     """
     found: list[str] = []
+    if trained:
+        found.append(
+            f"{len(trained)} evaluated questions were trained on, {trained[0][:70]!r} among them: "
+            "scores on them prove nothing. Edit with --evaluated naming this file"
+        )
     low_locality: list[str] = []
     for result in results:
         after = result["after"]
@@ -128,8 +135,8 @@ def warnings(
             found.append(
                 f"generality far under reliability: {name} has Gen {gen:.3f}, Rel {rel:.3f}. The "
                 "plug-in has learnt prompts by heart or its gate stays shut on rephrases (mean "
-                f"alpha there {_mean(alphas.get('gen', ()))}): train for fewer epochs or with "
-                "lora, or lower --alpha-threshold"
+                f"alpha there {_mean(alphas.get('gen', ()))}): edit with --examples, so that it "
+                "learns other wordings, or lower --alpha-threshold"
             )
     if low_locality:
         found.insert(0, _low_locality(low_locality, alphas.get("loc", ())))

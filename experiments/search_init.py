@@ -1,0 +1,219 @@
+"""Where does the gradient search find the token of its closed form, and where does it break?"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.lab import Lab
+from onceedit_jax.fusion import PRESETS, fused_anchor
+from onceedit_jax.models.decoder import unembed
+from onceedit_jax.relative_search import SearchSettings, gradient_search
+from onceedit_jax.runner import states_after
+
+CHUNK = 20  # searches at once: each holds a few [CHUNK, V] arrays
+TIE = 1e-3  # columns this close count as equal
+METRICS = ("rel", "gen", "loc")
+
+
+@dataclass(frozen=True)
+class SearchSetup(Setup):
+    """The grid; `limit` prompts are searched from, `scored` records are evaluated."""
+
+    starts: Sequence[str] = ("zeros", "prior")
+    rates: Sequence[float] = (1e-4, 1e-3, 1e-5, 0.05, 0.15, 0.5)
+    steps: Sequence[int] = (1, 5, 20)
+    reductions: Sequence[str] = ("mean", "sum")
+    optimizers: Sequence[str] = ("adamw", "sgd")
+    scored: int = 20
+
+
+def cells(setup: SearchSetup) -> Mapping[str, Cell]:
+    """Agreement by start, optimizer and reduction; scores by start and rate as published else."""
+    found: dict[str, Cell] = {}
+    for spec in setup.targets:
+        name = spec.split(":")[-1]
+        for start, optimizer, reduction in itertools.product(
+            setup.starts, setup.optimizers, setup.reductions
+        ):
+            found[f"{name}, {start}, {optimizer}, {reduction}"] = {
+                "target": spec,
+                "start": start,
+                "optimizer": optimizer,
+                "reduction": reduction,
+            }
+    for start, rate in itertools.product(setup.starts, setup.rates):
+        found[f"scores, {start}, {rate:g}"] = {"start": start, "rate": rate}
+    return found
+
+
+def run(lab: Lab, setup: SearchSetup, cell: Cell) -> Result:
+    """A cell of either kind."""
+    return _agreement(lab, setup, cell) if "target" in cell else _scores(lab, setup, cell)
+
+
+def _agreement(lab: Lab, setup: SearchSetup, cell: Cell) -> Result:
+    """Share of prompts where the search finds the lookup's token, or a tie; and its last loss."""
+    source, target = lab.target(setup.plugin), lab.target(cell["target"])
+    sides = Side.of_model(source), Side.of_model(target)
+    transfer, _ = build_transfer(*sides, PRESETS["relative"])
+    assert transfer.plugin is not None and transfer.target is not None
+    assert transfer.lookup is not None
+    prompts = [pair.prompt for pair in lab.same_form("zsre", setup.limit)]
+    states = [
+        states_after(side.params, side.config, [side.tokenizer.encode(p) for p in prompts])
+        for side in sides
+    ]
+    grid = list(itertools.product(setup.rates, setup.steps))
+    same, near, loss = np.zeros(len(grid)), np.zeros(len(grid)), np.zeros(len(grid))
+    for start in range(0, len(prompts), CHUNK):
+        logits = [
+            unembed(side.params, side.config, jnp.asarray(part[start : start + CHUNK]))
+            for side, part in zip(sides, states, strict=True)
+        ]
+        half = jnp.full(len(logits[0]), 0.5)
+        anchors = fused_anchor(*logits, half, transfer.plugin, transfer.target)
+        looked_up = transfer.lookup[anchors]
+        columns = jax.vmap(transfer.target.column)(anchors)
+        lines = jnp.arange(len(anchors))
+        begin = jnp.zeros_like(logits[1]) if cell["start"] == "zeros" else logits[1]
+        for n, (rate, steps) in enumerate(grid):
+            settings = SearchSettings(
+                steps=steps,
+                learning_rate=rate,
+                optimizer=cell["optimizer"],
+                reduction=cell["reduction"],
+            )
+            found = gradient_search(anchors, transfer.target, begin, settings=settings)
+            token = jnp.argmax(found.logits, axis=-1)
+            same[n] += float(jnp.sum(token == looked_up))
+            near[n] += float(
+                jnp.sum(columns[lines, token] >= (1 - TIE) * columns[lines, looked_up])
+            )
+            loss[n] += float(jnp.sum(found.losses[:, -1]))
+    return {
+        "grid": [
+            {
+                "rate": rate,
+                "steps": steps,
+                "same": same[n] / len(prompts),
+                "same or tied": near[n] / len(prompts),
+                "loss": loss[n] / len(prompts),
+            }
+            for n, (rate, steps) in enumerate(grid)
+        ]
+    }
+
+
+def _scores(lab: Lab, setup: SearchSetup, cell: Cell) -> Result:
+    """Teacher-forced scores with the published search but for start and rate."""
+    search = dataclasses.replace(SearchSettings(), learning_rate=cell["rate"])
+    rule = lab.rule(
+        "relative", gate="both", search="gradient", start=cell["start"], gradient=search
+    )
+    ensemble = lab.ensemble(lab.plugin("zsre", lab.settings()), setup.targets, fusion=rule)
+    scores = lab.evaluate(ensemble, lab.records("zsre")[: setup.scored])["scores"]
+    return {"scores": [{"target": s["target"], **s["after"]} for s in scores]}
+
+
+def page(setup: SearchSetup, results: Mapping[str, Result]) -> Page:
+    """The grid, its worst and best corners in words, and the scores."""
+    grid = [
+        [*name.split(", "), f"{point['rate']:g}", point["steps"]]
+        + [point[key] for key in ("same", "same or tied", "loss")]
+        for name, result in results.items()
+        for point in result.get("grid", ())
+    ]
+    told = []
+    for start, optimizer, reduction in itertools.product(
+        setup.starts, setup.optimizers, setup.reductions
+    ):
+        shares = [row[7] for row in grid if row[1:4] == [start, optimizer, reduction]]
+        if shares:
+            told.append(
+                f"{start}, {optimizer}, {reduction}: the lookup's token or a tie on "
+                f"{min(shares):.1%} to {max(shares):.1%} of prompts."
+            )
+    scores = [
+        [*name.split(", ")[1:], score["target"], *(score[m] for m in METRICS)]
+        for name, result in results.items()
+        for score in result.get("scores", ())
+    ]
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(1, len(setup.starts), sharey=True, squeeze=False)[0]
+        for axes, start in zip(panels, setup.starts, strict=True):
+            for optimizer, reduction in itertools.product(setup.optimizers, setup.reductions):
+                points = [
+                    (
+                        rate,
+                        np.mean(
+                            [
+                                r[7]
+                                for r in grid
+                                if r[1:5] == [start, optimizer, reduction, f"{rate:g}"]
+                            ]
+                        ),
+                    )
+                    for rate in sorted(setup.rates)
+                    if any(r[1:5] == [start, optimizer, reduction, f"{rate:g}"] for r in grid)
+                ]
+                if points:
+                    axes.plot(
+                        *zip(*points, strict=True), marker="o", label=f"{optimizer}, {reduction}"
+                    )
+            axes.set(
+                title=f"start: {start}", xlabel="learning rate", xscale="log", ylim=(-0.02, 1.02)
+            )
+        panels[0].set(ylabel="lookup's token or a tie")
+        panels[0].legend()
+
+    return Page(
+        " ".join(told),
+        [
+            Table(
+                "Agreement with the lookup",
+                (
+                    "target",
+                    "start",
+                    "optimizer",
+                    "reduction",
+                    "rate",
+                    "steps",
+                    "same",
+                    "same or tied",
+                    "last loss",
+                ),
+                grid,
+            ),
+            Table(
+                "Scores with the published search but for start and rate",
+                ("start", "rate", "target", "Rel", "Gen", "Loc"),
+                scores,
+            ),
+        ],
+        [Figure("agreement", "Mean over steps and targets, by learning rate.", draw)],
+    )
+
+
+EXPERIMENT = Experiment(
+    title="The search's start and settings",
+    expected=(
+        "From zeros, with a one-hot target, plain gradient descent keeps the order of the target's "
+        "column at every step, so that it must agree with the lookup at any rate (docs/method.md "
+        "has the proof). AdamW need not: its first step is sign-like where its epsilon is small "
+        "against the gradient, as with the summed loss. From the target's own logits (DeePEn's "
+        "start) five small steps should hardly move the token."
+    ),
+    setup=SearchSetup,
+    cells=cells,
+    run=run,
+    page=page,
+)

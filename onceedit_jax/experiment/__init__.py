@@ -1,0 +1,1 @@
+"""Experiments: cells of measurements that resume where they were cut, and pages made from them."""

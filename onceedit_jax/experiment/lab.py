@@ -1,0 +1,173 @@
+"""What experiments share: data sets, edited plug-ins that are kept, targets loaded once."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onceedit_jax.console import editing_progress, err, table_progress
+from onceedit_jax.data.leaks import drop_leaks
+from onceedit_jax.data.loaders import load_records, load_unrelated
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow, without_nq
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.settings import EditSettings, fingerprint
+from onceedit_jax.ensemble import Ensemble, Target, load_target
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import Mode, evaluate, plugin_alone
+from onceedit_jax.experiment.definition import Setup
+from onceedit_jax.models.weights import load_model
+from onceedit_jax.text.tokenizer import load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Files of a data set in the data folder.
+
+    Attributes:
+      edits: what is edited and evaluated.
+      training: a split that shares no subject with it: unedited prompts of the same form come from
+        here, and the templates of paraphrases.
+      unrelated: texts for the gate's other side.
+      strip_nq: take "nq question:" off, in training and evaluation.
+    """
+
+    edits: str
+    training: str
+    unrelated: str
+    strip_nq: bool = False
+
+
+DATASETS = {
+    "zsre": Dataset("zsre_eval.json", "zsre_train.json", "zsre_unrelated_nq.json", strip_nq=True),
+    "counterfact": Dataset(
+        "counterfact_edit.json", "counterfact_train.json", "counterfact_train.json"
+    ),
+}
+
+
+class Lab:
+    """Loads what a cell asks for, and keeps what another cell will ask for again."""
+
+    def __init__(self, data: Path, work: Path, setup: Setup) -> None:
+        """Open the lab.
+
+        Args:
+          data: folder of the data sets.
+          work: folder of the edited plug-ins.
+          setup: the experiment's configuration.
+
+        Raises:
+          InputError: there is no such data folder.
+        """
+        if not data.is_dir():
+            raise InputError(f"{data}: no such folder; give the folder of the data sets (--data)")
+        self.data, self.work, self.setup = data, work, setup
+        self.target = cache(self._target)
+        self.records = cache(self._records)
+
+    def _target(self, spec: str) -> Target:
+        return load_target(spec)
+
+    def _records(self, dataset: str, limit: int | None = None) -> list[EditRecord]:
+        return load_edits(self.data, dataset, limit=limit or self.setup.limit)
+
+    def same_form(self, dataset: str, limit: int = 200) -> list[Pair]:
+        """Unedited questions in the edits' own form, with an answer to be scored on."""
+        found = load_records(self.data / _dataset(dataset).training, limit=limit)
+        return [Pair(r.prompt, r.true_answers[0]) for r in found if r.true_answers]
+
+    def unrelated(self, dataset: str) -> list[UnrelatedRow]:
+        """Rows for the gate's other side, none of them evaluated."""
+        files = _dataset(dataset)
+        rows = load_unrelated(self.data / files.unrelated)
+        if files.strip_nq:
+            rows = [without_nq(row) for row in rows]
+        return drop_leaks(rows, load_records(self.data / files.edits))[0]
+
+    def settings(self, overrides: Mapping[str, Any] = {}) -> EditSettings:
+        """The editing stage: defaults, the configuration's changes, and a cell's."""
+        values = {**self.setup.editing, **overrides, "seed": self.setup.seed}
+        known = {field.name for field in dataclasses.fields(EditSettings)}
+        if unknown := sorted(values.keys() - known):
+            raise InputError(
+                f"editing: no setting {unknown[0]}; there are {', '.join(sorted(known))}"
+            )
+        return EditSettings(**values)
+
+    def plugin(
+        self, dataset: str, settings: EditSettings, *, limit: int | None = None
+    ) -> EditedPlugin:
+        """The plug-in edited with a data set's first records; one that was edited so is loaded."""
+        records, spec = self.records(dataset, limit), self.setup.plugin
+        edits = [[record.prompt, record.target] for record in records]
+        key = fingerprint(dataset, edits, settings.as_dict(), spec)[:16]
+        folder = self.work / "plugins" / f"{dataset}-{len(records)}-{key}"
+        if (folder / "edit.json").exists():
+            return EditedPlugin.load(folder)
+        files, tokenizer = _dataset(dataset), load_tokenizer(spec)
+        err.print(f"editing {spec} with {len(records)} edits of {dataset}: {folder}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder.with_name(folder.name + ".checkpoint")
+        with editing_progress() as on_step:
+            edited = edit(
+                load_model(spec, num_tokens=len(tokenizer.vocabulary)),
+                tokenizer,
+                records,
+                self.unrelated(dataset),
+                settings,
+                examples=load_records(self.data / files.training),
+                evaluated=load_records(self.data / files.edits),
+                checkpoint=checkpoint,
+                resume=True,
+                on_step=on_step,
+            )
+        edited.save(folder)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return edited
+
+    def ensemble(self, plugin: EditedPlugin, targets: Sequence[str], **options: Any) -> Ensemble:
+        """An ensemble of targets that are loaded once; `options` as for `Ensemble`."""
+        with table_progress() as on_block:
+            return Ensemble(
+                plugin, [self.target(spec) for spec in targets], on_block=on_block, **options
+            )
+
+    def evaluate(
+        self, ensemble: Ensemble, records: Sequence[EditRecord], mode: Mode = "teacher-forced"
+    ) -> dict[str, Any]:
+        """Scores of every target, and each record's in numbers: no text of a data set is kept."""
+        found = evaluate(ensemble, records, mode=mode)
+        return {
+            "plugin": plugin_alone(ensemble.plugin, records).as_dict(),
+            "alpha_threshold": ensemble.threshold,
+            "scores": found.results,
+            "records": [
+                {key: value for key, value in row.items() if not key.startswith("answer")}
+                for row in found.records
+            ],
+        }
+
+    def locality(self, ensemble: Ensemble, pairs: Sequence[Pair]) -> list[float]:
+        """Each target's agreement with itself before the edit on further questions."""
+        return [
+            float(np.mean([np.mean(text.before == text.after) for text in texts]))
+            for texts in ensemble.score(pairs).targets
+        ]
+
+
+def load_edits(data: Path, dataset: str, *, limit: int | None = None) -> list[EditRecord]:
+    """The edits of a data set, as experiments evaluate them."""
+    files = _dataset(dataset)
+    found = load_records(data / files.edits, limit=limit)
+    return [without_nq(record) for record in found] if files.strip_nq else found
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise InputError(f"data set {name!r}: expected one of {', '.join(DATASETS)}")
+    return DATASETS[name]

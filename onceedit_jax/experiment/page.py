@@ -1,0 +1,86 @@
+"""An experiment's page: Markdown with its tables, and its figures as SVG."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onceedit_jax.experiment.definition import Experiment, Page, Setup, Table
+
+PAGE = "README.md"
+
+
+def write_page(
+    place: Path,
+    experiment: Experiment,
+    setup: Setup,
+    page: Page,
+    *,
+    seconds: float,
+    versions: Mapping[str, str],
+) -> None:
+    """Write `README.md` and the figures of an experiment into its folder."""
+    for figure in page.figures:
+        save_figure(figure.draw, place / f"{figure.name}.svg")
+    told = (
+        f"Measured in {seconds / 60:.0f} minutes, jax {versions['jax']}, Python "
+        f"{versions['python']}, {versions['machine']}. Configuration: "
+        + ", ".join(f"{key} {_text(value)}" for key, value in dataclasses.asdict(setup).items())
+        + "."
+    )
+    parts = [
+        f"# {experiment.title}",
+        f"**Expected.** {experiment.expected}",
+        f"**What came out.** {page.outcome}",
+        *(markdown_table(table) for table in page.tables),
+        *(f"![{figure.caption}]({figure.name}.svg)\n\n{figure.caption}" for figure in page.figures),
+        told,
+    ]
+    (place / PAGE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def markdown_table(table: Table) -> str:
+    """A table under its title."""
+    lines = [
+        "| " + " | ".join(table.columns) + " |",
+        "|" + " --- |" * len(table.columns),
+        *("| " + " | ".join(_text(value) for value in row) + " |" for row in table.rows),
+    ]
+    return f"{table.title}\n\n" + "\n".join(lines)
+
+
+def save_figure(draw: Any, path: Path) -> None:
+    """Draw on a new matplotlib figure and save it; the same picture gives the same file.
+
+    Raises:
+      InputError: matplotlib is not installed.
+    """
+    # Imported here: only experiments draw.
+    from onceedit_jax.errors import InputError
+
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError(
+            "experiments draw with matplotlib; pip install 'onceedit-jax[experiments]'"
+        ) from error
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "onceedit", "font.size": 9}):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        draw(figure)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3f}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value)
+    return str(value)

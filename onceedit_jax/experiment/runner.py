@@ -1,0 +1,161 @@
+"""Runs an experiment cell by cell: what is measured stays, what changed is measured anew."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onceedit_jax.console import err
+from onceedit_jax.editing.settings import fingerprint
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.report import write_json, write_jsonl
+from onceedit_jax.experiment.definition import Experiment, Setup
+from onceedit_jax.experiment.lab import Lab
+from onceedit_jax.experiment.page import write_page
+from onceedit_jax.versions import versions
+
+RESULTS = "results.json"
+RECORDS = "records"  # folder of the records' numbers, one file a cell
+
+
+def run_experiment(
+    name: str,
+    *,
+    data: Path,
+    out: Path,
+    work: Path,
+    folder: Path,
+    setup_file: Path | None = None,
+    limit: int | None = None,
+) -> Path:
+    """Measure every cell of an experiment that is not there yet, and write its page.
+
+    Args:
+      name: of the experiment: `FOLDER/NAME.py`, with its configuration in `configs/NAME.yaml`
+        beside that folder.
+      data: folder of the data sets.
+      out: folder of all results; this experiment's go to `OUT/NAME`.
+      work: folder of what is kept between runs and not published (edited plug-ins).
+      folder: folder of the experiments.
+      setup_file: another configuration than `configs/NAME.yaml`.
+      limit: number of edits, in place of the configuration's.
+
+    Returns:
+      The experiment's folder of results.
+
+    Raises:
+      InputError: no such experiment, or a configuration it cannot read.
+    """
+    experiment = load_experiment(folder, name)
+    configured = setup_file or folder.absolute().parent / "configs" / f"{name}.yaml"
+    setup = load_setup(configured, experiment.setup)
+    if limit is not None:
+        setup = dataclasses.replace(setup, limit=limit)
+    lab, place = Lab(data, work, setup), out / name
+    place.mkdir(parents=True, exist_ok=True)
+    cells = experiment.cells(setup)
+    kept = _kept(place / RESULTS)
+    shared = dataclasses.asdict(setup)
+    found: dict[str, dict[str, Any]] = {}
+    for cell, description in cells.items():
+        mark = fingerprint(shared, description)[:16]
+        if kept.get(cell, {}).get("fingerprint") == mark:
+            found[cell] = kept[cell]
+            continue
+        err.print(f"{name}: {cell}")
+        begun = time.monotonic()
+        result = dict(experiment.run(lab, setup, description))
+        if records := result.pop("records", None):
+            (place / RECORDS).mkdir(exist_ok=True)
+            write_jsonl(place / RECORDS / f"{cell}.jsonl", records)
+        found[cell] = {
+            "fingerprint": mark,
+            "cell": description,
+            "seconds": round(time.monotonic() - begun, 1),
+            "versions": versions(),
+            "result": result,
+        }
+        # Cells that come later in the list, measured by an earlier run, are not lost by a cut.
+        rest = {other: kept[other] for other in cells if other in kept and other not in found}
+        _publish(place, experiment, setup, found, rest)
+    _publish(place, experiment, setup, found, {})
+    return place
+
+
+def load_experiment(folder: Path, name: str) -> Experiment:
+    """The `EXPERIMENT` of `FOLDER/NAME.py` (dashes of the name are underscores of the file).
+
+    Raises:
+      InputError: there is none; the message lists those there are.
+    """
+    path = folder / f"{name.replace('-', '_')}.py"
+    if not path.is_file():
+        there = sorted(p.stem.replace("_", "-") for p in folder.glob("[a-z]*.py"))
+        listed = f"; there are {', '.join(there)}" if there else ""
+        raise InputError(
+            f"experiment {name}: no {path}{listed}; run from the project's folder or give --folder"
+        )
+    spec = importlib.util.spec_from_file_location(f"onceedit_experiment_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    if not isinstance(found := getattr(module, "EXPERIMENT", None), Experiment):
+        raise InputError(
+            f"{path}: defines no EXPERIMENT; see onceedit_jax/experiment/definition.py"
+        )
+    return found
+
+
+def load_setup(path: Path, kind: type[Setup]) -> Setup:
+    """A configuration from its YAML file.
+
+    Raises:
+      InputError: no such file, no YAML, or a key that this experiment does not know.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the experiment's configuration there")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error})") from error
+    known = [field.name for field in dataclasses.fields(kind)]
+    if not isinstance(values, dict) or (unknown := [key for key in values if key not in known]):
+        what = f"key {unknown[0]!r}" if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{path}: {what} is not known; expected some of {', '.join(known)}")
+    return kind(**values)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["cells"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not the results of an experiment ({error}); move the file away"
+        ) from error
+
+
+def _publish(
+    place: Path,
+    experiment: Experiment,
+    setup: Setup,
+    found: dict[str, dict[str, Any]],
+    rest: dict[str, dict[str, Any]],
+) -> None:
+    """Write the results, and the page about those that are up to date."""
+    # As JSON gives them back, so that a page made anew is the page made now.
+    results = json.loads(json.dumps({cell: entry["result"] for cell, entry in found.items()}))
+    page = experiment.page(setup, results)
+    headline = dataclasses.asdict(page.tables[0]) if page.tables else None
+    shared = {"setup": dataclasses.asdict(setup), "headline": headline}
+    write_json(place / RESULTS, {**shared, "cells": {**found, **rest}})
+    seconds = sum(entry["seconds"] for entry in found.values())
+    told = next(iter(found.values()))["versions"]
+    write_page(place, experiment, setup, page, seconds=seconds, versions=told)
