@@ -6,20 +6,22 @@ import sys
 
 import pytest
 
-from onceedit_jax.cli import _with_config
+from onceedit_jax.cli import _with_config, with_huge_pages
 from onceedit_jax.editing.artifact import FORMAT
 from onceedit_jax.errors import InputError
 
 
 def onceedit(*arguments):
     return subprocess.run(
-        [sys.executable, "-c", "from onceedit_jax.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from onceedit_jax.cli import run; run()", *map(str, arguments)],
         capture_output=True,
         text=True,
     )
 
 
-COMMANDS = ["demo", "edit", "evaluate", "generate", "transfer", "export", "info"]
+COMMANDS = [
+    "demo", "edit", "evaluate", "generate", "transfer", "experiment", "report", "export", "info",
+]  # fmt: skip
 
 
 def test_help_names_every_command():
@@ -49,6 +51,17 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_starts_over_once_for_huge_pages():
+    found = with_huge_pages({"A": "b"})
+    if found is None:
+        pytest.skip("this C library takes no advice on pages")
+    assert found == {"A": "b", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert with_huge_pages(found) is None
+    assert with_huge_pages({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) is None
+    kept = with_huge_pages({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"})
+    assert kept == {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
 
 
 def test_debug_shows_where_an_error_arose():

@@ -27,7 +27,7 @@ def demo(tmp_path_factory):
     except RunError as error:
         pytest.skip(f"the demo models cannot be fetched here: {error}")
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-c", "from onceedit_jax.cli import main; main()"]
+    command = [sys.executable, "-c", "from onceedit_jax.cli import run; run()"]
     done = subprocess.run([*command, "demo", "--out", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
