@@ -73,9 +73,9 @@ def main(side: Literal["both", "ours", "torch"] = "both") -> None:
         "B7: a step of full fine-tuning over the same step in PyTorch (reach: 1.2 x, memory 1.0 x)",
         [row],
         "Same rows, objective and AdamW, float32; PyTorch pads a batch to its longest row and runs "
-        "the vocabulary head at target tokens only, as ours does. Ours runs as the onceedit command "
-        "runs it, its memory in huge pages; PyTorch as it comes, and in huge pages too. Memory is a "
-        "process's peak, loading included.",
+        "the vocabulary head at target tokens only, as ours does. Ours runs as the onceedit "
+        "command runs it, its memory in huge pages; PyTorch as it comes, and in huge pages too. "
+        "Memory is a process's peak, loading included.",
         how=f"Medians over the steps of an epoch and {ROUNDS} processes a side, in turns.",
     )
 
