@@ -247,8 +247,11 @@ class _Leaders(NamedTuple):
 def _leaders(logits: jax.Array, weight: jax.Array, top: int) -> _Leaders:
     logits = logits.astype(jnp.float32)
     tokens = likely_tokens(logits, top)
-    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    shares = jnp.exp(jnp.take_along_axis(logits, tokens, axis=-1) - total)
+    found = jnp.take_along_axis(logits, tokens, axis=-1)
+    # The largest is known already: a log-sum-exp would look for it in another pass.
+    highest = found[:, :1]
+    total = jnp.sum(jnp.exp(logits - highest), axis=-1, keepdims=True)
+    shares = jnp.exp(found - highest) / total
     left_out = weight * jnp.maximum(1 - jnp.sum(shares, axis=-1), 0)
     return _Leaders(tokens, weight[:, None] * shares, left_out)
 
@@ -358,8 +361,12 @@ def fusion_rule(settings: FusionSettings) -> FusionRule:
         if settings.weight == "fixed":
             inputs = inputs._replace(alpha=jnp.full_like(inputs.alpha, settings.fixed_alpha))
         step = propose(inputs, transfer, settings)
-        own = most_likely(inputs.target_logits)
-        tokens = jnp.where(inputs.alpha > 0, step.tokens, own).astype(jnp.int32)
+        speaks = inputs.alpha > 0
+        tokens = jax.lax.cond(
+            jnp.all(speaks),
+            lambda: step.tokens.astype(jnp.int32),
+            lambda: jnp.where(speaks, step.tokens, most_likely(inputs.target_logits)),
+        )
         return step._replace(tokens=tokens)
 
     return rule

@@ -30,9 +30,11 @@ def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
     """
     groups, width = _grouped(logits)
     highest = jnp.max(groups, axis=-1)
-    best = jax.lax.top_k(highest, min(count, highest.shape[-1]))[1]
-    inside = jnp.argmax(jnp.take_along_axis(groups, best[..., None], axis=-2), axis=-1)
-    return (best * width + inside).astype(jnp.int32)
+    found, best = jax.lax.top_k(highest, min(count, highest.shape[-1]))
+    chosen = jnp.take_along_axis(groups, best[..., None], axis=-2)
+    # An argmax again, but one that is vectorised: the first place that holds the maximum.
+    places = jnp.where(chosen == found[..., None], jnp.arange(width), width - 1)
+    return (best * width + jnp.min(places, axis=-1)).astype(jnp.int32)
 
 
 def _grouped(logits: jax.Array) -> tuple[jax.Array, int]:
