@@ -16,6 +16,7 @@ CHAIN: dict[str, dict[str, Any]] = {
     "+ dynamic weight": {"preset": "relative", **DEEPEN},
     "+ zero start": {"preset": "relative", **DEEPEN, "start": "zeros"},
     "+ one-hot target": {"preset": "relative"},
+    "one-hot target, by gradient": {"preset": "relative", "search": "gradient"},
     "+ scope memory": {"preset": "relative", "gate": "both"},
     "vocabulary": {"preset": "vocabulary"},
     "draft": {"preset": "draft"},
@@ -112,7 +113,8 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
                     )
             axes.set(title=dataset, xlabel="fixed alpha", ylim=(0, 1.02))
         panels[0].set(ylabel="Avg")
-        panels[0].legend()
+        if panels[0].has_data():
+            panels[0].legend()
 
     return Page(
         " ".join(told),

@@ -173,7 +173,8 @@ def page(setup: SearchSetup, results: Mapping[str, Result]) -> Page:
                 title=f"start: {start}", xlabel="learning rate", xscale="log", ylim=(-0.02, 1.02)
             )
         panels[0].set(ylabel="lookup's token or a tie")
-        panels[0].legend()
+        if panels[0].has_data():
+            panels[0].legend()
 
     return Page(
         " ".join(told),

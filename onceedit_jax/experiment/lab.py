@@ -20,6 +20,7 @@ from onceedit_jax.ensemble import Ensemble, Target, load_target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Mode, evaluate, plugin_alone
 from onceedit_jax.experiment.definition import Setup
+from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.text.tokenizer import load_tokenizer
 
@@ -129,6 +130,10 @@ class Lab:
         edited.save(folder)
         shutil.rmtree(checkpoint, ignore_errors=True)
         return edited
+
+    def rule(self, preset: str, **changes: Any) -> FusionSettings:
+        """A fusion rule: a preset with some of its axes changed."""
+        return dataclasses.replace(PRESETS[preset], **changes)
 
     def ensemble(self, plugin: EditedPlugin, targets: Sequence[str], **options: Any) -> Ensemble:
         """An ensemble of targets that are loaded once; `options` as for `Ensemble`."""
