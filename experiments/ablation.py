@@ -28,9 +28,19 @@ PAPER = {"zsre": (0.41, 0.71, 0.91), "counterfact": (0.43, None, 0.68)}
 
 @dataclass(frozen=True)
 class AblationSetup(Setup):
-    """`fixed`: weights swept; `exact_records`: for the published matrices; `others`: same form."""
+    """What is compared.
+
+    Attributes:
+      datasets: whose edits.
+      rules: of the chain.
+      fixed: the weights swept.
+      exact: measure the published matrices too, on `exact_records` of ZsRE.
+      exact_records: so many.
+      others: unedited questions of the edits' form.
+    """
 
     datasets: Sequence[str] = ("zsre", "counterfact")
+    rules: Sequence[str] = tuple(CHAIN)
     fixed: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
     exact_records: int = 20
     exact: bool = True
@@ -41,8 +51,12 @@ def cells(setup: AblationSetup) -> Mapping[str, Cell]:
     """One a data set and rule; every target is scored in each, but for the published matrices."""
     found: dict[str, Cell] = {}
     for dataset in setup.datasets:
-        for name, rule in CHAIN.items():
-            found[f"{dataset}, {name}"] = {"dataset": dataset, "rule": rule}
+        for name in setup.rules:
+            found[f"{dataset}, {name}"] = {
+                "dataset": dataset,
+                "rule": CHAIN[name],
+                "others": setup.others,
+            }
         for preset in ("relative", "draft"):
             for alpha in setup.fixed:
                 rule = {"preset": preset, "weight": "fixed", "fixed_alpha": alpha}
@@ -66,8 +80,8 @@ def run(lab: Lab, setup: AblationSetup, cell: Cell) -> Result:
     ensemble = lab.ensemble(plugin, cell.get("targets", setup.targets), fusion=rule)
     found = lab.evaluate(ensemble, lab.records(cell["dataset"])[: cell.get("records")])
     # Counterfact's own locality prompts have the edits' form already.
-    if cell["dataset"] == "zsre" and "records" not in cell:
-        found["same_form"] = lab.locality(ensemble, lab.same_form("zsre", setup.others))
+    if cell["dataset"] == "zsre" and "others" in cell:
+        found["same_form"] = lab.locality(ensemble, lab.same_form("zsre", cell["others"]))
     return found
 
 

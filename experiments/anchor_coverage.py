@@ -20,19 +20,21 @@ RULES = ("paper", "bytes")
 
 @dataclass(frozen=True)
 class CoverageSetup(Setup):
-    """`kept`: shares of anchors that stay; `tokenizers`: their folder, seen from the data's."""
+    """`rules` for anchors; `kept`: shares of `bytes`' that stay; `tokenizers`: seen from the data."""
 
+    rules: Sequence[str] = RULES
     kept: Sequence[float] = (1.0, 0.5, 0.25, 0.1, 0.01)
     tokenizers: str = "../tokenizers"
 
 
 def cells(setup: CoverageSetup) -> Mapping[str, Cell]:
     """The counts; then scores by rule, and by the share of anchors kept."""
-    found: dict[str, Cell] = {"counts": {"kind": "counts"}}
+    found: dict[str, Cell] = {"counts": {"kind": "counts", "tokenizers": setup.tokenizers}}
     for spec in setup.targets:
         name = spec.split(":")[-1]
-        found[f"{name}, paper"] = {"target": spec, "rule": "paper", "kept": 1.0}
-        for kept in setup.kept:
+        if "paper" in setup.rules:
+            found[f"{name}, paper"] = {"target": spec, "rule": "paper", "kept": 1.0}
+        for kept in setup.kept if "bytes" in setup.rules else ():
             found[f"{name}, bytes, {kept:.0%}"] = {"target": spec, "rule": "bytes", "kept": kept}
     return found
 

@@ -102,6 +102,9 @@ def cells(setup: BaselinesSetup) -> Mapping[str, Cell]:
                 "target": spec,
                 "layers": layers,
                 "options": dict(options),
+                "texts": setup.texts,
+                "ridge": setup.ridge,
+                "prefixes": setup.prefixes,
             }
     return found
 
@@ -118,9 +121,11 @@ def run(lab: Lab, setup: BaselinesSetup, cell: Cell) -> Result:
         return found
     target = lab.target(cell["target"])
     # The other half is for whoever measures perplexity.
-    texts = [row.prompt for row in load_unrelated(lab.data / "me_ppl.json")][1::2][: setup.texts]
-    prefixes = [" ".join(text.split()[:8]) + "." for text in texts[: setup.prefixes]]
-    work = Work(lab, target, records, texts, prefixes, setup.ridge, cell["layers"], cell["options"])
+    texts = [row.prompt for row in load_unrelated(lab.data / "me_ppl.json")][1::2][: cell["texts"]]
+    prefixes = [" ".join(text.split()[:8]) + "." for text in texts[: cell["prefixes"]]]
+    work = Work(
+        lab, target, records, texts, prefixes, cell["ridge"], cell["layers"], cell["options"]
+    )
     edited = METHODS[cell["method"]](work)
     return {
         "scores": [score(target, records, edited.params, edited.states)],

@@ -31,7 +31,8 @@ def cells(setup: QualitySetup) -> Mapping[str, Cell]:
     found: dict[str, Cell] = {}
     for run in setup.runs:
         edits = min(int(run["edits"]), setup.limit)
-        found.setdefault(f"{run['dataset']} {edits}", {**run, "edits": edits})
+        cell = {**run, "edits": edits, "others": setup.others}
+        found.setdefault(f"{run['dataset']} {edits}", cell)
     return found
 
 
@@ -43,7 +44,7 @@ def run(lab: Lab, setup: QualitySetup, cell: Cell) -> Result:
     found = lab.evaluate(ensemble, lab.records(dataset, edits), "both")
     # Counterfact's own locality prompts have the edits' form already.
     if dataset == "zsre":
-        found["same_form"] = lab.locality(ensemble, lab.same_form(dataset, setup.others))
+        found["same_form"] = lab.locality(ensemble, lab.same_form(dataset, cell["others"]))
     return found
 
 

@@ -48,9 +48,14 @@ def cells(setup: SearchSetup) -> Mapping[str, Cell]:
                 "start": start,
                 "optimizer": optimizer,
                 "reduction": reduction,
+                "grid": list(itertools.product(setup.rates, setup.steps)),
             }
     for start, rate in itertools.product(setup.starts, setup.rates):
-        found[f"scores, {start}, {rate:g}"] = {"start": start, "rate": rate}
+        found[f"scores, {start}, {rate:g}"] = {
+            "start": start,
+            "rate": rate,
+            "records": setup.scored,
+        }
     return found
 
 
@@ -71,7 +76,7 @@ def _agreement(lab: Lab, setup: SearchSetup, cell: Cell) -> Result:
         states_after(side.params, side.config, [side.tokenizer.encode(p) for p in prompts])
         for side in sides
     ]
-    grid = list(itertools.product(setup.rates, setup.steps))
+    grid = cell["grid"]
     same, near, loss = np.zeros(len(grid)), np.zeros(len(grid)), np.zeros(len(grid))
     for start in range(0, len(prompts), CHUNK):
         logits = [
@@ -119,7 +124,7 @@ def _scores(lab: Lab, setup: SearchSetup, cell: Cell) -> Result:
         "relative", gate="both", search="gradient", start=cell["start"], gradient=search
     )
     ensemble = lab.ensemble(lab.plugin("zsre", lab.settings()), setup.targets, fusion=rule)
-    scores = lab.evaluate(ensemble, lab.records("zsre")[: setup.scored])["scores"]
+    scores = lab.evaluate(ensemble, lab.records("zsre")[: cell["records"]])["scores"]
     return {"scores": [{"target": s["target"], **s["after"]} for s in scores]}
 
 

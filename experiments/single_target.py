@@ -18,7 +18,9 @@ class SingleSetup(Setup):
 
 def cells(setup: SingleSetup) -> Mapping[str, Cell]:
     """One a target."""
-    return {spec.split(":")[-1]: {"target": spec} for spec in setup.targets}
+    return {
+        spec.split(":")[-1]: {"dataset": setup.dataset, "target": spec} for spec in setup.targets
+    }
 
 
 def run(lab: Lab, setup: SingleSetup, cell: Cell) -> Result:

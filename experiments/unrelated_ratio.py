@@ -22,7 +22,8 @@ class RatioSetup(Setup):
 
 def cells(setup: RatioSetup) -> Mapping[str, Cell]:
     """One a ratio."""
-    return {f"{ratio:.0%}": {"ratio": ratio} for ratio in setup.ratios}
+    shared = {"dataset": setup.dataset, "others": setup.others}
+    return {f"{ratio:.0%}": {**shared, "ratio": ratio} for ratio in setup.ratios}
 
 
 def run(lab: Lab, setup: RatioSetup, cell: Cell) -> Result:

@@ -71,7 +71,8 @@ class Experiment:
       title: one line.
       expected: a paragraph: what the paper says, or what we thought beforehand.
       setup: the class of its configuration.
-      cells: from the configuration, name and description of each cell, in order.
+      cells: from the configuration, name and description of each cell, in order. What a cell
+        depends on, beside the fields of `Setup`, is in its description.
       run: measures one cell.
       page: from all cells that have been measured, by name, to the page.
     """

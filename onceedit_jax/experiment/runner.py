@@ -60,7 +60,9 @@ def run_experiment(
     place.mkdir(parents=True, exist_ok=True)
     cells = experiment.cells(setup)
     kept = _kept(place / RESULTS)
-    shared = dataclasses.asdict(setup)
+    # An experiment's own fields count where a cell's description names them: another grid keeps
+    # the cells that it shares with the one before.
+    shared = {field.name: getattr(setup, field.name) for field in dataclasses.fields(Setup)}
     found: dict[str, dict[str, Any]] = {}
     for cell, description in cells.items():
         mark = fingerprint(shared, description)[:16]
