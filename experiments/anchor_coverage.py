@@ -20,7 +20,7 @@ RULES = ("paper", "bytes")
 
 @dataclass(frozen=True)
 class CoverageSetup(Setup):
-    """`rules` for anchors; `kept`: shares of `bytes`' that stay; `tokenizers`: seen from the data."""
+    """Anchors by `rules`, of `bytes` the shares `kept`; `tokenizers`: a folder to count in."""
 
     rules: Sequence[str] = RULES
     kept: Sequence[float] = (1.0, 0.5, 0.25, 0.1, 0.01)
