@@ -28,6 +28,17 @@ CORPUS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compilations():
+    """Programs of one test file are of little use to the next.
+
+    Each takes several memory mappings, and past the 65,530 that Linux gives a process by default
+    the next compilation ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of reference data sets and tokenizers beside the checkout."""
