@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# As the onceedit command does for itself: large buffers in huge pages, where the C library knows them.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint bench clean
 
@@ -18,8 +20,6 @@ lint: .venv/lint
 
 # Edits a plug-in for the purpose; leave the machine alone meanwhile. With PyTorch, for its peers.
 BENCHMARKS := transfer_tables fused_step search generation peers editing_step growth
-# As the onceedit command does for itself: large buffers in huge pages, where the C library knows them.
-bench: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 bench: .venv/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.startup --edited runs/bench/plugin
