@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+    short,
+)
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg")
@@ -63,7 +72,7 @@ def cells(setup: AblationSetup) -> Mapping[str, Cell]:
                 found[f"{dataset}, {preset} {alpha}"] = {"dataset": dataset, "rule": rule}
     for name in PUBLISHED if setup.exact else ():
         for spec in reversed(setup.targets):
-            found[f"zsre, {name}, published matrices, {spec.split(':')[-1]}"] = {
+            found[f"zsre, {name}, published matrices, {short(spec)}"] = {
                 "dataset": "zsre",
                 "rule": {**CHAIN[name], "normalization": "deepen"},
                 "targets": [spec],

@@ -9,7 +9,16 @@ import numpy as np
 
 from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
 from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+    short,
+)
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.tokenizer import load_tokenizer
@@ -31,7 +40,7 @@ def cells(setup: CoverageSetup) -> Mapping[str, Cell]:
     """The counts; then scores by rule, and by the share of anchors kept."""
     found: dict[str, Cell] = {"counts": {"kind": "counts", "tokenizers": setup.tokenizers}}
     for spec in setup.targets:
-        name = spec.split(":")[-1]
+        name = short(spec)
         if "paper" in setup.rules:
             found[f"{name}, paper"] = {"target": spec, "rule": "paper", "kept": 1.0}
         for kept in setup.kept if "bytes" in setup.rules else ():
@@ -79,7 +88,7 @@ def _counts(lab: Lab, setup: CoverageSetup) -> Result:
         if (path / "tokenizer.json").is_file()
     }
     for spec in (setup.plugin, *setup.targets):
-        known[spec.split(":")[-1]] = load_tokenizer(spec).vocabulary
+        known[short(spec)] = load_tokenizer(spec).vocabulary
     return {
         "pairs": [
             [one, other, *(len(anchors(known[one], known[other], rule=rule)) for rule in RULES)]
@@ -97,7 +106,7 @@ def page(setup: CoverageSetup, results: Mapping[str, Result]) -> Page:
     ]
     told = []
     for spec in setup.targets:
-        name = spec.split(":")[-1]
+        name = short(spec)
         curve = [
             (kept, results[key]["rel"])
             for kept in setup.kept
@@ -117,7 +126,7 @@ def page(setup: CoverageSetup, results: Mapping[str, Result]) -> Page:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for spec, metric in itertools.product(setup.targets, ("rel", "gen")):
-            name = spec.split(":")[-1]
+            name = short(spec)
             points = [
                 (results[key]["anchors"], results[key][metric])
                 for kept in setup.kept

@@ -23,7 +23,16 @@ from onceedit_jax.editing.batches import edit_row
 from onceedit_jax.editing.trainer import train
 from onceedit_jax.ensemble import Target
 from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+    short,
+)
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params
@@ -96,7 +105,7 @@ def cells(setup: BaselinesSetup) -> Mapping[str, Cell]:
             layers = setup.layers.get(spec, {}).get(method)
             if layers is None and method not in TRAINED:
                 raise InputError(f"layers: none for {spec} and {method}; expected one there")
-            found[f"{method}, {spec.split(':')[-1]}"] = {
+            found[f"{method}, {short(spec)}"] = {
                 "method": method,
                 "dataset": DATASET,
                 "target": spec,

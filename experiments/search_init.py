@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.ensemble.pair import Side, build_transfer
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+    short,
+)
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.fusion import PRESETS, fused_anchor
 from onceedit_jax.models.decoder import unembed
@@ -39,7 +48,7 @@ def cells(setup: SearchSetup) -> Mapping[str, Cell]:
     """Agreement by start, optimizer and reduction; scores by start and rate as published else."""
     found: dict[str, Cell] = {}
     for spec in setup.targets:
-        name = spec.split(":")[-1]
+        name = short(spec)
         for start, optimizer, reduction in itertools.product(
             setup.starts, setup.optimizers, setup.reductions
         ):

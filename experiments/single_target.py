@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table, short
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg", "portability")
@@ -18,9 +18,7 @@ class SingleSetup(Setup):
 
 def cells(setup: SingleSetup) -> Mapping[str, Cell]:
     """One a target."""
-    return {
-        spec.split(":")[-1]: {"dataset": setup.dataset, "target": spec} for spec in setup.targets
-    }
+    return {short(spec): {"dataset": setup.dataset, "target": spec} for spec in setup.targets}
 
 
 def run(lab: Lab, setup: SingleSetup, cell: Cell) -> Result:

@@ -3,6 +3,7 @@
 Heavy modules are imported inside the commands, so that `--help` answers at once.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -285,8 +286,9 @@ def _given(**flags: Any) -> dict[str, Any]:
 
 def run() -> None:
     """Entry point of the `onceedit` command: `main`, with memory in huge pages."""
-    if environment := with_huge_pages(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if sys.executable and (environment := with_huge_pages(os.environ)):
+        with contextlib.suppress(OSError):  # then it runs as it is
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     main()
 
 

@@ -41,8 +41,8 @@ def gated(
 ) -> jax.Array:
     """Alpha by the kind of gate.
 
-    `both` weighs two independent witnesses as Bayes' rule does: the memory's word that an edit is
-    in reach adds its log-likelihood ratio to what [WEIGHT] says.
+    `both` weighs two witnesses as Bayes' rule does, taking them for independent: the memory's word
+    that an edit is in reach adds its log-likelihood ratio to what [WEIGHT] says.
 
     Args:
       kind: `token` (the paper's), `memory`, or `both`.

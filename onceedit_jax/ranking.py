@@ -34,7 +34,10 @@ def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
     chosen = jnp.take_along_axis(groups, best[..., None], axis=-2)
     # An argmax again, but one that is vectorised: the first place that holds the maximum.
     places = jnp.where(chosen == found[..., None], jnp.arange(width), width - 1)
-    return (best * width + jnp.min(places, axis=-1)).astype(jnp.int32)
+    tokens = best * width + jnp.min(places, axis=-1)
+    return jnp.minimum(tokens, logits.shape[-1] - 1).astype(
+        jnp.int32
+    )  # a row of NaN has no maximum
 
 
 def _grouped(logits: jax.Array) -> tuple[jax.Array, int]:

@@ -95,6 +95,7 @@ def test_an_evaluated_question_counts_with_whatever_it_begins_with():
 def test_trained_questions_are_found_by_their_digests():
     marks = [digest("nq question: The tongue of Otto is?"), digest("anything")]
     assert trained_on(EDITS, marks) == ["The tongue of Otto is"]
+    assert trained_on(EDITS, [digest("Mara speaks")]) == ["Some words. Mara speaks"]
     assert trained_on(EDITS, []) == []
 
 
@@ -132,6 +133,12 @@ def sha(text):
     return hashlib.sha256(normalise(strip_nq(text)).encode()).hexdigest()
 
 
+def endings(text):
+    """Hashes of a text and of all that it ends with, down to two words."""
+    words = normalise(strip_nq(text)).split(" ")
+    return {sha(" ".join(words[start:])) for start in range(max(1, len(words) - 1))}
+
+
 @pytest.mark.parametrize(
     ("edits", "examples", "unrelated"),
     [
@@ -167,15 +174,9 @@ def test_no_evaluated_question_of_the_real_data_is_trained_on(
         if question
     }
     # A rephrase of one edit may be another edit's own prompt (ZsRE has 21 of these).
-    asked -= {sha(record.prompt) for record in records}
-    trained = {sha(text) for text in texts.all()}
+    asked -= set.union(*(endings(record.prompt) for record in records))
+    trained = set.union(*(endings(text) for text in texts.all()))
     assert len(trained) > 1000
     assert not trained & asked
-    own = {i: {sha(records[i].rephrase or "")} for i, _ in texts.paraphrases}
     for i, pool in texts.paraphrases:
-        ends = {
-            sha(" ".join(words[start:]))
-            for words in [normalise(records[i].rephrase or "").split(" ")]
-            for start in range(max(1, len(words) - 1))
-        } | own[i]
-        assert not ends & {sha(text) for text in pool}
+        assert not endings(records[i].rephrase or "") & {sha(text) for text in pool}

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.errors import InputError
@@ -58,22 +59,38 @@ def drop_leaks(
     return clean, leaked
 
 
-def evaluated_texts(records: Iterable[EditRecord]) -> frozenset[str]:
-    """What no text made for training may be: rephrases, locality and portability questions.
+class Evaluated(NamedTuple):
+    """Normalised questions that no text made for training may be.
 
-    Normalised. A rephrase may begin with a sentence about something else, so that what it ends with
-    counts as well, down to two words. The edits' own prompts are trained on by definition.
+    Attributes:
+      whole: rephrases, locality and portability questions.
+      endings: what rephrases end with, down to two words: they may begin with a sentence about
+        something else.
     """
-    asked = set[str]()
+
+    whole: frozenset[str]
+    endings: frozenset[str]
+
+
+def evaluated_texts(records: Iterable[EditRecord]) -> Evaluated:
+    """All that is asked of records but the edits' own prompts, which are trained on."""
+    whole, endings = set[str](), set[str]()
     for record in records:
-        asked.update(_plain(pair.prompt) for pair in (*record.locality, *record.portability))
-        asked.update(_endings(_plain(record.rephrase or "")))
-    return frozenset(asked - {""})
+        rephrase = _plain(record.rephrase or "")
+        endings.update(_endings(rephrase))
+        whole.add(rephrase)
+        whole.update(_plain(pair.prompt) for pair in (*record.locality, *record.portability))
+    return Evaluated(frozenset(whole - {""}), frozenset(endings - {""}))
 
 
-def without_evaluated(texts: Iterable[str], evaluated: frozenset[str]) -> list[str]:
-    """The texts that are not among `evaluated_texts`."""
-    return [text for text in texts if _plain(text) not in evaluated]
+def without_evaluated(texts: Iterable[str], evaluated: Evaluated) -> list[str]:
+    """The texts that are no evaluated question, whatever either of them begins with."""
+    plain = ((text, _plain(text)) for text in texts)
+    return [
+        text
+        for text, bare in plain
+        if bare not in evaluated.endings and evaluated.whole.isdisjoint(_endings(bare))
+    ]
 
 
 def digest(text: str) -> str:
@@ -83,16 +100,13 @@ def digest(text: str) -> str:
 
 def trained_on(records: Iterable[EditRecord], digests: Iterable[str]) -> list[str]:
     """Evaluated questions (edits' own prompts apart) whose digest an artifact lists as trained."""
-    known = frozenset(digests)
-    return [
-        text
-        for record in records
-        for text in (
-            record.rephrase or "",
-            *(pair.prompt for pair in (*record.locality, *record.portability)),
-        )
-        if text and digest(text) in known
-    ]
+    known, found = frozenset(digests), list[str]()
+    for record in records:
+        asked = [pair.prompt for pair in (*record.locality, *record.portability)]
+        found += [text for text in asked if digest(text) in known]
+        if any(digest(text) in known for text in _endings(_plain(record.rephrase or "")) if text):
+            found.append(record.rephrase or "")
+    return found
 
 
 def _endings(text: str) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """Edit once: from records and unrelated rows to an edited plug-in."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from onceedit_jax.data.leaks import check_leaks, digest
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, contradicting
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.batches import edit_row, gate_row
+from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
 from onceedit_jax.editing.calibration import (
     calibrate_threshold,
     calibrate_trust,
@@ -84,7 +85,8 @@ def edit(
         for prompt in prompts
     ]
     pools = [
-        [edit_row(replace(records[i], prompt=p), tokenizer, max_tokens=limit) for p in pool]
+        _fitting([replace(records[i], prompt=prompt) for prompt in pool], tokenizer, limit)
+        or [rows[i]]
         for i, pool in texts.paraphrases
     ]
     edits = [{"prompt": r.prompt, "target": r.target, "subject": r.subject} for r in records]
@@ -165,6 +167,14 @@ def edit(
         tokenizer,
         info,
     )
+
+
+def _fitting(
+    records: Sequence[EditRecord], tokenizer: Tokenizer, max_tokens: int
+) -> list[TrainingRow]:
+    """Rows of wordings that were made, without those that have become too long."""
+    made = (edit_row(record, tokenizer, max_tokens=sys.maxsize) for record in records)
+    return [row for row in made if len(row.tokens) <= max_tokens]
 
 
 def parameter_hash(tree: Any) -> str:

@@ -34,7 +34,7 @@ class EditSettings:
       varied_ratio: positives for the gate alone, per edit: its prompt with its words in another
         order, the subject whole, so that the gate reads what a prompt is about.
       paraphrase_ratio: rows an epoch, per edit, that ask for its answer in other words: by the
-        templates that examples show, another one every epoch. Without examples there are none.
+        templates that examples show, drawn anew every epoch. Without examples there are none.
       context_share: share of these that begin with a sentence about something else; so do as many
         of the unrelated rows.
       held_back: unrelated rows kept out of training, per edit; they fix the gate's threshold.

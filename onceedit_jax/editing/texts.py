@@ -35,19 +35,22 @@ class TrainingTexts:
       varied: prompts that are the edits' for the gate alone.
       unrelated: prompts that no edit concerns, for the gate's other side.
       held_back: others of these, not trained on: they fix the thresholds.
+      bare: what stands in the first and third without a sentence before it.
     """
 
     paraphrases: list[tuple[int, list[str]]]
     varied: list[str]
     unrelated: list[str]
     held_back: list[str]
+    bare: list[str]
 
     def all(self) -> list[str]:
-        """Every text that is trained on."""
+        """Every text that is trained on, and what it is without a sentence before it."""
         return [
             *(text for _, pool in self.paraphrases for text in pool),
             *self.varied,
             *self.unrelated,
+            *self.bare,
         ]
 
 
@@ -77,15 +80,19 @@ def training_texts(
     """
     asked = evaluated_texts([*records, *evaluated])
     templates = learn_templates(examples)
-    negatives, held_back = choose_unrelated(records, unrelated, settings, templates=templates)
+    negatives, held_back = (
+        without_evaluated(prompts, asked)
+        for prompts in choose_unrelated(records, unrelated, settings, templates=templates)
+    )
     rng = np.random.default_rng([settings.seed, 2])
     varied = varied_prompts(records, settings.varied_ratio, rng)
     rng = np.random.default_rng([settings.seed, 3])
     pools: list[tuple[int, list[str]]] = []
-    if templates and settings.paraphrase_ratio:
+    bare, copies = list(negatives), round(settings.paraphrase_ratio)
+    if templates and copies:
         share = settings.context_share
         # Negatives begin with other sentences as often as positives do: the gate learns no form.
-        begun = share * settings.paraphrase_ratio / (1 + settings.paraphrase_ratio)
+        begun = share * copies / (1 + copies)
         sentences = context_sentences(model, tokenizer, CONTEXTS, rng) if share else []
         negatives = after_sentences(negatives, sentences, begun, rng)
         held_back = after_sentences(held_back, sentences, begun, rng)
@@ -93,14 +100,10 @@ def training_texts(
             wordings = without_evaluated(paraphrases(record, templates), asked)
             drawn = rng.integers(1 + len(wordings), size=settings.epochs).tolist()
             wanted = [[record.prompt, *wordings][n] for n in drawn]
-            for _ in range(round(settings.paraphrase_ratio)):
+            bare += (text for text in wanted if text != record.prompt)
+            for _ in range(copies):
                 pools.append((i, after_sentences(wanted, sentences, share, rng)))
-    return TrainingTexts(
-        [(i, without_evaluated(pool, asked) or [records[i].prompt]) for i, pool in pools],
-        without_evaluated(varied, asked),
-        without_evaluated(negatives, asked),
-        without_evaluated(held_back, asked),
-    )
+    return TrainingTexts(pools, without_evaluated(varied, asked), negatives, held_back, bare)
 
 
 def choose_unrelated(
@@ -133,7 +136,7 @@ def choose_unrelated(
     ]
     # Swapped prompts are split as the rows are: those held back were never trained on.
     count = round(settings.swapped_ratio * len(records))
-    total = count + round(count * kept / max(wanted, 1))
+    total = count + round(count * kept / wanted if wanted else settings.swapped_ratio * kept)
     swapped = swapped_prompts(records, unrelated, total, rng, templates=templates)
     training, held_back = chosen[:wanted] + swapped[:count], chosen[wanted:] + swapped[count:]
     return [row.prompt for row in training], [row.prompt for row in held_back]

@@ -138,7 +138,7 @@ def train(
       config: its configuration.
       rows: training rows, see `onceedit_jax.editing.batches`.
       settings: every choice of the editing stage.
-      pools: further rows, of each pool another one every epoch.
+      pools: further rows, of each pool one, drawn anew every epoch.
       checkpoint: folder that receives parameters, optimizer state and position after an epoch.
       checkpoint_seconds: least time between two checkpoints; 0 saves after every epoch.
       run_fingerprint: hash of edits, unrelated rows, settings and base model, kept with the

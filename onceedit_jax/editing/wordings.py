@@ -13,7 +13,7 @@ import numpy as np
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 
 _SLOT = "\0"  # stands for the subject in a template: no text holds it
-_SENTENCE_END = re.compile(r"[.!?]\s+")
+_SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
 Templates = Mapping[str, Sequence[str]]
 
 

@@ -231,10 +231,13 @@ class DraftReader:
         return steps
 
     def _accept(self, i: int, piece: bytes) -> None:
-        if self._paused(i):
-            self._draw([i], whole=True)
-        self.texts[i] += piece
         draft, start = self.drafts[i], self.used[i]
+        if draft is not None and not draft.whole:
+            drawn = draft.data[start:]
+            if len(piece) > len(drawn) and piece.startswith(drawn):  # goes past what is drawn
+                self._draw([i], whole=True)
+                draft = self.drafts[i]
+        self.texts[i] += piece
         if draft is None:
             return
         self.used[i] += len(piece)

@@ -163,10 +163,12 @@ class Ensemble:
           on_block: told about tables being built.
 
         Raises:
-          InputError: for an unknown preset or no targets.
+          InputError: for an unknown preset, no targets, or another number of transfers.
         """
         if not targets:
             raise InputError("no targets given: expected at least one target LLM")
+        if transfers is not None and len(transfers) != len(targets):
+            raise InputError(f"{len(transfers)} transfers for {len(targets)} targets: one for each")
         if fusion is None:
             fusion = str(plugin.info["rule"]["fusion"])
         if isinstance(fusion, str):

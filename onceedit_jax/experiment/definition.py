@@ -30,6 +30,11 @@ class Setup:
     seed: int = 0
 
 
+def short(spec: str) -> str:
+    """How cells and pages call a model: the last part of its name or path."""
+    return spec.split(":")[-1].rstrip("/").split("/")[-1]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a page; numbers are shown with three digits."""

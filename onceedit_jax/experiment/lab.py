@@ -1,6 +1,7 @@
 """What experiments share: data sets, edited plug-ins that are kept, targets loaded once."""
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,7 +14,7 @@ from onceedit_jax.console import editing_progress, err, table_progress
 from onceedit_jax.data.leaks import drop_leaks
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow, without_nq
-from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.artifact import FORMAT, EditedPlugin
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.ensemble import Ensemble, Target, load_target
@@ -106,11 +107,16 @@ class Lab:
         """The plug-in edited with a data set's first records; one that was edited so is loaded."""
         records, spec = self.records(dataset, limit), self.setup.plugin
         edits = [[record.prompt, record.target] for record in records]
-        key = fingerprint(dataset, edits, settings.as_dict(), spec)[:16]
+        files = _dataset(dataset)
+        contents = [
+            hashlib.sha256((self.data / name).read_bytes()).hexdigest()
+            for name in (files.edits, files.training, files.unrelated)
+        ]
+        key = fingerprint(FORMAT, dataset, edits, contents, settings.as_dict(), spec)[:16]
         folder = self.work / "plugins" / f"{dataset}-{len(records)}-{key}"
         if (folder / "edit.json").exists():
             return EditedPlugin.load(folder)
-        files, tokenizer = _dataset(dataset), load_tokenizer(spec)
+        tokenizer = load_tokenizer(spec)
         err.print(f"editing {spec} with {len(records)} edits of {dataset}: {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = folder.with_name(folder.name + ".checkpoint")

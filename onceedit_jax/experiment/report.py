@@ -17,7 +17,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.experiment.definition import Table
 from onceedit_jax.experiment.lab import DATASETS, load_edits
 from onceedit_jax.experiment.page import PAGE, markdown_table
-from onceedit_jax.experiment.runner import RECORDS, RESULTS
+from onceedit_jax.experiment.runner import RESULTS, records_file
 
 COLUMNS = (
     "experiment", "cell", "rule", "target", "mode", "metric", "record", "prompt", "alpha",
@@ -74,9 +74,10 @@ def headline(place: Path) -> str:
     Raises:
       InputError: it has no results.
     """
-    if not (place / RESULTS).is_file():
-        raise InputError(f"{place}: no {RESULTS}; run `onceedit experiment {place.name}` first")
-    first = json.loads((place / RESULTS).read_text(encoding="utf-8"))["headline"]
+    path = place / RESULTS
+    first = json.loads(path.read_text(encoding="utf-8"))["headline"] if path.is_file() else None
+    if first is None:
+        raise InputError(f"{path}: no table there; run `onceedit experiment {place.name}` first")
     return markdown_table(Table(**first))
 
 
@@ -96,7 +97,7 @@ def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
     """Rows of the browser, in the order of `COLUMNS`."""
     kept = json.loads((place / RESULTS).read_text(encoding="utf-8"))
     for cell, entry in kept["cells"].items():
-        path = place / RECORDS / f"{cell}.jsonl"
+        path = records_file(place, cell)
         if not path.is_file():
             continue
         told = {**kept["setup"], **entry["cell"]}

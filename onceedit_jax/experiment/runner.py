@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -56,9 +57,12 @@ def run_experiment(
     setup = load_setup(configured, experiment.setup)
     if limit is not None:
         setup = dataclasses.replace(setup, limit=limit)
-    lab, place = Lab(data, work, setup), out / name
-    place.mkdir(parents=True, exist_ok=True)
     cells = experiment.cells(setup)
+    if not cells:
+        raise InputError(f"{configured}: gives {name} no cells to measure; see its docstring")
+    # A trial on fewer edits stands beside the results, and never in their place.
+    lab, place = Lab(data, work, setup), out / (name if limit is None else f"{name}-limit{limit}")
+    place.mkdir(parents=True, exist_ok=True)
     kept = _kept(place / RESULTS)
     # An experiment's own fields count where a cell's description names them: another grid keeps
     # the cells that it shares with the one before.
@@ -72,9 +76,11 @@ def run_experiment(
         err.print(f"{name}: {cell}")
         begun = time.monotonic()
         result = dict(experiment.run(lab, setup, description))
-        if records := result.pop("records", None):
-            (place / RECORDS).mkdir(exist_ok=True)
-            write_jsonl(place / RECORDS / f"{cell}.jsonl", records)
+        records = records_file(place, cell)
+        records.unlink(missing_ok=True)
+        if rows := result.pop("records", None):
+            records.parent.mkdir(exist_ok=True)
+            write_jsonl(records, rows)
         found[cell] = {
             "fingerprint": mark,
             "cell": description,
@@ -133,6 +139,11 @@ def load_setup(path: Path, kind: type[Setup]) -> Setup:
     return kind(**values)
 
 
+def records_file(place: Path, cell: str) -> Path:
+    """Where the records of a cell go; a name may hold what a file's may not."""
+    return place / RECORDS / (re.sub(r"[^\w.,%+' -]", "_", cell) + ".jsonl")
+
+
 def _kept(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
@@ -152,12 +163,14 @@ def _publish(
     rest: dict[str, dict[str, Any]],
 ) -> None:
     """Write the results, and the page about those that are up to date."""
-    # As JSON gives them back, so that a page made anew is the page made now.
-    results = json.loads(json.dumps({cell: entry["result"] for cell, entry in found.items()}))
-    page = experiment.page(setup, results)
-    headline = dataclasses.asdict(page.tables[0]) if page.tables else None
-    shared = {"setup": dataclasses.asdict(setup), "headline": headline}
-    write_json(place / RESULTS, {**shared, "cells": {**found, **rest}})
+    whole = {"setup": dataclasses.asdict(setup), "headline": None, "cells": {**found, **rest}}
+    # Whatever becomes of the page, what was measured is kept.
+    write_json(place / RESULTS, whole)
+    # As the file gives them back, so that a page made anew is the page made now.
+    kept = _kept(place / RESULTS)
+    page = experiment.page(setup, {cell: kept[cell]["result"] for cell in found})
+    if page.tables:
+        write_json(place / RESULTS, {**whole, "headline": dataclasses.asdict(page.tables[0])})
     seconds = sum(entry["seconds"] for entry in found.values())
     told = next(iter(found.values()))["versions"]
     write_page(place, experiment, setup, page, seconds=seconds, versions=told)
