@@ -14,10 +14,8 @@ from onceedit_jax.baselines.layers import Rows
 from onceedit_jax.baselines.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
 from onceedit_jax.baselines.rome import rome
 from onceedit_jax.baselines.scoring import States, score, states_of
-from onceedit_jax.baselines.statistics import ridged, second_moment
 from onceedit_jax.baselines.values import ValueSettings
 from onceedit_jax.baselines.wise import WISESettings, wise, wise_states
-from onceedit_jax.data.loaders import load_unrelated
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.batches import edit_row
 from onceedit_jax.editing.trainer import train
@@ -34,9 +32,9 @@ from onceedit_jax.experiment.definition import (
     short,
 )
 from onceedit_jax.experiment.lab import Lab
+from onceedit_jax.experiment.locating import moments, openings, text_batches
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params
-from onceedit_jax.shapes import bucket, pad_rows, row_positions
 
 DATASET = "zsre"
 ONCE = "once edit"
@@ -45,7 +43,6 @@ METRICS = ("rel", "gen", "loc", "avg")
 PUBLISHED = {ONCE: 1.0, "ft-l": 2.13, "wise": 3.94}
 COUNTS = (1, 2, 3)
 BATCH = 8
-MAX_TOKENS = 64  # of a text that is no edit
 
 
 @dataclass(frozen=True)
@@ -129,9 +126,8 @@ def run(lab: Lab, setup: BaselinesSetup, cell: Cell) -> Result:
         found["preparation"] = 0.0
         return found
     target = lab.target(cell["target"])
-    # The other half is for whoever measures perplexity.
-    texts = [row.prompt for row in load_unrelated(lab.data / "me_ppl.json")][1::2][: cell["texts"]]
-    prefixes = [" ".join(text.split()[:8]) + "." for text in texts[: cell["prefixes"]]]
+    texts = lab.texts("odd")[: cell["texts"]]
+    prefixes = openings(texts, cell["prefixes"])
     work = Work(
         lab, target, records, texts, prefixes, cell["ridge"], cell["layers"], cell["options"]
     )
@@ -166,28 +162,28 @@ def _ftl(work: Work) -> Edited:
 
 def _rome(work: Work) -> Edited:
     params, config = work.model
-    moments, preparation = _timed(lambda: _moments(work, [work.layers], work.ridge))
+    found, preparation = _timed(lambda: _moments(work, [work.layers], work.ridge))
     edits = located_edits(work.records, work.target.tokenizer, prefixes=work.prefixes)
-    settings, moment = ValueSettings(**work.options), moments[work.layers]
+    settings, moment = ValueSettings(**work.options), found[work.layers]
     made = _timed(lambda: rome(params, config, edits, work.layers, moment, settings))
     return _changed(config, *made, preparation)
 
 
 def _memit(work: Work) -> Edited:
     params, config = work.model
-    moments, preparation = _timed(lambda: _moments(work, work.layers, work.ridge))
+    found, preparation = _timed(lambda: _moments(work, work.layers, work.ridge))
     edits = located_edits(work.records, work.target.tokenizer, prefixes=work.prefixes)
     settings = MEMITSettings(**work.options)
-    made = _timed(lambda: memit(params, config, edits, moments, settings))
+    made = _timed(lambda: memit(params, config, edits, found, settings))
     return _changed(config, *made, preparation)
 
 
 def _alphaedit(work: Work) -> Edited:
     params, config = work.model
-    moments, preparation = _timed(lambda: _moments(work, work.layers, 0.0))
+    found, preparation = _timed(lambda: _moments(work, work.layers, 0.0))
     edits = located_edits(work.records, work.target.tokenizer, prefixes=work.prefixes)
     settings = AlphaEditSettings(**work.options)
-    made = _timed(lambda: alphaedit(params, config, edits, moments, settings))
+    made = _timed(lambda: alphaedit(params, config, edits, found, settings))
     return _changed(config, *made, preparation)
 
 
@@ -230,17 +226,11 @@ METHODS: dict[str, Callable[[Work], Edited]] = {
 
 
 def _batches(work: Work) -> list[tuple[Any, Any]]:
-    """The texts that are no edits as tokens and positions [BATCH, T], all of one shape."""
-    rows = [work.target.tokenizer.encode(text)[:MAX_TOKENS] for text in work.texts]
-    shape = {"width": bucket(max(map(len, rows))), "height": BATCH}
-    groups = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    return [(pad_rows(g, **shape), row_positions([len(r) for r in g], **shape)) for g in groups]
+    return text_batches(work.texts, work.target.tokenizer, height=BATCH)
 
 
 def _moments(work: Work, layers: Sequence[int], ridge: float) -> dict[int, jax.Array]:
-    params, config = work.model
-    batches = _batches(work)
-    return {layer: ridged(second_moment(params, config, batches, layer), ridge) for layer in layers}
+    return moments(*work.model, _batches(work), layers, ridge)
 
 
 def _timed(make: Callable[[], Any]) -> tuple[Any, float]:

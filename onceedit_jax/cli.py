@@ -51,6 +51,8 @@ def edit(
     evaluated: Path | None = None,
     strip_nq: bool = False,
     drop_leaks: bool = False,
+    start: Path | None = None,
+    replay: float = 1.0,
     resume: bool = False,
     settings: OmitArgPrefixes[EditSettings] = EditSettings(),  # noqa: B008 (frozen)
 ) -> None:
@@ -67,6 +69,8 @@ def edit(
         evaluated: file of further records that will be evaluated; what is there is not trained on.
         strip_nq: take "nq question:" off unrelated rows, so that the gate cannot read the format.
         drop_leaks: leave out unrelated rows that are evaluated, rather than refuse.
+        start: folder of a plug-in edited earlier, to go on from; its edits stay.
+        replay: earlier edits trained again, for each new one.
         resume: continue an interrupted run of the same edits and settings.
         settings: the editing stage.
     """
@@ -74,8 +78,8 @@ def edit(
 
     workflow.edit(
         plugin, edits, unrelated, out, format=format, limit=limit, examples=examples,
-        evaluated=evaluated, strip_nq=strip_nq, leave_out_leaks=drop_leaks, resume=resume,
-        settings=settings,
+        evaluated=evaluated, strip_nq=strip_nq, leave_out_leaks=drop_leaks, start=start,
+        replay=replay, resume=resume, settings=settings,
     )  # fmt: skip
 
 

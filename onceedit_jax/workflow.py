@@ -47,6 +47,8 @@ def edit(
     evaluated: Path | None = None,
     strip_nq: bool = False,
     leave_out_leaks: bool = False,
+    start: Path | None = None,
+    replay: float = 1.0,
     resume: bool = False,
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
 ) -> EditedPlugin:
@@ -74,6 +76,8 @@ def edit(
             settings,
             examples=load_records(examples) if examples else (),
             evaluated=later,
+            start=EditedPlugin.load(start) if start else None,
+            replay=replay,
             checkpoint=checkpoint,
             resume=resume,
             on_step=on_step,
@@ -81,8 +85,10 @@ def edit(
     edited.save(out)
     shutil.rmtree(checkpoint, ignore_errors=True)
     metrics, rule = edited.info["metrics"], PRESETS[edited.info["rule"]["fusion"]]
+    earlier = edited.info["edited_before"]
     out_console.print(
-        f"edited {edited.name} with {len(records)} facts in {metrics['epochs']} epochs "
+        f"edited {edited.name} with {len(records)} facts"
+        f"{f', after {earlier} that stay,' if earlier else ''} in {metrics['epochs']} epochs "
         f"(Rel {metrics['reliability']:.2f}, gate {metrics['gate_accuracy']:.2f}, "
         f"alpha threshold {edited.alpha_threshold(rule.gate):.2f}): {out}"
     )

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onceedit_jax.data.leaks import digest
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.batches import (
@@ -27,9 +29,11 @@ from onceedit_jax.editing.edit import edit, parameter_hash
 from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.methods import edited_params, partition
 from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.texts import choose_unrelated, training_texts
 from onceedit_jax.editing.trainer import batch_loss, train
 from onceedit_jax.editing.wordings import swapped_prompts, varied_prompts
 from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.shapes import pack
 
 RECORDS = [
@@ -240,6 +244,54 @@ def test_training_leaves_the_base_model_as_it_was(tiny_model):
     edited = edit(model, tokenizer, RECORDS, UNRELATED, FAST)
     assert parameter_hash(model.params) == before
     assert np.array_equal(edited.base_embeddings, model.params["embed"]["tokens"])
+
+
+def test_an_edit_goes_on_from_an_earlier_one(tiny_model):
+    model, tokenizer = tiny_model()
+    settings = EditSettings(**{**FAST.as_dict(), "epochs": 200})
+    first = edit(model, tokenizer, RECORDS[:2], UNRELATED, settings)
+    changed = replace(RECORDS[0], target="Osthavn")
+    second = edit(
+        model, tokenizer, [changed, RECORDS[2]], UNRELATED, settings, start=first, replay=0.5
+    )
+    # The prompt that is asked again has its new answer, the other earlier edit stays.
+    known = {entry["prompt"]: entry["target"] for entry in second.info["edits"]}
+    assert known == {r.prompt: r.target for r in (changed, *RECORDS[1:])}
+    assert second.info["edited_before"] == 1
+    assert set(first.info["trained_texts"]) <= set(second.info["trained_texts"])
+    assert plugin_alone(second, [changed, *RECORDS[1:]]).rel.value == 1.0
+    assert np.array_equal(second.base_embeddings, model.params["embed"]["tokens"])
+
+
+def test_what_an_earlier_stage_trained_on_fixes_no_threshold(tiny_model):
+    model, tokenizer = tiny_model()
+    settings = replace(FAST, epochs=1, disguised=0.0, swapped_ratio=0.0)
+    first = edit(model, tokenizer, RECORDS, UNRELATED, settings)
+    trained, held_back = choose_unrelated(RECORDS[:1], UNRELATED, settings)
+    known = set(first.info["trained_texts"])
+    assert {digest(text) for text in (*trained, *held_back)} <= known  # as the test needs
+    second = edit(model, tokenizer, RECORDS[:1], UNRELATED, settings, start=first)
+    assert second.info["unrelated"]["held_back"] == 0
+
+
+def test_another_base_is_no_start(tiny_model):
+    first = edit(*tiny_model(), RECORDS, UNRELATED, replace(FAST, epochs=1))
+    other = tiny_model(seed=1)
+    with pytest.raises(InputError, match="a plug-in of the same base"):
+        edit(*other, RECORDS, UNRELATED, FAST, start=first)
+
+
+def test_the_gate_is_not_told_of_an_edit_that_is_left_out(tiny_model):
+    tokenizer = tiny_model()[1]
+    told, untold = (edit_row(r, tokenizer, max_tokens=64) for r in RECORDS[:2])
+    batch = make_batch([told, replace(untold, related=None)], 3)
+    assert batch.gate_mask.tolist() == [1, 0, 0]
+    assert batch.gate_labels.tolist() == [1, 0, 0]
+    assert set(batch.target_rows[batch.target_mask > 0].tolist()) == {0, 1}
+    settings = EditSettings(varied_ratio=1.0, swapped_ratio=2.0)
+    texts = training_texts(*tiny_model(), RECORDS, UNRELATED, settings, ungated=[0])
+    assert not any("Norland" in text for text in texts.varied)
+    assert not any(text.startswith("What is the capital of") for text in texts.unrelated)
 
 
 def test_an_evaluated_unrelated_row_is_refused(tiny_model):

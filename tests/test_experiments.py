@@ -91,6 +91,18 @@ def test_another_configuration_measures_anew(project):
     assert cells["n 2"]["result"]["square"] == 11
 
 
+def test_results_of_another_configuration_stand_beside_the_others(project):
+    folder, run = project
+    other = folder / "seven.yaml"
+    other.write_text("seed: 7\n")
+    assert run() != run(setup_file=other)
+    assert {path.name for path in (folder / "results").iterdir()} == {"squares", "squares-seven"}
+    (folder / "configs" / "squares").mkdir()
+    other.rename(folder / "configs" / "squares" / "seven.yaml")
+    with pytest.raises(InputError, match=r"several configurations, seven\.yaml"):
+        run()
+
+
 def test_a_page_says_what_was_expected_and_what_came_out(project):
     page = (project[1]() / "README.md").read_text()
     for part in ("# Squares", "**Expected.** They grow.", "3 squares.", "| n 2 | 4 |", "curve.svg"):
@@ -145,7 +157,11 @@ def test_every_experiment_has_a_configuration_and_a_smoke_run():
     assert files == set(NAMES)
     for name in NAMES:
         kind = load_experiment(ROOT / "experiments", name).setup
-        for path in (ROOT / "configs" / f"{name}.yaml", SMOKE / f"{name}.yaml"):
+        configured = sorted((ROOT / "configs" / name).glob("*.yaml"))
+        for path in (
+            *(configured or [ROOT / "configs" / f"{name}.yaml"]),
+            SMOKE / f"{name}.yaml",
+        ):
             assert load_setup(path, kind).limit == yaml.safe_load(path.read_text())["limit"]
 
 
@@ -167,7 +183,7 @@ def test_every_experiment_runs_on_a_real_plugin(shared, tmp_path):
             setup_file=SMOKE / f"{name}.yaml",
         )
         assert "What came out" in (place / "README.md").read_text()
-        assert list(place.glob("*.svg")) or name in ("quality", "single-target")
+        assert list(place.glob("*.svg")) or name in ("quality", "single-target", "paper")
     assert len(list((tmp_path / "work" / "plugins").glob("*/edit.json"))) == 1
     report = tmp_path / "report.html"
     assert write_report(tmp_path / "results", report, data=shared / "data") > 50

@@ -22,12 +22,13 @@ class TrainingRow:
     """One row: its tokens, where its target starts, and which side of the gate it is on.
 
     A row for the gate alone has no target: `target_start` is its length. The gate is read one
-    token before `target_start`, the last token of the prompt.
+    token before `target_start`, the last token of the prompt. `related` is None for a row that the
+    gate is not taught.
     """
 
     tokens: tuple[int, ...]
     target_start: int
-    related: bool
+    related: bool | None
 
 
 class Batch(NamedTuple):
@@ -48,7 +49,7 @@ class Batch(NamedTuple):
     target_mask: jax.Array  # [N] float32
     gate_columns: jax.Array  # [R] int32
     gate_labels: jax.Array  # [R] float32
-    gate_mask: jax.Array  # [R] float32, 0 for rows that only fill the batch
+    gate_mask: jax.Array  # [R] float32, 0 for rows the gate is not taught or that fill the batch
 
 
 def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
@@ -127,7 +128,7 @@ def make_batch(rows: Sequence[TrainingRow], height: int) -> Batch:
         "targets": targets[:, 2],
         "target_mask": (np.arange(len(targets)) < len(answers)).astype(np.float32),
         "gate_columns": np.array(prompt_ends + filler, np.int32),
-        "gate_labels": np.array([row.related for row in rows] + filler, np.float32),
-        "gate_mask": (np.arange(height) < len(rows)).astype(np.float32),
+        "gate_labels": np.array([row.related is True for row in rows] + filler, np.float32),
+        "gate_mask": np.array([row.related is not None for row in rows] + filler, np.float32),
     }
     return Batch(**{name: jnp.asarray(array) for name, array in arrays.items()})

@@ -2,35 +2,25 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.data.leaks import check_leaks, digest
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, contradicting
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
-from onceedit_jax.editing.calibration import (
-    calibrate_threshold,
-    calibrate_trust,
-    reach_evidence,
-    token_logits,
-)
-from onceedit_jax.editing.scope import reach_threshold, reaches, scope_memory
+from onceedit_jax.editing.seal import seal
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
-from onceedit_jax.gate import GateKind, alpha, gated
-from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
-from onceedit_jax.versions import versions
 
 
 def edit(
@@ -42,6 +32,9 @@ def edit(
     *,
     examples: Sequence[EditRecord] = (),
     evaluated: Sequence[EditRecord] = (),
+    start: EditedPlugin | None = None,
+    replay: float = 1.0,
+    ungated: Collection[int] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -58,6 +51,10 @@ def edit(
       examples: records, not edits, whose rephrases show how questions may be put otherwise; a
         training split of the edits' own kind is best.
       evaluated: further records whose questions may not be trained on.
+      start: an edited plug-in of the same base to go on from. Its edits stay, but for those whose
+        prompt one of `records` asks again.
+      replay: earlier edits that are trained again, for each new one.
+      ungated: positions of records whose answers are learnt while the gate is not told of them.
       checkpoint: folder for checkpoints of the run, removed by nobody but the caller.
       resume: continue the run whose checkpoint is there.
       on_step: progress callback.
@@ -66,107 +63,97 @@ def edit(
       The edited plug-in, not yet saved.
 
     Raises:
-      InputError: no records, too few unrelated rows, a row that is also evaluated, or a
-        checkpoint of another run.
+      InputError: no records, too few unrelated rows, a row that is also evaluated, a checkpoint of
+        another run, or a `start` of another base.
       RunError: the loss stopped being finite.
     """
     if not records:
         raise InputError("no edits given: expected at least one record with prompt and target")
+    if start is not None and start.base_hash != model.content_hash:
+        raise InputError(
+            f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
+            f"{model.name}, {model.content_hash[:12]}: go on from a plug-in of the same base"
+        )
     check_leaks(unrelated, [*records, *evaluated])
+    earlier = _still_valid(start, records) if start else []
+    present = [*records, *_replayed(earlier, round(replay * len(records)), settings.seed)]
+    seen = start.info["trained_texts"] if start else ()
     texts = training_texts(
-        model, tokenizer, records, unrelated, settings, examples=examples, evaluated=evaluated
+        model,
+        tokenizer,
+        present,
+        unrelated,
+        settings,
+        examples=examples,
+        evaluated=evaluated,
+        ungated=ungated,
+        seen=seen,
     )
     limit = settings.max_tokens
-    rows = [edit_row(record, tokenizer, max_tokens=limit) for record in records]
+    rows = [edit_row(record, tokenizer, max_tokens=limit) for record in present]
+    pools = [
+        _fitting([replace(present[i], prompt=prompt) for prompt in pool], tokenizer, limit)
+        or [rows[i]]
+        for i, pool in texts.paraphrases
+    ]
+    for i in ungated:
+        rows[i] = replace(rows[i], related=None)
+    for (i, _), pool in zip(texts.paraphrases, pools, strict=True):
+        if i in ungated:
+            pool[:] = [replace(row, related=None) for row in pool]
     sides = ((texts.varied, True), (texts.unrelated, False))
     rows += [
         gate_row(prompt, tokenizer, related=related, max_tokens=limit)
         for prompts, related in sides
         for prompt in prompts
     ]
-    pools = [
-        _fitting([replace(records[i], prompt=prompt) for prompt in pool], tokenizer, limit)
-        or [rows[i]]
-        for i, pool in texts.paraphrases
-    ]
-    edits = [{"prompt": r.prompt, "target": r.target, "subject": r.subject} for r in records]
-    made = sorted({digest(text) for text in texts.all()})
-    unrelated_hash = fingerprint(texts.unrelated, texts.held_back)
     trained = train(
-        model.params,
+        (start or model).params,
         model.config,
         rows,
         settings,
+        gate=start.gate if start else None,
         pools=pools,
         checkpoint=checkpoint,
         run_fingerprint=fingerprint(
-            edits, unrelated_hash, made, settings.as_dict(), model.content_hash
+            [[r.prompt, r.target, r.subject] for r in present],
+            [texts.unrelated, texts.held_back],
+            sorted({digest(text) for text in texts.all()}),
+            sorted(ungated),
+            settings.as_dict(),
+            model.content_hash,
+            parameter_hash([start.params, start.gate]) if start else None,
         ),
         resume=resume,
         on_step=on_step,
     )
-    # The rule is fixed here, on the edits and on unrelated rows that were not trained on.
-    prompts = [record.prompt for record in records] + texts.held_back
-    encoded = [tokenizer.encode(prompt)[:limit] for prompt in prompts]
-    logits = jnp.asarray(token_logits(trained.params, trained.gate, model.config, encoded))
-    memory = scope_memory(records, texts.unrelated)
-    reached = reaches(memory, prompts)
-    reach = reach_threshold(reached[len(records) :])
-    near = reached >= reach
-    evidence = reach_evidence(near[: len(records)], near[len(records) :])
-    thresholds: dict[GateKind, float] = {}
-    trusted: dict[GateKind, float] = {}
-    kinds: tuple[GateKind, ...] = ("token", "memory", "both")
-    for kind in kinds:
-        alphas = np.asarray(gated(kind, logits, jnp.asarray(near), evidence))
-        split = alphas[: len(records)], alphas[len(records) :]
-        thresholds[kind], trusted[kind] = calibrate_threshold(*split), calibrate_trust(*split)
-    weights = np.asarray(alpha(logits))
-    last = trained.history[-1]
-    info: dict[str, Any] = {
-        "base": {
-            "name": model.name,
-            "content_hash": model.content_hash,
-            "hf_config": model.hf_config,
-            "config": model.config.to_dict(),
-        },
-        "edits": edits,
-        "contradicting": len(contradicting(records)),
-        "unrelated": {
-            "trained": len(texts.unrelated),
-            "held_back": len(texts.held_back),
-            "sha256": unrelated_hash,
-        },
-        "trained_texts": made,
-        "settings": settings.as_dict(),
-        "rule": {
-            "fusion": "draft",
-            "alpha_thresholds": thresholds,
-            "trust_thresholds": trusted,
-            "reach_threshold": reach,
-            "reach_evidence": evidence,
-        },
-        "metrics": {
-            "epochs": len(trained.history),
-            "loss": last["loss"],
-            "reliability": last["reliability"],
-            "gate_accuracy": last["gate_accuracy"],
-            "alpha_edits": _spread(weights[: len(records)]),
-            "alpha_held_back": _spread(weights[len(records) :]),
-            "reach_held_back": _spread(reached[len(records) :]),
-        },
-        "history": trained.history,
-        "versions": versions(),
-    }
-    return EditedPlugin(
-        trained.params,
-        trained.gate,
-        memory,
-        input_embeddings(model.params),
-        model.config,
+    return seal(
+        model,
         tokenizer,
-        info,
+        trained,
+        [*records, *earlier],
+        texts,
+        settings,
+        ungated=ungated,
+        edited_before=len(earlier),
+        seen=seen,
     )
+
+
+def _still_valid(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
+    """The edits of an earlier stage that none of the new ones asks again."""
+    asked = {normalise(record.prompt) for record in records}
+    return [
+        EditRecord(entry["prompt"], entry["target"], subject=entry["subject"], index=i)
+        for i, entry in enumerate(start.info["edits"])
+        if normalise(entry["prompt"]) not in asked
+    ]
+
+
+def _replayed(earlier: Sequence[EditRecord], count: int, seed: int) -> list[EditRecord]:
+    rng = np.random.default_rng([seed, 4])
+    chosen = rng.permutation(len(earlier))[:count].tolist()
+    return [earlier[i] for i in sorted(chosen)]
 
 
 def _fitting(
@@ -185,13 +172,3 @@ def parameter_hash(tree: Any) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _spread(alphas: Any) -> dict[str, float]:
-    if len(alphas) == 0:
-        return {}
-    return {
-        "min": float(np.min(alphas)),
-        "mean": float(np.mean(alphas)),
-        "max": float(np.max(alphas)),
-    }

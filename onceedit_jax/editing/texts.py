@@ -1,11 +1,11 @@
 """Chooses every text of an edit: what is trained on, what is held back, and nothing evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onceedit_jax.data.leaks import evaluated_texts, without_evaluated
+from onceedit_jax.data.leaks import digest, evaluated_texts, without_evaluated
 from onceedit_jax.data.records import EditRecord, UnrelatedRow
 from onceedit_jax.editing.contexts import context_sentences
 from onceedit_jax.editing.settings import EditSettings
@@ -63,6 +63,8 @@ def training_texts(
     *,
     examples: Sequence[EditRecord] = (),
     evaluated: Sequence[EditRecord] = (),
+    ungated: Collection[int] = (),
+    seen: Collection[str] = (),
 ) -> TrainingTexts:
     """All texts of an edit, by the settings' seed; none of them is a question that is evaluated.
 
@@ -74,18 +76,22 @@ def training_texts(
       settings: how many of each.
       examples: records whose rephrases show how a question may be put otherwise.
       evaluated: further records whose questions may not be trained on.
+      ungated: positions of records that lend the gate no row, on either side.
+      seen: digests of texts that an earlier stage trained on: none of them can be held back.
 
     Raises:
       InputError: if there are fewer unrelated rows than the settings ask for.
     """
     asked = evaluated_texts([*records, *evaluated])
-    templates = learn_templates(examples)
+    templates, left_out, known = learn_templates(examples), frozenset(ungated), frozenset(seen)
+    gated = [record for i, record in enumerate(records) if i not in left_out]
     negatives, held_back = (
         without_evaluated(prompts, asked)
-        for prompts in choose_unrelated(records, unrelated, settings, templates=templates)
+        for prompts in choose_unrelated(gated, unrelated, settings, templates=templates)
     )
+    held_back = [text for text in held_back if digest(text) not in known]
     rng = np.random.default_rng([settings.seed, 2])
-    varied = varied_prompts(records, settings.varied_ratio, rng)
+    varied = varied_prompts(gated, settings.varied_ratio, rng)
     rng = np.random.default_rng([settings.seed, 3])
     pools: list[tuple[int, list[str]]] = []
     bare, copies = list(negatives), round(settings.paraphrase_ratio)

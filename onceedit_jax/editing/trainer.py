@@ -124,6 +124,7 @@ def train(
     rows: Sequence[TrainingRow],
     settings: EditSettings,
     *,
+    gate: Params | None = None,
     pools: Sequence[Sequence[TrainingRow]] = (),
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -138,6 +139,7 @@ def train(
       config: its configuration.
       rows: training rows, see `onceedit_jax.editing.batches`.
       settings: every choice of the editing stage.
+      gate: the gate to go on from (default: one that has learnt nothing).
       pools: further rows, of each pool one, drawn anew every epoch.
       checkpoint: folder that receives parameters, optimizer state and position after an epoch.
       checkpoint_seconds: least time between two checkpoints; 0 saves after every epoch.
@@ -154,7 +156,7 @@ def train(
     steps_per_epoch = -(-(len(rows) + len(pools)) // settings.batch_size)
     optimizer = make_optimizer(settings, steps_per_epoch * settings.epochs)
     # Donated buffers are consumed, and the caller keeps the base model: train a copy.
-    fresh = {"model": parts.trainable, "gate": init_gate(config.hidden_size)}
+    fresh = {"model": parts.trainable, "gate": gate or init_gate(config.hidden_size)}
     trainable = jax.tree.map(jnp.copy, fresh)
     state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
     history: list[dict[str, float]] = []

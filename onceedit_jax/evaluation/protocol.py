@@ -14,8 +14,10 @@ from onceedit_jax.data.records import EditRecord, Pair, contradicting
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.evaluation.metrics import Scores, exact_match, normalise, record_means, scores
-from onceedit_jax.models.decoder import unembed
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import Params, unembed
 from onceedit_jax.runner import states_after
+from onceedit_jax.text.tokenizer import Tokenizer
 
 Mode = Literal["teacher-forced", "generate", "both"]
 METRICS = ("rel", "gen", "loc", "portability")
@@ -167,14 +169,21 @@ def evaluate(
 
 
 def plugin_alone(plugin: EditedPlugin, records: Sequence[EditRecord]) -> Scores:
-    """Teacher-forced scores of the edited plug-in by itself; it has no locality to speak of."""
+    """Teacher-forced scores of the edited plug-in by itself."""
+    return model_alone(plugin.params, plugin.config, plugin.tokenizer, records)
+
+
+def model_alone(
+    params: Params, config: ModelConfig, tokenizer: Tokenizer, records: Sequence[EditRecord]
+) -> Scores:
+    """Teacher-forced scores of one model; by itself it has no locality to speak of."""
     asked = [q for q in questions(records) if q.metric != "loc"]
-    texts = [plugin.tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in asked]
+    texts = [tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in asked]
     prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
-    states = states_after(plugin.params, plugin.config, prefixes)
+    states = states_after(params, config, prefixes)
     predicted = np.concatenate(
         [
-            np.asarray(jnp.argmax(unembed(plugin.params, plugin.config, jnp.asarray(part)), -1))
+            np.asarray(jnp.argmax(unembed(params, config, jnp.asarray(part)), -1))
             for part in np.array_split(states, max(1, len(states) // 64))
         ]
     )

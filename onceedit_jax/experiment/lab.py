@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Mode, evaluate, plugin_alone
 from onceedit_jax.experiment.definition import Setup
 from onceedit_jax.fusion import PRESETS, FusionSettings
-from onceedit_jax.models.weights import load_model
-from onceedit_jax.text.tokenizer import load_tokenizer
+from onceedit_jax.models.weights import LoadedModel, load_model
+from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,7 @@ DATASETS = {
     "counterfact": Dataset(
         "counterfact_edit.json", "counterfact_train.json", "counterfact_train.json"
     ),
+    "mquake": Dataset("mquake_hard.json", "counterfact_train.json", "counterfact_train.json"),
 }
 
 
@@ -71,12 +72,22 @@ class Lab:
         self.data, self.work, self.setup = data, work, setup
         self.target = cache(self._target)
         self.records = cache(self._records)
+        self.base = cache(self._base)
 
     def _target(self, spec: str) -> Target:
         return load_target(spec)
 
     def _records(self, dataset: str, limit: int | None = None) -> list[EditRecord]:
         return load_edits(self.data, dataset, limit=limit or self.setup.limit)
+
+    def _base(self, spec: str) -> tuple[LoadedModel, Tokenizer]:
+        tokenizer = load_tokenizer(spec)
+        return load_model(spec, num_tokens=len(tokenizer.vocabulary)), tokenizer
+
+    def texts(self, parity: Literal["even", "odd"]) -> list[str]:
+        """Texts about anything: even ones measure forgetting, odd ones may be used in editing."""
+        rows = load_unrelated(self.data / "me_ppl.json")
+        return [row.prompt for row in rows[parity == "odd" :: 2]]
 
     def same_form(self, dataset: str, limit: int = 200) -> list[Pair]:
         """Unedited questions in the edits' own form, with an answer to be scored on."""
@@ -102,10 +113,22 @@ class Lab:
         return EditSettings(**values)
 
     def plugin(
-        self, dataset: str, settings: EditSettings, *, limit: int | None = None
+        self,
+        dataset: str,
+        settings: EditSettings,
+        *,
+        limit: int | None = None,
+        spec: str | None = None,
     ) -> EditedPlugin:
-        """The plug-in edited with a data set's first records; one that was edited so is loaded."""
-        records, spec = self.records(dataset, limit), self.setup.plugin
+        """The plug-in edited with a data set's first records; one that was edited so is loaded.
+
+        Args:
+          dataset: whose records, unrelated rows and examples.
+          settings: of the editing stage.
+          limit: number of edits (default: the configuration's).
+          spec: the base model (default: the configuration's).
+        """
+        records, spec = self.records(dataset, limit), spec or self.setup.plugin
         edits = [[record.prompt, record.target] for record in records]
         files = _dataset(dataset)
         contents = [
@@ -116,26 +139,47 @@ class Lab:
         folder = self.work / "plugins" / f"{dataset}-{len(records)}-{key}"
         if (folder / "edit.json").exists():
             return EditedPlugin.load(folder)
-        tokenizer = load_tokenizer(spec)
         err.print(f"editing {spec} with {len(records)} edits of {dataset}: {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
-        with editing_progress() as on_step:
-            edited = edit(
-                load_model(spec, num_tokens=len(tokenizer.vocabulary)),
-                tokenizer,
-                records,
-                self.unrelated(dataset),
-                settings,
-                examples=load_records(self.data / files.training),
-                evaluated=load_records(self.data / files.edits),
-                checkpoint=checkpoint,
-                resume=True,
-                on_step=on_step,
-            )
+        edited = self.edit(
+            dataset,
+            records,
+            settings,
+            spec=spec,
+            examples=self.examples(dataset),
+            checkpoint=checkpoint,
+            resume=True,
+        )
         edited.save(folder)
         shutil.rmtree(checkpoint, ignore_errors=True)
         return edited
+
+    def edit(
+        self,
+        dataset: str,
+        records: Sequence[EditRecord],
+        settings: EditSettings,
+        *,
+        spec: str | None = None,
+        unrelated: Sequence[UnrelatedRow] | None = None,
+        **options: Any,
+    ) -> EditedPlugin:
+        """Edit a plug-in that is not kept; `options` as for `edit`."""
+        with editing_progress() as on_step:
+            return edit(
+                *self.base(spec or self.setup.plugin),
+                records,
+                self.unrelated(dataset) if unrelated is None else unrelated,
+                settings,
+                evaluated=load_records(self.data / _dataset(dataset).edits),
+                on_step=on_step,
+                **options,
+            )
+
+    def examples(self, dataset: str) -> list[EditRecord]:
+        """Records that are no edits and show how questions may be put otherwise."""
+        return load_records(self.data / _dataset(dataset).training)
 
     def rule(self, preset: str, **changes: Any) -> FusionSettings:
         """A fusion rule: a preset with some of its axes changed."""

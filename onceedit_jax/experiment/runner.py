@@ -43,17 +43,25 @@ def run_experiment(
       out: folder of all results; this experiment's go to `OUT/NAME`.
       work: folder of what is kept between runs and not published (edited plug-ins).
       folder: folder of the experiments.
-      setup_file: another configuration than `configs/NAME.yaml`.
+      setup_file: another configuration than `configs/NAME.yaml`: its results stand beside those
+        of other configurations, under its name.
       limit: number of edits, in place of the configuration's.
 
     Returns:
-      The experiment's folder of results.
+      The experiment's folder of results: `OUT/NAME`, with the configuration's name and the limit
+      behind it where these are given.
 
     Raises:
       InputError: no such experiment, or a configuration it cannot read.
     """
     experiment = load_experiment(folder, name)
     configured = setup_file or folder.absolute().parent / "configs" / f"{name}.yaml"
+    if setup_file is None and (several := sorted(configured.with_suffix("").glob("*.yaml"))):
+        listed = ", ".join(path.name for path in several)
+        raise InputError(
+            f"{configured.with_suffix('')}: {name} has several configurations, {listed}; give one "
+            "(--setup)"
+        )
     setup = load_setup(configured, experiment.setup)
     if limit is not None:
         setup = dataclasses.replace(setup, limit=limit)
@@ -61,7 +69,9 @@ def run_experiment(
     if not cells:
         raise InputError(f"{configured}: gives {name} no cells to measure; see its docstring")
     # A trial on fewer edits stands beside the results, and never in their place.
-    lab, place = Lab(data, work, setup), out / (name if limit is None else f"{name}-limit{limit}")
+    titles = [name, *([configured.stem] if configured.stem != name else [])]
+    titles += [f"limit{limit}"] if limit is not None else []
+    lab, place = Lab(data, work, setup), out / "-".join(titles)
     place.mkdir(parents=True, exist_ok=True)
     kept = _kept(place / RESULTS)
     # An experiment's own fields count where a cell's description names them: another grid keeps

@@ -1,0 +1,63 @@
+"""Does a larger plug-in serve better? Each of the targets as the plug-in of all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onceedit_jax.experiment.definition import (
+    PLUGIN,
+    TARGETS,
+    Cell,
+    Experiment,
+    Page,
+    Result,
+    short,
+)
+from onceedit_jax.experiment.sweep import (
+    Lowest,
+    SweepSetup,
+    averages,
+    measure,
+    sweep_cells,
+    sweep_page,
+)
+
+
+@dataclass(frozen=True)
+class SizeSetup(SweepSetup):
+    """`plugins`: models to edit, the smallest first."""
+
+    plugins: Sequence[str] = (PLUGIN, TARGETS[0])
+
+
+def cells(setup: SizeSetup) -> Mapping[str, Cell]:
+    """One a plug-in."""
+    return sweep_cells(setup, {short(spec): {"plugin": spec} for spec in setup.plugins})
+
+
+def page(setup: SizeSetup, results: Mapping[str, Result]) -> Page:
+    """Avg and seconds by plug-in."""
+    names = list(results)
+
+    def verdict(lowest: Lowest) -> str:
+        told = [
+            f"`{gate}`, Avg of the worse target by plug-in: {averages(names, lowest, gate)}."
+            for gate in setup.gates
+        ]
+        seconds = ", ".join(f"{name} {results[name]['seconds']:.0f} s" for name in names)
+        return " ".join([*told, f"Editing took {seconds}."])
+
+    return sweep_page("plug-in", results, verdict)
+
+
+EXPERIMENT = Experiment(
+    title="The size of the plug-in",
+    expected=(
+        "The paper compares plug-ins of 1.1 and 1.5 billion parameters and finds both sufficient. "
+        "An edit is a few words that any of these models can learn, so a plug-in of 135 million "
+        "should serve as well as one of 270 million, and cost half as much."
+    ),
+    setup=SizeSetup,
+    cells=cells,
+    run=measure,
+    page=page,
+)
