@@ -1,46 +1,114 @@
-"""Data parallelism: one mesh, one table of logical axes, and how arrays are laid over it."""
+"""One mesh, one table of logical axes, and how arrays are laid over it.
 
+A mesh has up to three axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits
+what each layer computes. Arrays name their dimensions by what they hold; the table says which mesh
+axes split such a dimension. Everything else follows from the arrays: `jit` puts in the collectives.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-# Which mesh axis each logical axis of an array is split over; None means every device holds all.
-LOGICAL_AXES: dict[str, str | None] = {
-    "batch": "data",
-    "length": None,
-    "embed": None,
-    "heads": None,
-    "mlp": None,
-    "vocab": None,
-    "anchor": None,
+MESH_AXES = ("data", "fsdp", "tensor")
+Axes = tuple[str | None, ...]  # what each dimension of an array holds; None: nothing to split
+
+# The mesh axes that split each logical axis. No array names one mesh axis twice.
+LOGICAL_AXES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "layers": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "anchor": (),
 }
 
 
-def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over the given devices (default: all of them)."""
-    chosen = jax.devices() if devices is None else devices
-    return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over devices (default: all there are, whose number the sizes have to give).
+
+    Args:
+      sizes: of the axes in `MESH_AXES`; those left out have one device.
+      devices: in the order in which the axes count them, `tensor` fastest.
+
+    Raises:
+      ValueError: an axis that is none, or sizes that do not give the number of devices.
+    """
+    chosen = list(jax.devices() if devices is None else devices)
+    if unknown := sorted(sizes.keys() - set(MESH_AXES)):
+        raise ValueError(f"mesh axis {unknown[0]!r}: expected some of {', '.join(MESH_AXES)}")
+    shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
+    if min(shape) < 1 or math.prod(shape) != len(chosen):
+        named = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
+        raise ValueError(f"mesh {named}: {math.prod(shape)} devices, there are {len(chosen)}")
+    grid = np.array(chosen).reshape(shape)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    """The layout of an array whose dimensions carry these logical axes."""
-    return NamedSharding(
-        mesh, PartitionSpec(*(None if axis is None else LOGICAL_AXES[axis] for axis in axes))
-    )
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh that splits rows alone, over the given devices (default: all of them)."""
+    count = len(jax.devices() if devices is None else devices)
+    return make_mesh({"data": count}, devices)
+
+
+def spec(
+    mesh: Mesh | AbstractMesh, axes: Axes, shape: Sequence[int] | None = None
+) -> PartitionSpec:
+    """Which mesh axes split each dimension.
+
+    Args:
+      mesh: from `make_mesh`.
+      axes: the array's logical axes, see `LOGICAL_AXES`.
+      shape: the array's; a dimension that its mesh axes do not divide is left whole.
+    """
+    parts: list[tuple[str, ...] | None] = []
+    for i, axis in enumerate(axes):
+        names = () if axis is None else LOGICAL_AXES[axis]
+        names = tuple(name for name in names if mesh.shape.get(name, 1) > 1)
+        count = math.prod(mesh.shape[name] for name in names)
+        whole = shape is not None and shape[i] % count
+        parts.append(None if whole or not names else names)
+    return PartitionSpec(*parts)
+
+
+def sharding(mesh: Mesh, axes: Axes, shape: Sequence[int] | None = None) -> NamedSharding:
+    """The layout of an array over a mesh, see `spec`."""
+    return NamedSharding(mesh, spec(mesh, axes, shape))
 
 
 def shard_batch(mesh: Mesh, tree: Any) -> Any:
     """Split every array of a pytree along its first axis, the batch.
 
     Args:
-      mesh: from `data_mesh`.
-      tree: arrays `[B, ...]`; B is a multiple of the number of devices.
+      mesh: from `make_mesh`.
+      tree: arrays `[B, ...]`; B is a multiple of `batch_multiple`.
     """
-    return jax.device_put(tree, sharding(mesh, "batch"))
+    return jax.device_put(tree, sharding(mesh, ("batch",)))
+
+
+def batch_multiple(mesh: Mesh) -> int:
+    """What the rows of a batch have to be a multiple of."""
+    return math.prod(mesh.shape.get(name, 1) for name in LOGICAL_AXES["batch"])
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Give every device the whole of every array (parameters, transfer tables)."""
-    return jax.device_put(tree, sharding(mesh))
+    """Give every device the whole of every array."""
+    return jax.device_put(tree, sharding(mesh, ()))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Inside `jit` under `jax.set_mesh`: keep a value laid out by its axes; elsewhere as it is.
+
+    The compiler lays out what lies between inputs by itself. Where rows and parameters are split
+    over the same devices it has a choice, and this says which: rows stay where they are.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(mesh, axes, x.shape))

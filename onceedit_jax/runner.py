@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
-from onceedit_jax.parallel import data_mesh, shard_batch
+from onceedit_jax.parallel import batch_multiple, data_mesh, shard_batch
 from onceedit_jax.shapes import batch_of, bucket, pad_rows, row_positions
 
 Tokens = Sequence[int]
@@ -59,7 +59,9 @@ def states_after(
         asked.setdefault(row, []).append((prefix, column))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        batch: Any = batch_of([list(rows[i]) for i in chosen], largest=ROWS, multiple=mesh.size)
+        batch: Any = batch_of(
+            [list(rows[i]) for i in chosen], largest=ROWS, multiple=batch_multiple(mesh)
+        )
         if mesh.size > 1:
             batch = shard_batch(mesh, batch)
         hidden = np.asarray(_hidden(params, config, *batch, compute_dtype), np.float32)

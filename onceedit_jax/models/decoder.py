@@ -32,6 +32,7 @@ from onceedit_jax.models.layout import (
     unstack_layers,
 )
 from onceedit_jax.models.rope import rotate, rotation
+from onceedit_jax.parallel import constrain
 
 __all__ = [
     "NEG_INF",
@@ -310,7 +311,7 @@ def hidden_states(
 
         block = nnx.merge(block_graph, weights)
         x = block(
-            x,
+            constrain(x, "batch", "length", None),
             mask=_pick(sliding, nearby, visible),
             turn=_pick(sliding, local_turn, turn),
             remember=remember,
