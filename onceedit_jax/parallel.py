@@ -7,6 +7,7 @@ axes split such a dimension. Everything else follows from the arrays: `jit` puts
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -57,6 +58,20 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return make_mesh({"data": count}, devices)
 
 
+def mesh_of(tree: Any) -> Mesh:
+    """The mesh that a pytree's arrays lie over; where they lie over none, all devices by rows."""
+    for leaf in jax.tree.leaves(tree):
+        found = getattr(leaf, "sharding", None)
+        if isinstance(found, NamedSharding) and isinstance(found.mesh, Mesh):
+            return found.mesh
+    return data_mesh()
+
+
+def using(mesh: Mesh) -> AbstractContextManager[Any]:
+    """A context in which `constrain` lays values over the mesh."""
+    return jax.set_mesh(mesh) if mesh.size > 1 else nullcontext()
+
+
 def spec(
     mesh: Mesh | AbstractMesh, axes: Axes, shape: Sequence[int] | None = None
 ) -> PartitionSpec:
@@ -103,7 +118,7 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Inside `jit` under `jax.set_mesh`: keep a value laid out by its axes; elsewhere as it is.
+    """Lay a value out by its axes, inside `jit` or not, under `using`; elsewhere it stays as it is.
 
     The compiler lays out what lies between inputs by itself. Where rows and parameters are split
     over the same devices it has a choice, and this says which: rows stay where they are.

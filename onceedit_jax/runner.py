@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
-from onceedit_jax.parallel import batch_multiple, data_mesh, shard_batch
+from onceedit_jax.parallel import batch_multiple, mesh_of, shard_batch, using
 from onceedit_jax.shapes import batch_of, bucket, pad_rows, row_positions
 
 Tokens = Sequence[int]
@@ -31,7 +31,6 @@ def states_after(
     config: ModelConfig,
     prefixes: Sequence[Tokens],
     *,
-    mesh: Mesh | None = None,
     compute_dtype: str = "float32",
 ) -> NDArray[np.float32]:
     """The final hidden state after each prefix, from as few passes as the prefixes allow.
@@ -40,16 +39,15 @@ def states_after(
     another share a row, whoever asked for them.
 
     Args:
-      params: the model's parameters, replicated over `mesh` where it has several devices.
+      params: the model's parameters; the rows of a batch are shared among their devices.
       config: its configuration.
       prefixes: N token sequences, none empty.
-      mesh: devices that share the rows of a batch (default: all).
       compute_dtype: operands of the matrix products.
 
     Returns:
       `[N, D]` float32.
     """
-    mesh = data_mesh() if mesh is None else mesh
+    mesh = mesh_of(params)
     rows, places = share_rows(prefixes)
     states = np.zeros((len(prefixes), config.hidden_size), np.float32)
     # Rows of about the same length share a batch, so that little of it is padding.
@@ -59,16 +57,19 @@ def states_after(
         asked.setdefault(row, []).append((prefix, column))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        batch: Any = batch_of(
-            [list(rows[i]) for i in chosen], largest=ROWS, multiple=batch_multiple(mesh)
-        )
-        if mesh.size > 1:
-            batch = shard_batch(mesh, batch)
-        hidden = np.asarray(_hidden(params, config, *batch, compute_dtype), np.float32)
+        with using(mesh):
+            batch = shared_batch(mesh, [list(rows[i]) for i in chosen], largest=ROWS)
+            hidden = np.asarray(_hidden(params, config, *batch, compute_dtype), np.float32)
         for line, row in enumerate(chosen):
             for prefix, column in asked[row]:
                 states[prefix] = hidden[line, column]
     return states
+
+
+def shared_batch(mesh: Mesh, rows: list[list[int]], *, largest: int, width: int = 0) -> Any:
+    """`batch_of` rows that the devices of a mesh share."""
+    batch = batch_of(rows, largest=largest, width=width, multiple=batch_multiple(mesh))
+    return shard_batch(mesh, batch) if mesh.size > 1 else batch
 
 
 def share_rows(prefixes: Sequence[Tokens]) -> tuple[list[tuple[int, ...]], list[tuple[int, int]]]:
@@ -137,7 +138,8 @@ class CachedRows:
         """
         new = [list(row) for row in rows]
         counts = [1] * len(new) if counts is None else list(counts)
-        height = bucket(len(new), smallest=1)
+        multiple = batch_multiple(mesh_of(self.params))
+        height = -(-bucket(len(new), smallest=1) // multiple) * multiple
         # The tokens whose states are asked for always run.
         known = self.rows or [[]] * len(new)
         keep = [

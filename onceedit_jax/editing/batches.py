@@ -84,6 +84,7 @@ def epoch_batches(
     epoch: int,
     *,
     pools: Sequence[Sequence[TrainingRow]] = (),
+    multiple: int = 1,
 ) -> Iterator[Batch]:
     """The rows, and one of each pool, in the order of (seed, epoch), in packed batches."""
     rng = np.random.default_rng([settings.seed, epoch])
@@ -91,16 +92,20 @@ def epoch_batches(
     present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]
     for start in range(0, len(present), settings.batch_size):
         chosen = [present[i] for i in order[start : start + settings.batch_size]]
-        yield make_batch(chosen, settings.batch_size)
+        yield make_batch(chosen, settings.batch_size, multiple=multiple)
 
 
-def make_batch(rows: Sequence[TrainingRow], height: int) -> Batch:
-    """Pack rows to one batch of `height` rows; what only fills it is masked everywhere."""
+def make_batch(rows: Sequence[TrainingRow], height: int, *, multiple: int = 1) -> Batch:
+    """Pack rows to one batch of `height` rows; what only fills it is masked everywhere.
+
+    The number of its lines is one of `multiple`.
+    """
     lengths = [len(row.tokens) for row in rows]
     # A step takes long to compile, so that its shapes are few.
     width = doubling(max(lengths), smallest=LINE)
     places = pack(lengths, width)
-    shape = (bucket(1 + max(line for line, _ in places), smallest=2), width)
+    lines = bucket(1 + max(line for line, _ in places), smallest=2)
+    shape = (-(-lines // multiple) * multiple, width)
     tokens, positions, segments = (np.full(shape, fill, np.int32) for fill in (0, -1, -1))
     for i, (row, (line, first)) in enumerate(zip(rows, places, strict=True)):
         span = slice(first, first + len(row.tokens))

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from onceedit_jax.data.leaks import check_leaks, digest
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise
@@ -19,7 +20,9 @@ from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.parallel import data_mesh
 from onceedit_jax.text.tokenizer import Tokenizer
 
 
@@ -35,6 +38,7 @@ def edit(
     start: EditedPlugin | None = None,
     replay: float = 1.0,
     ungated: Collection[int] = (),
+    mesh: Mesh | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -55,6 +59,7 @@ def edit(
         prompt one of `records` asks again.
       replay: earlier edits that are trained again, for each new one.
       ungated: positions of records whose answers are learnt while the gate is not told of them.
+      mesh: how devices share the work (default: all of them the rows of a batch).
       checkpoint: folder for checkpoints of the run, removed by nobody but the caller.
       resume: continue the run whose checkpoint is there.
       on_step: progress callback.
@@ -107,8 +112,11 @@ def edit(
         for prompts, related in sides
         for prompt in prompts
     ]
+    params = (start or model).params
+    if jax.device_count() > 1:
+        params = jax.device_put(params, param_shardings(mesh or data_mesh(), params))
     trained = train(
-        (start or model).params,
+        params,
         model.config,
         rows,
         settings,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from onceedit_jax.editing.batches import Batch, TrainingRow, epoch_batches
 from onceedit_jax.editing.checkpoints import has_tree, load_tree, save_tree
@@ -20,6 +21,8 @@ from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gate import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.models.sharding import divided
+from onceedit_jax.parallel import batch_multiple, mesh_of, replicate, shard_batch, using
 
 Params = dict[str, Any]
 
@@ -89,6 +92,7 @@ def batch_loss(
     params: Params, gate: Params, batch: Batch, config: ModelConfig, gate_weight: float
 ) -> tuple[jax.Array, StepOutcome]:
     """The objective on one batch; the vocabulary head runs at the target positions only."""
+    params, config = divided(params, config)
     hidden, _ = hidden_states(
         params, config, batch.tokens, batch.positions, segments=batch.segments
     )
@@ -135,7 +139,8 @@ def train(
     """Train a plug-in on edit rows and unrelated rows.
 
     Args:
-      params: the base model's parameters; kept as they are.
+      params: the base model's parameters; kept as they are. The devices that they lie over share
+        the work.
       config: its configuration.
       rows: training rows, see `onceedit_jax.editing.batches`.
       settings: every choice of the editing stage.
@@ -158,6 +163,9 @@ def train(
     # Donated buffers are consumed, and the caller keeps the base model: train a copy.
     fresh = {"model": parts.trainable, "gate": gate or init_gate(config.hidden_size)}
     trainable = jax.tree.map(jnp.copy, fresh)
+    mesh = mesh_of(params)
+    if mesh.size > 1:
+        trainable["gate"] = replicate(mesh, trainable["gate"])
     state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
     history: list[dict[str, float]] = []
 
@@ -171,8 +179,10 @@ def train(
             break
         started = time.monotonic()
         sums = np.zeros(len(StepOutcome._fields))
-        for i, batch in enumerate(epoch_batches(rows, settings, epoch, pools=pools)):
-            state, outcome = step(state, parts.frozen, batch)
+        batches = epoch_batches(rows, settings, epoch, pools=pools, multiple=batch_multiple(mesh))
+        for i, batch in enumerate(batches):
+            with using(mesh):
+                state, outcome = step(state, parts.frozen, _shared(mesh, batch))
             values = np.array([float(value) for value in outcome])
             if not np.isfinite(values[0]):
                 raise RunError(
@@ -227,6 +237,14 @@ def _make_step(
     return step
 
 
+def _shared(mesh: Mesh, batch: Batch) -> Batch:
+    """A batch whose lines the devices share; the lists over all its rows are small."""
+    if mesh.size == 1:
+        return batch
+    lines = shard_batch(mesh, (batch.tokens, batch.positions, batch.segments))
+    return batch._replace(tokens=lines[0], positions=lines[1], segments=lines[2])
+
+
 def _learnt(history: list[dict[str, float]], patience: int) -> bool:
     """Whether the last `patience` epochs got every edit and every gate row right."""
     last = history[-patience:] if patience else []
@@ -251,4 +269,8 @@ def _restore(folder: Path, state: Any, fingerprint: str) -> tuple[Any, list[dict
             "settings or base model; drop --resume to start over, or restore what was changed"
         )
     history = [dict(zip(HISTORY, map(float, entry), strict=True)) for entry in saved["history"]]
-    return jax.tree.unflatten(jax.tree.structure(state), saved["leaves"]), history
+    restored = jax.tree.unflatten(jax.tree.structure(state), saved["leaves"])
+    # As they lay, whatever devices the run that was cut had.
+    return jax.tree.map(
+        lambda new, old: jax.device_put(new, old.sharding), restored, state
+    ), history

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onceedit_jax.ensemble.endings import draft_endings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import greedy_continuation
-from onceedit_jax.shapes import batch_of
+from onceedit_jax.parallel import mesh_of
+from onceedit_jax.runner import shared_batch
 from onceedit_jax.text.tokenizer import Tokenizer
 
 DRAFT_TOKENS = 32  # plug-in tokens a draft holds at most
@@ -104,7 +105,7 @@ class Drafter:
         found = greedy_continuation(
             self.params,
             self.config,
-            *batch_of(rows, largest=ROWS),
+            *shared_batch(mesh_of(self.params), rows, largest=ROWS),
             self._endings,
             steps=steps,
         )

@@ -1,9 +1,9 @@
 """One edited plug-in and many targets: teacher-forced scores and greedy answers (paper, 3.3)."""
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +37,18 @@ from onceedit_jax.fusion import (
 from onceedit_jax.gate import apply_threshold
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed, unstack_layers
-from onceedit_jax.parallel import data_mesh, replicate, shard_batch
+from onceedit_jax.models.sharding import place
+from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.parallel import batch_multiple, data_mesh, replicate, shard_batch, using
 from onceedit_jax.ranking import most_likely
 from onceedit_jax.runner import states_after
 from onceedit_jax.shapes import bucket
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.transfer import Kind, TransferHealth
+
+M = TypeVar("M", EditedPlugin, LoadedModel)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
 EXACT_CHUNK = 256  # an exact table costs one pass whatever the number of decisions
@@ -123,6 +129,19 @@ def _own_tokens(params: Params, config: ModelConfig, states: jax.Array) -> jax.A
     return most_likely(unembed(params, config, states))
 
 
+def _over_the_mesh(
+    method: Callable[Concatenate["Ensemble", P], R],
+) -> Callable[Concatenate["Ensemble", P], R]:
+    """What a method computes is laid over its ensemble's mesh."""
+
+    @wraps(method)
+    def laid_out(self: "Ensemble", *args: P.args, **options: P.kwargs) -> R:
+        with using(self.mesh):
+            return method(self, *args, **options)
+
+    return laid_out
+
+
 class Ensemble:
     """An edited plug-in that speaks through several target LLMs.
 
@@ -159,7 +178,7 @@ class Ensemble:
           allow_lossy: take top-k tables that hold under .9 of p R.
           unrolled: decode with unstacked layers: faster a step, slower to compile
             (docs/models.md), so for a process that keeps answering.
-          mesh: devices that share the rows of a batch (default: all).
+          mesh: how devices share the work (default: all of them the rows of a batch).
           on_block: told about tables being built.
 
         Raises:
@@ -178,17 +197,19 @@ class Ensemble:
         if alpha_threshold is None:
             fixed = fusion.weight == "fixed"
             alpha_threshold = 0.0 if fixed else plugin.alpha_threshold(fusion.gate)
-        self.threshold, self.settings, self.targets = alpha_threshold, fusion, list(targets)
+        self.threshold, self.settings = alpha_threshold, fusion
         self.mesh = data_mesh() if mesh is None else mesh
         if table is None:
             table = "exact" if fusion.normalization == "deepen" else "topk"
         self._chunk = EXACT_CHUNK if table == "exact" else CHUNK
-        self.plugin = dataclasses.replace(plugin, params=self._placed(plugin.params))
-        self._target_params = [self._placed(target.model.params) for target in targets]
+        self.plugin = self._spread(plugin)
+        self.targets = [
+            dataclasses.replace(target, model=self._spread(target.model)) for target in targets
+        ]
         layout = unstack_layers if unrolled else lambda params: params
         self._decoding_plugin = layout(self.plugin.params)
-        self._drafter = Drafter(self._decoding_plugin, plugin.config, plugin.tokenizer)
-        self._decoding_targets = [layout(params) for params in self._target_params]
+        self._drafter = Drafter(self._decoding_plugin, self.plugin.config, plugin.tokenizer)
+        self._decoding_targets = [layout(target.model.params) for target in self.targets]
         self._endings = [answer_endings(t.tokenizer, t.model.config.vocab_size) for t in targets]
         self._bridges = [Bridge(target.tokenizer, plugin.tokenizer) for target in targets]
         self._spellings: dict[int, Spelling] = {}
@@ -211,12 +232,14 @@ class Ensemble:
             self._transfers.append(self._placed(transfer))
             self.health.append(health)
 
+    @_over_the_mesh
     def alphas(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Alpha of each prompt, `[N]`: the fixed weight, or what the gate says."""
         if self.settings.weight == "fixed":
             return np.full(len(prompts), self.settings.fixed_alpha, np.float32)
         return self.plugin.alphas(prompts, self.settings.gate)
 
+    @_over_the_mesh
     def score(self, pairs: Sequence[Pair]) -> Scored:
         """Teacher-forced next tokens over each pair's answer, for every target at once.
 
@@ -237,6 +260,7 @@ class Ensemble:
         ]
         return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
 
+    @_over_the_mesh
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> Answers:
         """Greedy answers of every target, alone and fused.
 
@@ -255,6 +279,7 @@ class Ensemble:
             )
         return Answers(alphas, before, after)
 
+    @_over_the_mesh
     def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """Each target's fused answers to N prompts, without asking what it said before."""
         _check_prompts(prompts)
@@ -269,6 +294,7 @@ class Ensemble:
             found.append([next(fused if speaks else alone) for speaks in active])
         return found
 
+    @_over_the_mesh
     def answers_alone(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """Each target's answers to N prompts, as if there were no plug-in."""
         _check_prompts(prompts)
@@ -289,9 +315,8 @@ class Ensemble:
             for text in texts
             for end in range(text.start, len(text.tokens))
         ]
-        states = states_after(
-            self._target_params[t], self.targets[t].model.config, prefixes, mesh=self.mesh
-        )
+        model = self.targets[t].model
+        states = states_after(model.params, model.config, prefixes)
         fused = np.repeat(active, counts)
         # Where a draft is trusted it has the whole say.
         weights = np.repeat(np.where(self._trusted(alphas), 1, alphas), counts)
@@ -330,7 +355,7 @@ class Ensemble:
                 for end in range(text.start, len(text.tokens)):
                     wanted.append(tuple(bridge.cross(prompt, text.tokens[text.start : end])))
             counts.append(len(wanted) - before)
-        states = states_after(self.plugin.params, self.plugin.config, wanted, mesh=self.mesh)
+        states = states_after(self.plugin.params, self.plugin.config, wanted)
         ends = np.cumsum(counts)
         return [{"states": states[end - n : end]} for n, end in zip(counts, ends, strict=True)]
 
@@ -438,7 +463,7 @@ class Ensemble:
 
     def _own(self, t: int, states: NDArray[np.float32]) -> NDArray[np.int32]:
         """The target's own next tokens, from states `[N, D]`."""
-        params, config = _head(self._target_params[t]), self.targets[t].model.config
+        params, config = _head(self.targets[t].model.params), self.targets[t].model.config
         found = [
             np.asarray(_own_tokens(params, config, self._padded(part)))[: len(part)]
             for part in np.split(states, range(self._chunk, len(states), self._chunk))
@@ -454,7 +479,7 @@ class Ensemble:
             alpha = alphas[rows]
             step = decide(
                 _head(self.plugin.params),
-                _head(self._target_params[t]),
+                _head(self.targets[t].model.params),
                 self._transfers[t],
                 {name: self._padded(array[rows]) for name, array in view.items()},
                 self._padded(target_states[rows]),
@@ -473,12 +498,19 @@ class Ensemble:
 
     def _padded(self, rows: NDArray[Any]) -> Any:
         """Rows filled up to a bucketed number, and laid over the devices if there are several."""
-        devices = self.mesh.size
-        height = -(-bucket(len(rows), smallest=1) // devices) * devices
+        multiple = batch_multiple(self.mesh)
+        height = -(-bucket(len(rows), smallest=1) // multiple) * multiple
         # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
         filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
         filled = np.concatenate([rows, *[filler] * (height - len(rows))])
-        return shard_batch(self.mesh, filled) if devices > 1 else filled
+        return shard_batch(self.mesh, filled) if self.mesh.size > 1 else filled
+
+    def _spread(self, model: M) -> M:
+        """A model whose parameters lie over the mesh."""
+        if jax.device_count() == 1:
+            return model
+        params, config = place(self.mesh, model.params, model.config)
+        return dataclasses.replace(model, params=params, config=config)
 
     def _placed(self, tree: Any) -> Any:
         return replicate(self.mesh, tree) if self.mesh.size > 1 else tree

@@ -17,8 +17,9 @@ from onceedit_jax.fused_greedy import Prompts, Spelling, fused_continuation
 from onceedit_jax.fusion import FusionSettings, Transfer
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import Endings, greedy_continuation
-from onceedit_jax.runner import CachedRows
-from onceedit_jax.shapes import batch_of, group_height
+from onceedit_jax.parallel import batch_multiple, mesh_of
+from onceedit_jax.runner import CachedRows, shared_batch
+from onceedit_jax.shapes import group_height
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ def own_answers(
     found = greedy_continuation(
         model.params,
         model.config,
-        *batch_of(rows, largest=PROMPTS),
+        *shared_batch(mesh_of(model.params), rows, largest=PROMPTS),
         endings,
         steps=max_new_tokens,
     )
@@ -96,7 +97,9 @@ def fused_answers(
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(target.tokenizer) for _ in prompts]
     pieces, counts = (np.asarray(table) for table in spelling)
-    height = group_height(len(prompts), PROMPTS)
+    mesh = mesh_of(target.params)
+    multiple = batch_multiple(mesh)
+    height = -(-group_height(len(prompts), PROMPTS) // multiple) * multiple
     while open_rows := _open_rows(answers, max_new_tokens):
         # One row again and again fills the batch: it ends when that row does, and no sooner.
         rows = open_rows + open_rows[:1] * (height - len(open_rows))
@@ -107,7 +110,7 @@ def fused_answers(
         # One width for both, so that few pairs of shapes are compiled.
         width = max(len(text) for texts in read.values() for text in texts)
         plugin_prompts, target_prompts = (
-            Prompts(*map(jnp.asarray, batch_of(texts, largest=PROMPTS, width=width)))
+            Prompts(*map(jnp.asarray, shared_batch(mesh, texts, largest=height, width=width)))
             for texts in read.values()
         )
         found = fused_continuation(

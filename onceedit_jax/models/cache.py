@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.parallel import constrain
 
 Cache = dict[str, jax.Array]
 
@@ -38,10 +39,11 @@ def init_cache(
         overwritten.
     """
     shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
+    empty = constrain(jnp.zeros(shape, dtype), "layers", "batch", "length", "heads", "head_dim")
     return {
-        "keys": jnp.zeros(shape, dtype),
-        "values": jnp.zeros(shape, dtype),
-        "positions": jnp.full((batch, capacity), -1, jnp.int32),
+        "keys": empty,
+        "values": jnp.zeros_like(empty),
+        "positions": constrain(jnp.full((batch, capacity), -1, jnp.int32), "batch", "length"),
         "length": jnp.zeros((), jnp.int32),
     }
 

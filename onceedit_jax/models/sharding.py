@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.layout import Params
-from onceedit_jax.parallel import Axes, sharding
+from onceedit_jax.parallel import Axes, constrain, sharding
 
 # Logical axes of a layer's leaves, without the axis of the layers, by the leaf's name.
 _LAYER_AXES: dict[str, Axes] = {
@@ -71,6 +71,21 @@ def place(mesh: Mesh, params: Params, config: ModelConfig) -> tuple[Params, Mode
     return jax.device_put(fitted, param_shardings(mesh, fitted)), fitted_config(
         config, mesh.shape.get("tensor", 1)
     )
+
+
+def divided(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
+    """Under a mesh, inside a step that trains: heads that divide, every leaf in its place.
+
+    The parameters themselves keep the heads that they have. Where there is no mesh, or none that
+    splits heads, they are returned as they are.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else mesh.shape.get("tensor", 1)
+    if parts == 1:
+        return params, config
+    fitted = fit_heads(params, config, parts)
+    laid = jax.tree.map(lambda leaf, axes: constrain(leaf, *axes), fitted, param_axes(fitted))
+    return laid, fitted_config(config, parts)
 
 
 def fitted_config(config: ModelConfig, parts: int) -> ModelConfig:
