@@ -54,6 +54,7 @@ def edit(
     start: Path | None = None,
     replay: float = 1.0,
     resume: bool = False,
+    mesh: str | None = None,
     settings: OmitArgPrefixes[EditSettings] = EditSettings(),  # noqa: B008 (frozen)
 ) -> None:
     """Edit a plug-in once, with all the edits of a file.
@@ -72,6 +73,7 @@ def edit(
         start: folder of a plug-in edited earlier, to go on from; its edits stay.
         replay: earlier edits trained again, for each new one.
         resume: continue an interrupted run of the same edits and settings.
+        mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
         settings: the editing stage.
     """
     from onceedit_jax import workflow
@@ -79,7 +81,7 @@ def edit(
     workflow.edit(
         plugin, edits, unrelated, out, format=format, limit=limit, examples=examples,
         evaluated=evaluated, strip_nq=strip_nq, leave_out_leaks=drop_leaks, start=start,
-        replay=replay, resume=resume, settings=settings,
+        replay=replay, resume=resume, mesh=mesh, settings=settings,
     )  # fmt: skip
 
 
@@ -107,6 +109,7 @@ def evaluate(
     alpha_threshold: float | None = None,
     table: Literal["topk", "dense", "exact"] | None = None,
     max_new_tokens: int = 20,
+    mesh: str | None = None,
 ) -> None:
     """Measure reliability, generality, locality and portability of each target.
 
@@ -132,6 +135,7 @@ def evaluate(
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         table: how the transfer matrices are held.
         max_new_tokens: longest generated answer.
+        mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
     """
     from onceedit_jax import workflow
 
@@ -143,7 +147,7 @@ def evaluate(
     workflow.evaluate(
         edited, target, data, out, dataset=dataset, limit=limit, mode=mode, strip_nq=strip_nq,
         fusion=fusion, overrides=overrides,
-        alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens,
+        alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens, mesh=mesh,
     )  # fmt: skip
 
 
@@ -158,6 +162,7 @@ def generate(
     trust: bool = False,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
+    mesh: str | None = None,
 ) -> None:
     """Answer prompts before and after the edit, with alpha.
 
@@ -170,12 +175,13 @@ def generate(
         trust: take drafts unchecked where alpha is high, and do not ask the target.
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         max_new_tokens: longest answer.
+        mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
     """
     from onceedit_jax import workflow
 
     workflow.generate(
         edited, target, prompt, fusion=fusion, overrides=_given(gate=gate, trust=trust or None),
-        alpha_threshold=alpha_threshold, max_new_tokens=max_new_tokens,
+        alpha_threshold=alpha_threshold, max_new_tokens=max_new_tokens, mesh=mesh,
     )  # fmt: skip
 
 

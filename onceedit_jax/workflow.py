@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,7 @@ from onceedit_jax.evaluation.report import summary, table, warnings, write_json,
 from onceedit_jax.files import check_replaceable
 from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.models.weights import load_model
+from onceedit_jax.parallel import make_mesh
 from onceedit_jax.text.tokenizer import load_tokenizer
 from onceedit_jax.transfer import Kind, Normalization
 
@@ -50,10 +52,12 @@ def edit(
     start: Path | None = None,
     replay: float = 1.0,
     resume: bool = False,
+    mesh: str | None = None,
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
 ) -> EditedPlugin:
     """Edit a plug-in with a file of edits and write the artifact."""
     check_replaceable(out, mark=MARK)
+    devices = parse_mesh(mesh)
     records = load_records(edits, format, limit=limit)
     report_records(records)
     rows = load_unrelated(unrelated)
@@ -78,6 +82,7 @@ def edit(
             evaluated=later,
             start=EditedPlugin.load(start) if start else None,
             replay=replay,
+            mesh=devices,
             checkpoint=checkpoint,
             resume=resume,
             on_step=on_step,
@@ -110,6 +115,7 @@ def evaluate(
     alpha_threshold: float | None = None,
     table: Kind | None = None,
     max_new_tokens: int = 20,
+    mesh: str | None = None,
 ) -> None:
     """Evaluate an edited plug-in through its targets, print the table, write the summary."""
     if Path(data).resolve() in (out.resolve(), _records_file(out).resolve()):
@@ -117,6 +123,7 @@ def evaluate(
             f"--out {out} would write over the data {data}: the records go to "
             f"{_records_file(out).name} beside it; give --out another name"
         )
+    devices = parse_mesh(mesh)
     plugin = EditedPlugin.load(edited)
     records = load_records(data, dataset, limit=limit)
     if strip_nq:
@@ -129,6 +136,7 @@ def evaluate(
             fusion=settings,
             alpha_threshold=alpha_threshold,
             table=table,
+            mesh=devices,
             on_block=on_block,
         )
     report_evaluation(ensemble, records, out, mode=mode, max_new_tokens=max_new_tokens)
@@ -189,8 +197,10 @@ def generate(
     overrides: dict[str, Any] | None = None,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
+    mesh: str | None = None,
 ) -> None:
     """Print each target's answers before and after."""
+    devices = parse_mesh(mesh)
     plugin = EditedPlugin.load(edited)
     with table_progress() as on_block:
         ensemble = Ensemble(
@@ -198,6 +208,7 @@ def generate(
             [load_target(target) for target in targets],
             fusion=fusion_settings(plugin, fusion, overrides or {}),
             alpha_threshold=alpha_threshold,
+            mesh=devices,
             on_block=on_block,
         )
     print_answers(ensemble, prompts, max_new_tokens=max_new_tokens)
@@ -281,6 +292,27 @@ def fusion_settings(
     """A preset (default: the artifact's) with some of its axes changed."""
     name = preset or str(plugin.info["rule"]["fusion"])
     return dataclasses.replace(PRESETS[name], **overrides)
+
+
+def parse_mesh(text: str | None) -> Mesh | None:
+    """A mesh as it is typed, `data=4,tensor=2`; None where nothing is.
+
+    Raises:
+      InputError: no list of axes and sizes, or one that does not fit the devices.
+    """
+    if text is None:
+        return None
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        sizes = {axis.strip(): int(size) for axis, size in pairs}
+        if len(sizes) < len(pairs):
+            raise ValueError("an axis is given twice")
+        return make_mesh(sizes)
+    except ValueError as error:
+        raise InputError(
+            f"--mesh {text}: {error}; expected axes and their sizes, as in data=4,tensor=2, that "
+            "together give the number of devices"
+        ) from error
 
 
 def report_records(records: Sequence[EditRecord]) -> None:

@@ -357,7 +357,9 @@ def _pick(sliding: Any, local: Any, everywhere: Any) -> Any:
 def _embed(
     embed: Params, config: ModelConfig, tokens: jax.Array, positions: jax.Array, dtype: np.dtype
 ) -> jax.Array:
-    x = jnp.take(embed["tokens"], tokens, axis=0, mode="clip").astype(dtype)
+    # Whole rows, so that what is taken goes where its token is.
+    table = constrain(embed["tokens"], "vocab", None)
+    x = jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)
     if config.embedding_scale != 1.0:
         x = x * jnp.asarray(config.embedding_scale, dtype)
     if "positions" in embed:
