@@ -262,6 +262,33 @@ def report(
 
 
 @app.command
+def plan(
+    *,
+    plugin: str,
+    target: str,
+    mesh: str = "data=1",
+    chip: Literal["h100", "v5e", "v5p"] = "h100",
+    rows: int = 1,
+    context: int = 1024,
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16",
+) -> None:
+    """Say what a pair will take on devices that are not here: memory, arithmetic, time.
+
+    Args:
+        plugin: config.json of the plug-in, or a folder that holds one (configs/models/ has some).
+        target: the same of the target LLM.
+        mesh: how so many devices share the work, as in data=2,tensor=8.
+        chip: whose published peaks the times are predicted from.
+        rows: prompts answered at once.
+        context: tokens that a row has room for.
+        dtype: of weights and caches.
+    """
+    from onceedit_jax import planning
+
+    planning.report_plan(plugin, target, mesh, chip=chip, rows=rows, context=context, dtype=dtype)
+
+
+@app.command
 def export(
     *, edited: Path, out: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 ) -> None:

@@ -117,6 +117,13 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, sharding(mesh, ()))
 
 
+def parts_of(axis: str, size: int) -> int:
+    """Into how many parts `tensor` splits a dimension, under `using`; 1 where it does not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    count = 1 if mesh.empty or "tensor" not in LOGICAL_AXES[axis] else mesh.shape.get("tensor", 1)
+    return 1 if size % count else count
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Lay a value out by its axes, inside `jit` or not, under `using`; elsewhere it stays as it is.
 

@@ -2,10 +2,16 @@
 
 On CPU XLA's argmax is a scalar loop, 25 times slower over a vocabulary than a maximum, which is
 vectorised (9.5 ms against .36 ms for [16, 262144] on two cores).
+
+Where devices share the vocabulary each looks through its own part, and only what it found is
+exchanged: stretches that cross from one part to the next would have to be gathered.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from onceedit_jax.parallel import parts_of
 
 GROUPS = 1024
 
@@ -28,6 +34,34 @@ def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
     Returns:
       `[..., M]` int32, no two alike.
     """
+    parts = parts_of("vocab", logits.shape[-1])
+    if parts == 1:
+        return _likely(logits, count)[1]
+    size = logits.shape[-1] // parts
+
+    def look(part: jax.Array) -> jax.Array:
+        found, tokens = _likely(part, count)
+        tokens = tokens + size * jax.lax.axis_index("tensor")
+        every = (
+            jax.lax.all_gather(array, "tensor", axis=array.ndim - 1, tiled=True)
+            for array in (found, tokens)
+        )
+        values, names = every
+        best = jax.lax.top_k(values, min(count, values.shape[-1]))[1]
+        return jnp.take_along_axis(names, best, axis=-1)
+
+    whole = (None,) * (logits.ndim - 1)
+    return jax.shard_map(
+        look,
+        in_specs=PartitionSpec(*whole, "tensor"),
+        out_specs=PartitionSpec(*whole, None),
+        axis_names={"tensor"},
+        check_vma=False,
+    )(logits)
+
+
+def _likely(logits: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The values of `likely_tokens` of one device's part, and the tokens."""
     groups, width = _grouped(logits)
     highest = jnp.max(groups, axis=-1)
     found, best = jax.lax.top_k(highest, min(count, highest.shape[-1]))
@@ -35,9 +69,8 @@ def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
     # An argmax again, but one that is vectorised: the first place that holds the maximum.
     places = jnp.where(chosen == found[..., None], jnp.arange(width), width - 1)
     tokens = best * width + jnp.min(places, axis=-1)
-    return jnp.minimum(tokens, logits.shape[-1] - 1).astype(
-        jnp.int32
-    )  # a row of NaN has no maximum
+    # A row of NaN has no maximum.
+    return found, jnp.minimum(tokens, logits.shape[-1] - 1).astype(jnp.int32)
 
 
 def _grouped(logits: jax.Array) -> tuple[jax.Array, int]:

@@ -114,6 +114,18 @@ for shape, vocabulary in zip(SHAPES, (57, 64)):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
         steps = jnp.concatenate([first, second], 1)
         np.testing.assert_allclose(steps, wanted, rtol=1e-4, atol=1e-4)
+    from onceedit_jax.ranking import likely_tokens, most_likely
+    for logits in (wanted[:, -1], jnp.round(wanted)):  # with ties
+        for sizes in MESHES:
+            mesh = make_mesh(sizes)
+            with jax.set_mesh(mesh):
+                axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
+                split = jax.device_put(logits, sharding(mesh, axes, logits.shape))
+                best = jax.jit(most_likely)(split)
+                some = jax.jit(likely_tokens, static_argnums=1)(split, 5)
+            np.testing.assert_array_equal(best, jnp.argmax(logits, -1))
+            np.testing.assert_array_equal(some[..., 0], best)
+            assert all(len(set(row)) == 5 for row in np.asarray(some).reshape(-1, 5).tolist())
 print("equal")
 """
 
