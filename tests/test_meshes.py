@@ -32,7 +32,7 @@ RECORDS = [
     EditRecord("Which river runs through Vinterby?", "the Ask", subject="Vinterby"),
 ]
 UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
-SETTINGS = EditSettings(learning_rate=1e-2, epochs=8, batch_size=8, held_back=1)
+SETTINGS = EditSettings(learning_rate=1e-3, epochs=4, batch_size=8, held_back=1)
 PROMPTS = [record.prompt for record in RECORDS]
 
 
@@ -52,7 +52,7 @@ target, target_tokenizer = model(90, 4, 1, 1)
 def everything(mesh):
     edited = edit(plugin, plugin_tokenizer, RECORDS, UNRELATED, SETTINGS, mesh=mesh)
     said = []
-    for rule in ("draft", "relative"):
+    for rule in ("draft",):
         ensemble = Ensemble(
             edited, [Target(target, target_tokenizer)], fusion=rule, mesh=mesh,
             alpha_threshold=0.0, allow_lossy=True,
@@ -66,7 +66,8 @@ def everything(mesh):
 
 one, said, alphas = everything(make_mesh({"data": 1}, jax.devices()[:1]))
 assert len(jax.tree.leaves(one.params)[0].sharding.device_set) == 1
-for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"tensor": 8}):
+# All three axes at once; single ones, without training, are in test_sharded_models.py.
+for sizes in ({"data": 2, "fsdp": 2, "tensor": 2},):
     edited, found, weights = everything(make_mesh(sizes))
     assert found == said, (sizes, found, said)
     np.testing.assert_allclose(weights, alphas, atol=1e-4)

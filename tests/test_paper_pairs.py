@@ -69,9 +69,9 @@ def test_there_is_a_configuration_for_every_pair():
 def test_every_pair_runs(shared, tmp_path):
     """Every configuration as it is, but for the weights, the size, and one data set and rule.
 
-    Pairs that differ by their weights alone are the same here, and run once.
+    One whose plug-in and whose target have run in others is left out: each takes ten seconds.
     """
-    models, seen = {}, set()
+    models, plugins, targets = {}, set(), set()
     for path in PAIRS:
         values = yaml.safe_load(path.read_text())
         for name in (values["plugin"], *values["targets"]):
@@ -87,9 +87,11 @@ def test_every_pair_runs(shared, tmp_path):
             "rules": ["draft"],
             "editing": {"epochs": 1, "paraphrase_ratio": 0},
         }
-        if (pair := (values["plugin"], *values["targets"])) in seen:
+        (target,) = values["targets"]
+        if values["plugin"] in plugins and target in targets:
             continue
-        seen.add(pair)
+        plugins.add(values["plugin"])
+        targets.add(target)
         changed = tmp_path / path.name
         changed.write_text(yaml.safe_dump(values))
         place = run_experiment(
@@ -103,6 +105,6 @@ def test_every_pair_runs(shared, tmp_path):
         assert place.name == f"paper-{path.stem}"
         found = json.loads((place / RESULTS).read_text())["cells"]["zsre, draft"]["result"]
         assert [score["records"] for score in found["scores"]] == [2]
-    assert len(seen) == 2 * len(KINDS)
+    assert (len(plugins), len(targets)) == (2, len(KINDS))
     # Two plug-ins were edited, each once for all its targets.
     assert len(list((tmp_path / "work" / "plugins").glob("*/edit.json"))) == 2
