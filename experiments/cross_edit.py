@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.data.loaders import load_records
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.errors import InputError
 from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
-from onceedit_jax.experiment.lab import DATASETS, Lab
+from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.text.tokenizer import Tokenizer
 
 KINDS = ("token", "both")
@@ -107,7 +106,7 @@ def unedited_prompts(
     known = {record.subject for record in records}
     found = [
         Pair(form.replace(SLOT, other.subject), other.true_answers[0])
-        for other in load_records(lab.data / DATASETS[dataset].training)
+        for other in lab.examples(dataset)
         for form in sorted(held)
         if other.subject and other.true_answers and other.subject not in known
         # A question of that very form if there is one; else any subject lends its name.

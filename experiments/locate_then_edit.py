@@ -93,7 +93,7 @@ def run(lab: Lab, setup: LocateSetup, cell: Cell) -> Result:
 def _trained(lab: Lab, cell: Cell) -> tuple[EditedPlugin, float]:
     settings = lab.settings({**cell["options"], "method": cell["method"]})
     plugin = lab.plugin(cell["dataset"], settings)
-    return plugin, sum(epoch["seconds"] for epoch in plugin.info["history"])
+    return plugin, plugin.editing_seconds
 
 
 def _located(lab: Lab, cell: Cell) -> tuple[EditedPlugin, float]:

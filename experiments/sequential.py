@@ -145,8 +145,7 @@ def _trained(
     dataset = cell["dataset"]
     settings: EditSettings = lab.settings()
     plugin = lab.edit(dataset, records, settings, examples=lab.examples(dataset), **options)
-    seconds = sum(epoch["seconds"] for epoch in plugin.info["history"])
-    return State(plugin, seconds + (state.seconds if state else 0.0))
+    return State(plugin, plugin.editing_seconds + (state.seconds if state else 0.0))
 
 
 STRATEGIES: dict[str, Strategy] = {

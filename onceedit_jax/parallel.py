@@ -119,9 +119,14 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
 def parts_of(axis: str, size: int) -> int:
     """Into how many parts `tensor` splits a dimension, under `using`; 1 where it does not."""
-    mesh = jax.sharding.get_abstract_mesh()
-    count = 1 if mesh.empty or "tensor" not in LOGICAL_AXES[axis] else mesh.shape.get("tensor", 1)
+    count = tensor_parts() if "tensor" in LOGICAL_AXES[axis] else 1
     return 1 if size % count else count
+
+
+def tensor_parts() -> int:
+    """The size of `tensor` under `using`; 1 elsewhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get("tensor", 1)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

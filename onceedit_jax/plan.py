@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from onceedit_jax.chips import Chip
 from onceedit_jax.costs import StepCosts, parameter_count, step_costs
-from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.cache import CACHE_AXES, init_cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, param_shapes, unembed
 from onceedit_jax.models.sharding import fit_heads, fitted_config, param_shardings
@@ -88,14 +88,9 @@ def plan_model(
     params = _laid(shapes, param_shardings(mesh, shapes))
     with using(mesh):
         empty = jax.eval_shape(lambda: init_cache(fitted, rows, context))
-    places = {
-        "keys": ("layers", "batch", "length", "heads", "head_dim"),
-        "values": ("layers", "batch", "length", "heads", "head_dim"),
-        "positions": ("batch", "length"),
-        "length": (),
-    }
     cache = {
-        name: _laid(leaf, sharding(mesh, places[name], leaf.shape)) for name, leaf in empty.items()
+        name: _laid(leaf, sharding(mesh, CACHE_AXES[name], leaf.shape))
+        for name, leaf in empty.items()
     }
     tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     tokens = _laid(tokens, sharding(mesh, ("batch", "length"), tokens.shape))

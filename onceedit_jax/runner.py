@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
 from onceedit_jax.parallel import batch_multiple, mesh_of, shard_batch, using
-from onceedit_jax.shapes import batch_of, bucket, pad_rows, row_positions
+from onceedit_jax.shapes import batch_of, bucket, pad_rows, round_up, row_positions
 
 Tokens = Sequence[int]
 ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
@@ -139,7 +139,7 @@ class CachedRows:
         new = [list(row) for row in rows]
         counts = [1] * len(new) if counts is None else list(counts)
         multiple = batch_multiple(mesh_of(self.params))
-        height = -(-bucket(len(new), smallest=1) // multiple) * multiple
+        height = round_up(bucket(len(new), smallest=1), multiple)
         # The tokens whose states are asked for always run.
         known = self.rows or [[]] * len(new)
         keep = [

@@ -19,6 +19,11 @@ def bucket(size: int, *, smallest: int = 8) -> int:
     return width
 
 
+def round_up(size: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is no less than `size`."""
+    return -(-size // multiple) * multiple
+
+
 def doubling(size: int, *, smallest: int) -> int:
     """Round up to `smallest` times a power of two: fewer shapes, for what is slow to compile."""
     width = smallest
@@ -99,6 +104,6 @@ def batch_of(
       multiple: B is one of it.
     """
     lengths = [len(row) for row in rows]
-    height = -(-group_height(len(rows), largest) // multiple) * multiple
+    height = round_up(group_height(len(rows), largest), multiple)
     shape = {"width": bucket(max(width, *lengths)), "height": height}
     return pad_rows(rows, **shape), row_positions(lengths, **shape)

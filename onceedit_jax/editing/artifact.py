@@ -62,6 +62,11 @@ class EditedPlugin:
         """Content hash of the base model, the key of its transfer tables."""
         return str(self.info["base"]["content_hash"])
 
+    @property
+    def editing_seconds(self) -> float:
+        """How long its last stage trained, compilation included, whenever that was."""
+        return float(sum(epoch["seconds"] for epoch in self.info["history"]))
+
     def alpha_threshold(self, kind: GateKind) -> float:
         """Below this alpha a target answers by itself; fixed on held-back rows."""
         return float(self.info["rule"]["alpha_thresholds"][kind])

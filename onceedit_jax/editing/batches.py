@@ -11,7 +11,7 @@ import numpy as np
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
-from onceedit_jax.shapes import bucket, doubling, pack
+from onceedit_jax.shapes import bucket, doubling, pack, round_up
 from onceedit_jax.text.tokenizer import Tokenizer
 
 LINE = 64  # tokens of a packed line, unless a row is longer
@@ -105,7 +105,7 @@ def make_batch(rows: Sequence[TrainingRow], height: int, *, multiple: int = 1) -
     width = doubling(max(lengths), smallest=LINE)
     places = pack(lengths, width)
     lines = bucket(1 + max(line for line, _ in places), smallest=2)
-    shape = (-(-lines // multiple) * multiple, width)
+    shape = (round_up(lines, multiple), width)
     tokens, positions, segments = (np.full(shape, fill, np.int32) for fill in (0, -1, -1))
     for i, (row, (line, first)) in enumerate(zip(rows, places, strict=True)):
         span = slice(first, first + len(row.tokens))

@@ -42,7 +42,7 @@ from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.parallel import batch_multiple, data_mesh, replicate, shard_batch, using
 from onceedit_jax.ranking import most_likely
 from onceedit_jax.runner import states_after
-from onceedit_jax.shapes import bucket
+from onceedit_jax.shapes import bucket, round_up
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.transfer import Kind, TransferHealth
 
@@ -498,8 +498,7 @@ class Ensemble:
 
     def _padded(self, rows: NDArray[Any]) -> Any:
         """Rows filled up to a bucketed number, and laid over the devices if there are several."""
-        multiple = batch_multiple(self.mesh)
-        height = -(-bucket(len(rows), smallest=1) // multiple) * multiple
+        height = round_up(bucket(len(rows), smallest=1), batch_multiple(self.mesh))
         # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
         filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
         filled = np.concatenate([rows, *[filler] * (height - len(rows))])

@@ -19,7 +19,7 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import Endings, greedy_continuation
 from onceedit_jax.parallel import batch_multiple, mesh_of
 from onceedit_jax.runner import CachedRows, shared_batch
-from onceedit_jax.shapes import group_height
+from onceedit_jax.shapes import group_height, round_up
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -98,8 +98,7 @@ def fused_answers(
     answers = [Answer(target.tokenizer) for _ in prompts]
     pieces, counts = (np.asarray(table) for table in spelling)
     mesh = mesh_of(target.params)
-    multiple = batch_multiple(mesh)
-    height = -(-group_height(len(prompts), PROMPTS) // multiple) * multiple
+    height = round_up(group_height(len(prompts), PROMPTS), batch_multiple(mesh))
     while open_rows := _open_rows(answers, max_new_tokens):
         # One row again and again fills the batch: it ends when that row does, and no sooner.
         rows = open_rows + open_rows[:1] * (height - len(open_rows))

@@ -30,7 +30,7 @@ def perplexity(params: Params, config: ModelConfig, texts: Sequence[Sequence[int
     if not rows:
         raise ValueError("perplexity: expected at least one text of two tokens or more")
     losses = [
-        text_losses(params, config, *batch_of(rows[start : start + ROWS], largest=ROWS, multiple=1))
+        text_losses(params, config, *batch_of(rows[start : start + ROWS], largest=ROWS))
         for start in range(0, len(rows), ROWS)
     ]
     total = float(np.sum([np.asarray(batch, np.float64).sum() for batch in losses]))

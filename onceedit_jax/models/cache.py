@@ -7,9 +7,17 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.parallel import constrain
+from onceedit_jax.parallel import Axes, constrain
 
 Cache = dict[str, jax.Array]
+
+# What each dimension of a cache's arrays holds.
+CACHE_AXES: dict[str, Axes] = {
+    "keys": ("layers", "batch", "length", "heads", "head_dim"),
+    "values": ("layers", "batch", "length", "heads", "head_dim"),
+    "positions": ("batch", "length"),
+    "length": (),
+}
 
 
 def padded_positions(lengths: jax.Array, width: int, side: str = "right") -> jax.Array:
@@ -39,11 +47,12 @@ def init_cache(
         overwritten.
     """
     shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
-    empty = constrain(jnp.zeros(shape, dtype), "layers", "batch", "length", "heads", "head_dim")
+    empty = constrain(jnp.zeros(shape, dtype), *CACHE_AXES["keys"])
+    nowhere = jnp.full((batch, capacity), -1, jnp.int32)
     return {
         "keys": empty,
         "values": jnp.zeros_like(empty),
-        "positions": constrain(jnp.full((batch, capacity), -1, jnp.int32), "batch", "length"),
+        "positions": constrain(nowhere, *CACHE_AXES["positions"]),
         "length": jnp.zeros((), jnp.int32),
     }
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.layout import Params
-from onceedit_jax.parallel import Axes, constrain, sharding
+from onceedit_jax.parallel import Axes, constrain, sharding, tensor_parts
 
 # Logical axes of a layer's leaves, without the axis of the layers, by the leaf's name.
 _LAYER_AXES: dict[str, Axes] = {
@@ -79,8 +79,7 @@ def divided(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
     The parameters themselves keep the heads that they have. Where there is no mesh, or none that
     splits heads, they are returned as they are.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    parts = 1 if mesh.empty else mesh.shape.get("tensor", 1)
+    parts = tensor_parts()
     if parts == 1:
         return params, config
     fitted = fit_heads(params, config, parts)
