@@ -639,9 +639,8 @@ def test_the_experiment_edits_a_target_by_every_method(tiny_model, tmp_path):
     results["ft-l, tiny"] = {**results["ft-l, tiny"], "seconds": 3.0}
     page = experiment.page(setup, json.loads(json.dumps(results)))
     assert len(page.tables[0].rows) == 8
-    # The plug-in's cell: its time is what its history says, whoever edited it.
-    history = [{"seconds": 1.5}, {"seconds": 0.5}]
-    lab.plugin = lambda dataset, settings: SimpleNamespace(info={"history": history})
+    # The plug-in's cell: its time is what its record says, whoever edited it.
+    lab.plugin = lambda dataset, settings: SimpleNamespace(editing_seconds=2.0)
     lab.ensemble = lambda plugin, targets: None
     lab.evaluate = lambda ensemble, records: {"scores": results["full, tiny"]["scores"]}
     once = experiment.run(lab, setup, cells["once edit"])
