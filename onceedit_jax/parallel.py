@@ -117,12 +117,6 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, sharding(mesh, ()))
 
 
-def parts_of(axis: str, size: int) -> int:
-    """Into how many parts `tensor` splits a dimension, under `using`; 1 where it does not."""
-    count = tensor_parts() if "tensor" in LOGICAL_AXES[axis] else 1
-    return 1 if size % count else count
-
-
 def tensor_parts() -> int:
     """The size of `tensor` under `using`; 1 elsewhere."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from onceedit_jax.parallel import parts_of
+from onceedit_jax.parallel import spec
 
 GROUPS = 1024
 
@@ -34,28 +34,30 @@ def likely_tokens(logits: jax.Array, count: int) -> jax.Array:
     Returns:
       `[..., M]` int32, no two alike.
     """
-    parts = parts_of("vocab", logits.shape[-1])
-    if parts == 1:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
         return _likely(logits, count)[1]
-    size = logits.shape[-1] // parts
+    rows = ("batch",) if logits.ndim > 1 else ()
+    axes = (*rows, *(None,) * (logits.ndim - 1 - len(rows)), "vocab")
+    layout = spec(mesh, axes, logits.shape)
 
     def look(part: jax.Array) -> jax.Array:
         found, tokens = _likely(part, count)
-        tokens = tokens + size * jax.lax.axis_index("tensor")
-        every = (
-            jax.lax.all_gather(array, "tensor", axis=array.ndim - 1, tiled=True)
+        if layout[-1] is None:
+            return tokens
+        tokens = tokens + part.shape[-1] * jax.lax.axis_index(layout[-1])
+        values, names = (
+            jax.lax.all_gather(array, layout[-1], axis=array.ndim - 1, tiled=True)
             for array in (found, tokens)
         )
-        values, names = every
         best = jax.lax.top_k(values, min(count, values.shape[-1]))[1]
         return jnp.take_along_axis(names, best, axis=-1)
 
-    whole = (None,) * (logits.ndim - 1)
+    # By hand, rows too: what sorts is not split by the compiler, which would gather it all.
     return jax.shard_map(
         look,
-        in_specs=PartitionSpec(*whole, "tensor"),
-        out_specs=PartitionSpec(*whole, None),
-        axis_names={"tensor"},
+        in_specs=layout,
+        out_specs=PartitionSpec(*layout[:-1], None),
         check_vma=False,
     )(logits)
 

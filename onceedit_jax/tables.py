@@ -107,7 +107,8 @@ class TopKTable:
         anchors = self.indices[tokens].reshape(height, -1)
         masses = (self.values[tokens] * shares[..., None]).reshape(height, -1)
         spread = jnp.sum(shares * self.rest[tokens], axis=1, keepdims=True) * self.mean_row
-        return spread.at[jnp.arange(height)[:, None], anchors].add(masses)
+        # Row by row, which devices that share the rows can do each for its own.
+        return jax.vmap(lambda row, at, mass: row.at[at].add(mass))(spread, anchors, masses)
 
     def column(self, anchor: jax.Array) -> jax.Array:
         """See `Table`."""
