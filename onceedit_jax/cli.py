@@ -21,6 +21,7 @@ from onceedit_jax.errors import InputError, OnceEditError
 Format = Literal["auto", "zsre", "counterfact", "mquake", "jsonl", "csv"]
 Fusion = Literal["draft", "vocabulary", "relative", "deepen"]
 Gate = Literal["token", "memory", "both"]
+Weights = Literal["float32", "bfloat16", "float16", "int8"]
 Targets = Annotated[UseAppendAction[list[str]], arg(name="target", metavar="T")]
 
 app = tyro.extras.SubcommandApp()
@@ -109,6 +110,7 @@ def evaluate(
     alpha_threshold: float | None = None,
     table: Literal["topk", "dense", "exact"] | None = None,
     max_new_tokens: int = 20,
+    target_dtype: Weights = "float32",
     mesh: str | None = None,
 ) -> None:
     """Measure reliability, generality, locality and portability of each target.
@@ -135,6 +137,7 @@ def evaluate(
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         table: how the transfer matrices are held.
         max_new_tokens: longest generated answer.
+        target_dtype: of the targets' weights; int8 is for their layers, with bfloat16 for the rest.
         mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
     """
     from onceedit_jax import workflow
@@ -147,7 +150,8 @@ def evaluate(
     workflow.evaluate(
         edited, target, data, out, dataset=dataset, limit=limit, mode=mode, strip_nq=strip_nq,
         fusion=fusion, overrides=overrides,
-        alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens, mesh=mesh,
+        alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens,
+        dtype=target_dtype, mesh=mesh,
     )  # fmt: skip
 
 
@@ -162,6 +166,7 @@ def generate(
     trust: bool = False,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
+    target_dtype: Weights = "float32",
     mesh: str | None = None,
 ) -> None:
     """Answer prompts before and after the edit, with alpha.
@@ -175,13 +180,15 @@ def generate(
         trust: take drafts unchecked where alpha is high, and do not ask the target.
         alpha_threshold: under it a target answers alone (default: the one in the artifact).
         max_new_tokens: longest answer.
+        target_dtype: of the targets' weights; int8 is for their layers, with bfloat16 for the rest.
         mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
     """
     from onceedit_jax import workflow
 
     workflow.generate(
         edited, target, prompt, fusion=fusion, overrides=_given(gate=gate, trust=trust or None),
-        alpha_threshold=alpha_threshold, max_new_tokens=max_new_tokens, mesh=mesh,
+        alpha_threshold=alpha_threshold, max_new_tokens=max_new_tokens,
+        dtype=target_dtype, mesh=mesh,
     )  # fmt: skip
 
 

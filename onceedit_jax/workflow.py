@@ -69,7 +69,7 @@ def edit(
         if dropped:
             err.print(f"left out {len(dropped)} unrelated rows that are evaluated")
     tokenizer = load_tokenizer(plugin)
-    model = load_model(plugin, num_tokens=len(tokenizer.vocabulary))
+    model = load_model(plugin, num_tokens=len(tokenizer.vocabulary), mesh=devices)
     checkpoint = out.with_name(out.name + ".checkpoint")
     with editing_progress() as on_step:
         edited = edit_plugin(
@@ -80,7 +80,7 @@ def edit(
             settings,
             examples=load_records(examples) if examples else (),
             evaluated=later,
-            start=EditedPlugin.load(start) if start else None,
+            start=EditedPlugin.load(start, mesh=devices) if start else None,
             replay=replay,
             mesh=devices,
             checkpoint=checkpoint,
@@ -115,6 +115,7 @@ def evaluate(
     alpha_threshold: float | None = None,
     table: Kind | None = None,
     max_new_tokens: int = 20,
+    dtype: str = "float32",
     mesh: str | None = None,
 ) -> None:
     """Evaluate an edited plug-in through its targets, print the table, write the summary."""
@@ -124,7 +125,7 @@ def evaluate(
             f"{_records_file(out).name} beside it; give --out another name"
         )
     devices = parse_mesh(mesh)
-    plugin = EditedPlugin.load(edited)
+    plugin = EditedPlugin.load(edited, mesh=devices)
     records = load_records(data, dataset, limit=limit)
     if strip_nq:
         records = [without_nq(record) for record in records]
@@ -132,7 +133,7 @@ def evaluate(
     with table_progress() as on_block:
         ensemble = Ensemble(
             plugin,
-            [load_target(target) for target in targets],
+            [load_target(target, dtype=dtype, mesh=devices) for target in targets],
             fusion=settings,
             alpha_threshold=alpha_threshold,
             table=table,
@@ -197,15 +198,16 @@ def generate(
     overrides: dict[str, Any] | None = None,
     alpha_threshold: float | None = None,
     max_new_tokens: int = 20,
+    dtype: str = "float32",
     mesh: str | None = None,
 ) -> None:
     """Print each target's answers before and after."""
     devices = parse_mesh(mesh)
-    plugin = EditedPlugin.load(edited)
+    plugin = EditedPlugin.load(edited, mesh=devices)
     with table_progress() as on_block:
         ensemble = Ensemble(
             plugin,
-            [load_target(target) for target in targets],
+            [load_target(target, dtype=dtype, mesh=devices) for target in targets],
             fusion=fusion_settings(plugin, fusion, overrides or {}),
             alpha_threshold=alpha_threshold,
             mesh=devices,

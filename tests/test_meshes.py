@@ -80,6 +80,13 @@ import sys
 again = EditedPlugin.load(edited.save(Path(sys.argv[1]) / "plugin"))
 for leaf, wanted in zip(jax.tree.leaves(again.params), jax.tree.leaves(edited.params)):
     np.testing.assert_array_equal(leaf, wanted)
+# And from there straight to another mesh, every device reading its own part.
+again = EditedPlugin.load(Path(sys.argv[1]) / "plugin", mesh=make_mesh({"tensor": 8}))
+for leaf, wanted in zip(jax.tree.leaves(again.params), jax.tree.leaves(edited.params)):
+    assert len(leaf.sharding.device_set) == 8
+    np.testing.assert_array_equal(leaf, wanted)
+up = again.params["layers"]["mlp"]["up"]
+assert up.addressable_shards[0].data.size == up.size // 8
 print("equal")
 """
 

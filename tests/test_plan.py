@@ -47,6 +47,44 @@ def test_every_model_of_the_paper_has_its_parameters():
         assert parameter_count(config_of(name)) / 1e9 == pytest.approx(billions, rel=4e-3), name
 
 
+RUNNING = """
+import jax
+import numpy as np
+from onceedit_jax.ensemble.pair import load_target
+from onceedit_jax.models.greedy import Endings, greedy_continuation
+
+rows, context, prompt = 8, 128, 32
+target = load_target("demo:smollm2-135m")
+none = np.zeros(target.model.config.vocab_size, bool)
+tokens = np.full((rows, prompt), 5, np.int32)
+positions = np.broadcast_to(np.arange(prompt, dtype=np.int32), tokens.shape)
+weights = sum(leaf.nbytes for leaf in jax.tree.leaves(target.model.params))
+run = greedy_continuation.lower(
+    target.model.params, target.model.config, tokens, positions, Endings(none, none, none),
+    steps=context - prompt,
+).compile()
+# What the program is given, and what it sets aside: the cache, and the temporaries of a step.
+memory = run.memory_analysis()
+run(target.model.params, tokens, positions, Endings(none, none, none))
+print("took", weights, memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_real_model_takes_is_what_was_planned():
+    model = config_of("smollm2-135m")
+    one = data_mesh(jax.devices()[:1])
+    plan = plan_model(model, one, rows=8, context=128, dtype="float32")
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNING], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    weights, whole = map(int, re.findall(r"took (\d+) (\d+)", done.stdout)[0])
+    print(plan.weights / weights, (plan.weights + plan.cache + plan.temporaries) / whole)
+    assert plan.weights == pytest.approx(weights, rel=0.15)
+    assert plan.weights + plan.cache + plan.temporaries == pytest.approx(whole, rel=0.15)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_arithmetic_is_what_xla_counts(tied):
     config = tiny_config(512, hidden_size=64, mlp_size=256, head_dim=16, tie_embeddings=tied)

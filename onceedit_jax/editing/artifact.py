@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -21,6 +23,8 @@ from onceedit_jax.gate import GateKind, gated
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.sharding import param_shardings
+from onceedit_jax.parallel import sharding
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 3
@@ -131,8 +135,12 @@ class EditedPlugin:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> "EditedPlugin":
-        """Read an artifact back.
+    def load(cls, folder: str | Path, *, mesh: Mesh | None = None) -> "EditedPlugin":
+        """Read an artifact back, whatever devices it was written on.
+
+        Args:
+          folder: the artifact.
+          mesh: where its arrays shall lie (default: on one device).
 
         Raises:
           InputError: if the folder is no artifact, is incomplete, or is of a newer format.
@@ -140,7 +148,7 @@ class EditedPlugin:
         folder = Path(folder)
         info = read_info(folder)
         config = ModelConfig.from_dict(info["base"]["config"])
-        tree = load_tree(folder / "params")
+        tree = load_tree(folder / "params", partial(_layout, mesh))
         tokenizer = load_tokenizer(folder / "tokenizer")
         found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
         if found != expected:
@@ -148,6 +156,15 @@ class EditedPlugin:
                 f"{folder}: the embedding is {found}, edit.json and base say {expected}; edit again"
             )
         return cls(**tree, config=config, tokenizer=tokenizer, info=info)
+
+
+def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
+    """Where an artifact's arrays lie: parameters by their axes, the rest whole on every device."""
+    everywhere = SingleDeviceSharding(jax.devices()[0]) if mesh is None else sharding(mesh, ())
+    places = jax.tree.map(lambda _: everywhere, shapes)
+    if mesh is not None:
+        places["params"] = param_shardings(mesh, shapes["params"])
+    return places
 
 
 def read_info(folder: Path) -> dict[str, Any]:

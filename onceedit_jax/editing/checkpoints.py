@@ -3,6 +3,7 @@
 import logging
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,16 @@ def has_tree(folder: Path) -> bool:
     return folder.exists()
 
 
-def load_tree(folder: Path, like: Any = None) -> Any:
-    """Read a tree back, as the arrays of `like` (structure, shapes, dtypes, shardings) if given.
+def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
+    """Read a tree back, over whatever devices there are now.
+
+    Args:
+      folder: what `save_tree` wrote.
+      lay: from the tree's shapes (`jax.ShapeDtypeStruct`) to where each array shall lie; devices
+        then read what they hold (default: where it lay when it was saved).
 
     Raises:
-      InputError: if the folder holds no complete tree, or one of another structure.
+      InputError: if the folder holds no complete tree.
     """
     if not has_tree(folder) or not ocp.is_orbax_checkpoint(folder.absolute()):
         raise InputError(
@@ -50,9 +56,18 @@ def load_tree(folder: Path, like: Any = None) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            if like is None:
+            if lay is None:
                 return ocp.load(folder.absolute())
-            return ocp.load(folder.absolute(), jax.eval_shape(lambda: like))
+            shapes = jax.tree.map(
+                lambda found: jax.ShapeDtypeStruct(found.shape, found.dtype),
+                ocp.metadata(folder.absolute()).metadata,
+            )
+            wanted = jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                shapes,
+                lay(shapes),
+            )
+            return ocp.load(folder.absolute(), wanted)
     except (ValueError, KeyError, FileNotFoundError, OSError) as error:
         raise InputError(
             f"{folder}: this orbax checkpoint cannot be read ({str(error).splitlines()[0]}); "

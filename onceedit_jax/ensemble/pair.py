@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -65,10 +66,16 @@ class Target:
         return self.model.name
 
 
-def load_target(spec: str | Path, *, dtype: str = "float32") -> Target:
-    """Load a target LLM: a folder, a hub id, a .gguf file or `demo:NAME`."""
+def load_target(spec: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None) -> Target:
+    """Load a target LLM: a folder, a hub id, a .gguf file or `demo:NAME`.
+
+    Args:
+      spec: which.
+      dtype: of its weights, as for `load_model`.
+      mesh: where they shall lie.
+    """
     tokenizer = load_tokenizer(spec)
-    model = load_model(spec, dtype=dtype, num_tokens=len(tokenizer.vocabulary))
+    model = load_model(spec, dtype=dtype, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
     return Target(model, tokenizer)
 
 
@@ -226,9 +233,11 @@ def cached_table(
 ) -> TablePart:
     """A model's table for these anchors, read from the cache folder or built and kept there."""
     ids = np.asarray(anchor_ids, np.int32)
-    num_tokens = side.config.num_tokens
+    num_tokens, dtype = side.config.num_tokens, side.embeddings.dtype
     key = hashlib.sha256(
-        json.dumps([TABLE_FORMAT, side.content_hash, normalization, num_tokens, kind]).encode()
+        json.dumps(
+            [TABLE_FORMAT, side.content_hash, str(dtype), normalization, num_tokens, kind]
+        ).encode()
         + ids.tobytes()
     ).hexdigest()
     path = cache_folder() / "tables" / f"{key}.safetensors"

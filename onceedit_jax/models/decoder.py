@@ -31,6 +31,7 @@ from onceedit_jax.models.layout import (
     stack_layers,
     unstack_layers,
 )
+from onceedit_jax.models.quantization import widened
 from onceedit_jax.models.rope import rotate, rotation
 from onceedit_jax.parallel import constrain
 
@@ -309,7 +310,8 @@ def hidden_states(
             keys, values = (jax.lax.dynamic_index_in_dim(a, index, 0, False) for a in stored)
             return keys, values
 
-        block = nnx.merge(block_graph, weights)
+        # Here and not before: only one layer's weights are ever wide.
+        block = nnx.merge(block_graph, widened(weights, compute_dtype))
         x = block(
             constrain(x, "batch", "length", None),
             mask=_pick(sliding, nearby, visible),

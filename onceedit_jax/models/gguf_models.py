@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.gguf import GGUFFile, dequantize
+from onceedit_jax.models.tensors import Box
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -332,6 +333,12 @@ class GGUFSource:
             # ggml rotates neighbours (2i, 2i + 1), HF rotates halves (i, i + K / 2).
             pairs = out.reshape(heads, len(out) // heads // 2, 2, *out.shape[1:])
             out[...] = pairs.swapaxes(1, 2).copy().reshape(out.shape)
+
+    def read_box(self, name: str, box: Box, out: NDArray[Any]) -> None:
+        """Fills `out` with a box of the tensor, which is dequantized as a whole for it."""
+        whole = np.empty(self.shape(name), out.dtype)
+        self.read(name, whole)
+        out[...] = whole[box]
 
     def _stem(self, name: str) -> str:
         """What a layer's tensor is called in the file (`attn_q`), or nothing outside the layers."""

@@ -46,7 +46,7 @@ def param_axes(params: Params) -> Params:
     """The logical axes of every leaf of a parameter tree, its layers in any layout."""
 
     def axes(path: Any, leaf: Any) -> Axes:
-        names = [str(entry.key) for entry in path if hasattr(entry, "key")]
+        names = _names(path)
         if names[0] == "layers":
             return ("layers", *_LAYER_AXES[names[-1]])
         return _OUTER_AXES.get((names[0], names[-1]), (None,) * len(leaf.shape))
@@ -121,15 +121,22 @@ def fit_heads(params: Params, config: ModelConfig, parts: int) -> Params:
         return filled.reshape(*before, kv_heads * copies * group, *after)
 
     def fit(path: Any, leaf: jax.Array) -> jax.Array:
-        name = str(path[-1].key)
+        name = _names(path)[-1]
         if name not in ("wq", "bq", "wo", "wk", "wv", "bk", "bv"):
             return leaf
         axis = 1 + _LAYER_AXES[name].index("heads")
+        if name == "wo" and getattr(path[-1], "name", None) == "scale":
+            return leaf  # of an output that all heads share
         if name in ("wq", "bq", "wo"):
             return queries(leaf, axis)
         return jnp.repeat(leaf, copies, axis=axis)
 
     return {**params, "layers": jax.tree_util.tree_map_with_path(fit, params["layers"])}
+
+
+def _names(path: Any) -> list[str]:
+    """The keys on the way to a leaf, or to one of the two halves of a leaf in eight bits."""
+    return [str(entry.key) for entry in path if hasattr(entry, "key")]
 
 
 def _fit(config: ModelConfig, parts: int) -> tuple[int, int]:

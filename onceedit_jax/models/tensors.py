@@ -13,6 +13,7 @@ from onceedit_jax.errors import InputError
 
 Array = np.ndarray[Any, Any]
 Path = tuple[str, ...]
+Box = tuple[slice, ...]  # a part of an array: from where to where along each axis
 Stored = Literal["linear", "conv1d", "vector", "table"]
 
 
@@ -84,6 +85,31 @@ class CheckpointTensor:
             (leaf, part.reshape(leaf.shape)) for leaf, part in zip(self.leaves, parts, strict=True)
         ]
 
+    def region(self, box: Box) -> Box:
+        """Where in the file's tensor a box of its only leaf lies; `cut` takes it out of there."""
+        shape = self.leaves[0].shape
+        if self.stored == "table":
+            return box
+        if self.stored == "vector":
+            return (_flat(shape, box),)
+        inputs = _flat(shape[: self.inputs], box[: self.inputs])
+        outputs = _flat(shape[self.inputs :], box[self.inputs :])
+        return (outputs, inputs) if self.stored == "linear" else (inputs, outputs)
+
+    def cut(self, array: Array, box: Box) -> Array:
+        """A box of the only leaf, from what the file has in its `region`."""
+        if self.stored == "linear":
+            array = array.T
+        shape, extent = self.leaves[0].shape, [part.stop - part.start for part in box]
+        # An axis is split, those after it in its group are whole, or read whole and cut here.
+        read = list(extent)
+        inside = [slice(None)] * len(shape)
+        split = {"table": tuple(range(len(shape))), "vector": (0,)}
+        for axis in range(len(shape)):
+            if axis not in split.get(self.stored, (0, self.inputs)):
+                read[axis], inside[axis] = shape[axis], box[axis]
+        return array.reshape(read)[tuple(inside)]
+
     def join(self, values: Sequence[Array]) -> Array:
         """The checkpoint's tensor from its leaves' values, `split`'s inverse."""
         parts = [
@@ -101,3 +127,9 @@ def extents(shape: tuple[int, ...], inputs: int, stored: Stored) -> tuple[int, .
     if stored == "table":
         return shape
     return math.prod(shape[:inputs]), math.prod(shape[inputs:])
+
+
+def _flat(shape: tuple[int, ...], box: Box) -> slice:
+    """The range of a group of axes, counted as one, that a box of its first axis fills."""
+    rest = math.prod(shape[1:])
+    return slice(box[0].start * rest, box[0].stop * rest)

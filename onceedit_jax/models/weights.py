@@ -1,34 +1,32 @@
-"""Loading a model: a Hugging Face folder or a GGUF file becomes one tree of stacked arrays.
-
-Tensors are read one at a time, straight into the memory dtype, and the finished leaves are handed
-to JAX without a copy: resident memory grows by the model plus its largest tensor.
-"""
+"""Loading a model: a Hugging Face folder or a GGUF file becomes one tree of stacked arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.assembly import TensorSource, assemble, some
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, param_shapes
-from onceedit_jax.models.families import canonical_name, checkpoint_tensors, config_from_hf
+from onceedit_jax.models.decoder import Params
+from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.gguf import read_header
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
 from onceedit_jax.models.sources import DEMO_PREFIX, resolve
+from onceedit_jax.models.tensors import Box
 
-_DTYPES = ("float32", "bfloat16", "float16")
+# int8 is for the layers' matrices; what is left of a model is bfloat16 then.
+_DTYPES = ("float32", "bfloat16", "float16", "int8")
 _FLOATS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -38,8 +36,6 @@ _FLOATS: dict[str, np.dtype[Any]] = {
 _CHUNK = 1 << 18  # elements converted at a time: bounds the memory beyond the tensor itself
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-# XLA on the CPU takes a host buffer over without copying it only at this alignment.
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +57,6 @@ class LoadedModel:
     content_hash: str
     source: Path
     hf_config: dict[str, Any]
-
-
-class TensorSource(Protocol):
-    """Named tensors in a file or a folder, read one at a time."""
-
-    path: Path
-
-    def names(self) -> Iterable[str]:
-        """All tensors, under the names `transformers` gives them."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor; reads no data."""
-
-    def read(self, name: str, out: NDArray[Any]) -> None:
-        """Fills `out`, of the tensor's shape and any float dtype, with its values."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +99,7 @@ class SafetensorsSource:
         Raises:
             InputError: The tensor does not hold floats.
         """
-        stored = self._stored[name]
-        if stored.dtype not in _FLOATS:
-            raise InputError(
-                f"{stored.file}: tensor {name} has dtype {stored.dtype}; expected one of "
-                f"{', '.join(_FLOATS)}: quantized checkpoints are not supported, choose an "
-                "unquantized one or a GGUF file"
-            )
+        stored = self._floats(name)
         flat = out.reshape(-1)
         with stored.file.open("rb") as data:
             data.seek(stored.offset)
@@ -132,20 +107,48 @@ class SafetensorsSource:
                 end = min(first + _CHUNK, flat.size)
                 flat[first:end] = np.fromfile(data, _FLOATS[stored.dtype], end - first)
 
+    def read_box(self, name: str, box: Box, out: NDArray[Any]) -> None:
+        """Fills `out` with the values in a box of the tensor; the rest of it stays on the disk.
+
+        Raises:
+            InputError: The tensor does not hold floats.
+        """
+        stored = self._floats(name)
+        # Mapped for as long as this takes: what is copied is all that stays in memory.
+        dtype = _FLOATS[stored.dtype]
+        out[...] = np.memmap(stored.file, dtype, "r", stored.offset, stored.shape)[box]
+
+    def _floats(self, name: str) -> _Stored:
+        stored = self._stored[name]
+        if stored.dtype not in _FLOATS:
+            raise InputError(
+                f"{stored.file}: tensor {name} has dtype {stored.dtype}; expected one of "
+                f"{', '.join(_FLOATS)}: quantized checkpoints are not supported, choose an "
+                "unquantized one or a GGUF file"
+            )
+        return stored
+
 
 def load_model(
-    spec: str | Path, *, dtype: str = "float32", num_tokens: int | None = None
+    spec: str | Path,
+    *,
+    dtype: str = "float32",
+    num_tokens: int | None = None,
+    mesh: Mesh | None = None,
 ) -> LoadedModel:
     """Loads a model from a Hugging Face folder, a hub id, a `.gguf` file or `demo:NAME`.
 
     Args:
         spec: What `sources.resolve` understands.
-        dtype: Memory dtype of the parameters: float32, bfloat16 or float16.
+        dtype: Memory dtype of the parameters: float32, bfloat16, float16, or int8: the layers'
+            matrices in eight bits with a scale for each output channel, the rest in bfloat16.
         num_tokens: Tokens of the tokenizer; embedding rows beyond are padding and never win. All
             rows count as tokens when not given.
+        mesh: Where the parameters shall lie; a process then reads what its own devices hold
+            (default: on the default device).
 
     Returns:
-        The model; `params` are JAX arrays on the default device.
+        The model.
 
     Raises:
         InputError: No such model, an unsupported architecture, missing, unknown, misshapen or
@@ -171,83 +174,18 @@ def load_model(
         raise InputError(f"{path}: {error}") from error
     return LoadedModel(
         config=config,
-        params=assemble(source, config, jnp.dtype(dtype)),
+        params=assemble(
+            source,
+            config,
+            jnp.dtype("bfloat16" if dtype == "int8" else dtype),
+            eight_bits=dtype == "int8",
+            mesh=mesh,
+        ),
         name=_name(spec, path),
         content_hash=_content_hash(files),
         source=path,
         hf_config=hf_config,
     )
-
-
-def assemble(source: TensorSource, config: ModelConfig, dtype: np.dtype) -> Params:
-    """The parameter tree of a checkpoint, in the dtype it is to have in memory.
-
-    All names and shapes are checked before any data is read.
-
-    Raises:
-        InputError: Tensors are missing, unknown, misshapen or not floats, or a file breaks off.
-    """
-    expected = checkpoint_tensors(config)
-    stored: dict[str, str] = {}
-    for name in source.names():
-        canonical = canonical_name(config, name)
-        if canonical is not None and stored.setdefault(canonical, name) != name:
-            raise InputError(
-                f"{source.path}: tensors {stored[canonical]} and {name} are two names of one "
-                "parameter; expected one of them: remove the other"
-            )
-    if missing := [name for name in expected if name not in stored]:
-        raise InputError(
-            f"{source.path}: missing tensor {_some(missing)}; expected {len(expected)} tensors of "
-            f"a {config.family} model: the file is incomplete or config.json is another model's"
-        )
-    if unknown := [name for canonical, name in stored.items() if canonical not in expected]:
-        raise InputError(
-            f"{source.path}: unknown tensor {_some(unknown)}; expected only those of a "
-            f"{config.family} model: it is a variant that is not supported, or config.json is "
-            "another model's"
-        )
-    for canonical, tensor in expected.items():
-        found = source.shape(stored[canonical])
-        if found != tensor.shape:
-            raise InputError(
-                f"{source.path}: tensor {stored[canonical]} has shape {list(found)}; expected "
-                f"{list(tensor.shape)}: the weights and config.json do not belong together"
-            )
-
-    shapes = param_shapes(config)
-    leaves = {
-        tuple(key.key for key in path): _aligned_empty(leaf.shape, dtype)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]
-    }
-    # One buffer for all tensors but the tables, which go to their places directly.
-    sizes = [math.prod(tensor.shape) for tensor in expected.values() if tensor.stored != "table"]
-    buffer = np.empty(max(sizes), dtype)
-    for canonical, tensor in expected.items():
-        if tensor.stored == "table":
-            source.read(stored[canonical], leaves[tensor.leaves[0].path])
-            continue
-        out = buffer[: math.prod(tensor.shape)].reshape(tensor.shape)
-        source.read(stored[canonical], out)
-        for leaf, values in tensor.split(out):
-            leaves[leaf.path][... if leaf.layer is None else leaf.layer] = values
-    return jax.tree_util.tree_map_with_path(
-        # Each array leaves the table as it goes, so that a device copy frees the host's.
-        lambda path, _: jax.device_put(leaves.pop(tuple(key.key for key in path)), may_alias=True),
-        shapes,
-    )
-
-
-def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> NDArray[Any]:
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _name(spec: str | Path, path: Path) -> str:
@@ -302,14 +240,14 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         files = [folder / Path(str(name)).name for name in sorted(set(index.values()))]
         if absent := [file.name for file in files if not file.is_file()]:
             raise InputError(
-                f"{folder}: missing shard {_some(absent)} of {len(files)} listed in {_INDEX}; "
+                f"{folder}: missing shard {some(absent)} of {len(files)} listed in {_INDEX}; "
                 "fetch the folder again"
             )
         return files, index
     pickled = sorted(file.name for file in folder.glob("*.bin"))
     if pickled:
         raise InputError(
-            f"{folder}: weights only in {_some(pickled)}, which can run code when opened and is "
+            f"{folder}: weights only in {some(pickled)}, which can run code when opened and is "
             f"never read; expected {_SINGLE}: convert it with transformers "
             "(save_pretrained writes safetensors) or fetch the safetensors version"
         )
