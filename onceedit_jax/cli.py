@@ -112,6 +112,8 @@ def evaluate(
     max_new_tokens: int = 20,
     target_dtype: Weights = "float32",
     mesh: str | None = None,
+    distributed: str | None = None,
+    part: int = 64,
 ) -> None:
     """Measure reliability, generality, locality and portability of each target.
 
@@ -139,6 +141,8 @@ def evaluate(
         max_new_tokens: longest generated answer.
         target_dtype: of the targets' weights; int8 is for their layers, with bfloat16 for the rest.
         mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
+        distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts share the records.
+        part: records measured and kept at a time; a run that was cut goes on after the last.
     """
     from onceedit_jax import workflow
 
@@ -151,7 +155,7 @@ def evaluate(
         edited, target, data, out, dataset=dataset, limit=limit, mode=mode, strip_nq=strip_nq,
         fusion=fusion, overrides=overrides,
         alpha_threshold=alpha_threshold, table=table, max_new_tokens=max_new_tokens,
-        dtype=target_dtype, mesh=mesh,
+        dtype=target_dtype, mesh=mesh, distributed=distributed, part=part,
     )  # fmt: skip
 
 

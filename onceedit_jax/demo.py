@@ -6,6 +6,7 @@ from pathlib import Path
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, load_target
+from onceedit_jax.evaluation.protocol import evaluate
 from onceedit_jax.workflow import edit, load_records, out_console, print_answers, report_evaluation
 
 PLUGIN = "demo:smollm2-135m"
@@ -40,7 +41,9 @@ def run_demo(out: Path) -> None:
         settings=SETTINGS,
     )
     ensemble = Ensemble(plugin, [load_target(target) for target in TARGETS])
-    report_evaluation(ensemble, records, out / "results.json", mode="both")
+    report_evaluation(
+        ensemble, records, out / "results.json", evaluate(ensemble, records, mode="both")
+    )
     first, second, third = records[:3]
     questions = [first.prompt, second.prompt, third.rephrase or third.prompt]
     questions.append(first.locality[0].prompt)

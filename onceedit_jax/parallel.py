@@ -32,7 +32,7 @@ LOGICAL_AXES: dict[str, tuple[str, ...]] = {
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over devices (default: all there are, whose number the sizes have to give).
+    """A mesh over devices (default: all of this host's, whose number the sizes have to give).
 
     Args:
       sizes: of the axes in `MESH_AXES`; those left out have one device.
@@ -41,7 +41,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     Raises:
       ValueError: an axis that is none, or sizes that do not give the number of devices.
     """
-    chosen = list(jax.devices() if devices is None else devices)
+    chosen = list(jax.local_devices() if devices is None else devices)
     if unknown := sorted(sizes.keys() - set(MESH_AXES)):
         raise ValueError(f"mesh axis {unknown[0]!r}: expected some of {', '.join(MESH_AXES)}")
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
@@ -53,8 +53,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh that splits rows alone, over the given devices (default: all of them)."""
-    count = len(jax.devices() if devices is None else devices)
+    """A mesh that splits rows alone, over the given devices (default: all of this host's)."""
+    count = len(jax.local_devices() if devices is None else devices)
     return make_mesh({"data": count}, devices)
 
 

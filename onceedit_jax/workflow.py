@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,28 @@ from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, contradicting, duplicates, without_nq
 from onceedit_jax.editing.artifact import MARK, EditedPlugin, read_info
 from onceedit_jax.editing.edit import edit as edit_plugin
-from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.ensemble import Ensemble, load_target
 from onceedit_jax.ensemble.fidelity import fidelity
 from onceedit_jax.ensemble.pair import Side, build_transfer
 from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.protocol import Mode, plugin_alone
-from onceedit_jax.evaluation.protocol import evaluate as run_evaluation
+from onceedit_jax.evaluation.parts import Parts
+from onceedit_jax.evaluation.protocol import (
+    Evaluation,
+    Mode,
+    evaluate_block,
+    gathered,
+    plugin_alone,
+)
 from onceedit_jax.evaluation.report import summary, table, warnings, write_json, write_jsonl
 from onceedit_jax.files import check_replaceable
 from onceedit_jax.fusion import PRESETS, FusionSettings
+from onceedit_jax.hosts import join
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.parallel import make_mesh
 from onceedit_jax.text.tokenizer import load_tokenizer
 from onceedit_jax.transfer import Kind, Normalization
+from onceedit_jax.versions import versions
 
 # Tables keep their shape in a file or a pipe, where there is no terminal to ask for its width.
 out_console = Console(width=None if sys.stdout.isatty() else 110)
@@ -117,6 +126,8 @@ def evaluate(
     max_new_tokens: int = 20,
     dtype: str = "float32",
     mesh: str | None = None,
+    distributed: str | None = None,
+    part: int = 64,
 ) -> None:
     """Evaluate an edited plug-in through its targets, print the table, write the summary."""
     if Path(data).resolve() in (out.resolve(), _records_file(out).resolve()):
@@ -124,6 +135,9 @@ def evaluate(
             f"--out {out} would write over the data {data}: the records go to "
             f"{_records_file(out).name} beside it; give --out another name"
         )
+    if part < 1:
+        raise InputError(f"--part {part}: expected at least one record in a part")
+    host = join(distributed)
     devices = parse_mesh(mesh)
     plugin = EditedPlugin.load(edited, mesh=devices)
     records = load_records(data, dataset, limit=limit)
@@ -140,19 +154,39 @@ def evaluate(
             mesh=devices,
             on_block=on_block,
         )
-    report_evaluation(ensemble, records, out, mode=mode, max_new_tokens=max_new_tokens)
+    measure = partial(evaluate_block, ensemble, mode=mode, max_new_tokens=max_new_tokens)
+    parts = Parts(
+        out, evaluation_key(ensemble, records, [mode, max_new_tokens, dtype, table, part])
+    )
+    blocks = parts.gather(records, measure, host, size=part)
+    if blocks is None:
+        err.print(f"host {host.index}: its parts are done; host 0 writes {out}")
+        return
+    report_evaluation(ensemble, records, out, gathered(ensemble, records, blocks, mode=mode))
+    parts.remove()
+
+
+def evaluation_key(ensemble: Ensemble, records: Sequence[EditRecord], options: Any) -> str:
+    """A hash of all that an evaluation depends on: a part of another one is never taken for its."""
+    info = ensemble.plugin.info
+    return fingerprint(
+        info["base"]["content_hash"],
+        info["settings"],
+        info["metrics"],
+        sorted(info["trained_texts"]),
+        [target.model.content_hash for target in ensemble.targets],
+        dataclasses.asdict(ensemble.settings),
+        ensemble.threshold,
+        [dataclasses.asdict(record) for record in records],
+        options,
+        versions(),
+    )
 
 
 def report_evaluation(
-    ensemble: Ensemble,
-    records: Sequence[EditRecord],
-    out: Path,
-    *,
-    mode: Mode = "teacher-forced",
-    max_new_tokens: int = 20,
+    ensemble: Ensemble, records: Sequence[EditRecord], out: Path, found: Evaluation
 ) -> dict[str, Any]:
-    """Evaluate, write summary and records, print table and warnings; the summary is returned."""
-    found = run_evaluation(ensemble, records, mode=mode, max_new_tokens=max_new_tokens)
+    """Write summary and records, print table and warnings; the summary is returned."""
     alone = plugin_alone(ensemble.plugin, records)
     info = ensemble.plugin.info
     whole = summary(

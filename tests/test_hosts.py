@@ -5,12 +5,19 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from conftest import byte_level_tokenizer
 from safetensors.numpy import save_file
 
+from onceedit_jax.errors import InputError
+from onceedit_jax.hosts import join
+from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
 from onceedit_jax.models.tensors import CheckpointTensor, Leaf
 
@@ -46,7 +53,7 @@ for dtype in ("float32", "bfloat16", "int8"):
     wanted = weights.load_model(folder, dtype=dtype).params
     for sizes in ({"tensor": 8}, {"fsdp": 8}, {"fsdp": 2, "tensor": 4}, {"data": 8}):
         taken = 0
-        found = weights.load_model(folder, dtype=dtype, mesh=make_mesh(sizes)).params
+        found = weights.load_model(folder, dtype=dtype, mesh=make_mesh(sizes, jax.devices())).params
         # Norms and the like are whole everywhere; all else is split over both processes.
         part = taken / every
         split = dtype != "int8" and "data" not in sizes and sizes.get("fsdp") != 2
@@ -59,13 +66,123 @@ print("equal")
 """
 
 
+COMMAND = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+from onceedit_jax.cli import main
+main()
+"""
+PLACES = [
+    "Norland",
+    "Vinterby",
+    "Ask",
+    "Orchard",
+    "Bridge",
+    "Harbour",
+    "Mill",
+    "Tower",
+    "Mat",
+    "Sea",
+]
+
+
+def tiny_folder(folder, merges, seed):
+    """A model folder as a user would give it."""
+    tokenizer = byte_level_tokenizer(merges)
+    hf = HF | {"vocab_size": len(tokenizer.vocabulary)}
+    config = config_from_hf(hf)
+    export_hf(folder, init_params(config, jax.random.key(seed)), config, hf)
+    tokenizer.save(folder)
+    return str(folder)
+
+
+def started(*arguments, host=None, address=None):
+    """A command of ours, on one of two hosts or by itself."""
+    hosts = [] if host is None else ["--distributed", f"{address},2,{host}"]
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments, *hosts],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(*running, timeout=150):
+    """What commands printed, once all have ended; all are ended in any case."""
+    try:
+        told = [process.communicate(timeout=timeout) for process in running]
+        codes = [process.returncode for process in running]
+        return [(*texts, code) for texts, code in zip(told, codes, strict=True)]
+    finally:
+        for process in running:
+            process.kill()
+
+
+def on_two_hosts(*arguments):
+    address = free_address()
+    return [started(*arguments, host=host, address=address) for host in range(2)]
+
+
+def test_two_hosts_evaluate_and_go_on_after_one_has_died(tmp_path: Path):
+    plugin, *targets = (tiny_folder(tmp_path / f"m{n}", 40 + 50 * n, n) for n in range(3))
+    edits, unrelated, edited = (tmp_path / name for name in ("e.jsonl", "u.json", "edited"))
+    rows = [
+        {
+            "prompt": f"What is the capital of {place}?", "target": "Sol", "subject": place,
+            "rephrase": f"The capital of {place} is called what?",
+            "locality": [{"prompt": "How far is the mat?", "target": "far"}],
+        }
+        for place in PLACES
+    ]  # fmt: skip
+    edits.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unrelated.write_text(json.dumps([{"prompt": f"the cat sat on mat {n}"} for n in range(60)]))
+    flags = ["--plugin", plugin, "--edits", str(edits), "--unrelated", str(unrelated)]
+    short = ["--epochs", "1", "--held-back", "2", "--context-share", "0"]
+    for _, told, code in ended(started("edit", *flags, "--out", str(edited), *short)):
+        assert code == 0, told[-3000:]
+
+    def evaluating(out):
+        asked = [flag for target in targets for flag in ("--target", target)]
+        where = ["--edited", str(edited), "--data", str(edits), "--out", str(tmp_path / out)]
+        return ["evaluate", *where, *asked, "--part", "1"]
+
+    for _, told, code in ended(started(*evaluating("one.json"))):
+        assert code == 0, told[-3000:]
+    # One of the two dies as soon as it has measured something.
+    first, second = on_two_hosts(*evaluating("two.json"))
+    until = time.monotonic() + 240
+    while not list(tmp_path.glob("two.json.*.parts/00001.jsonl")):
+        assert time.monotonic() < until and second.poll() is None
+        time.sleep(0.01)
+    second.kill()
+    begun = time.monotonic()
+    (_, told, code), _ = ended(first, second)
+    assert code != 0 and not (tmp_path / "two.json").exists()
+    assert time.monotonic() - begun < 120
+    assert "another task died" in told or "unavailable" in told.lower(), told[-3000:]
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("two.json.*.parts/*")}
+    assert 0 < len(kept) < len(PLACES)
+    done = ended(*on_two_hosts(*evaluating("two.json")))
+    assert all(code == 0 for *_, code in done), done
+    assert not list(tmp_path.glob("*.parts"))
+    assert json.loads((tmp_path / "two.json").read_text()) == json.loads(
+        (tmp_path / "one.json").read_text()
+    )
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("spec", ["two", "here,2,0", "here:1,2,2", "here:1,2,one"])
+def test_hosts_that_are_none_are_told_with_an_example(spec):
+    with pytest.raises(InputError, match=f"--distributed {spec}: .*ADDRESS:PORT,COUNT,INDEX"):
+        join(spec)
+
+
 def free_address():
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         return f"localhost:{taken.getsockname()[1]}"
 
 
-def side_by_side(program, *arguments, timeout=300):
+def side_by_side(program, *arguments, timeout=150):
     """Run a program in two processes that know one another."""
     address = free_address()
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}

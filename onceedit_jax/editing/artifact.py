@@ -160,7 +160,9 @@ class EditedPlugin:
 
 def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
     """Where an artifact's arrays lie: parameters by their axes, the rest whole on every device."""
-    everywhere = SingleDeviceSharding(jax.devices()[0]) if mesh is None else sharding(mesh, ())
+    everywhere = (
+        SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else sharding(mesh, ())
+    )
     places = jax.tree.map(lambda _: everywhere, shapes)
     if mesh is not None:
         places["params"] = param_shardings(mesh, shapes["params"])

@@ -16,11 +16,22 @@ from onceedit_jax.errors import InputError
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def _alone() -> ocp.Context:
+    """Trees are of this host's own arrays: it waits for no other to save or to read them."""
+    host = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+        )
+    )
+
+
 def save_tree(folder: Path, tree: Any) -> None:
     """Write a nested dict of arrays; a kill in mid-save leaves any earlier tree in place."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    ocp.save(fresh.absolute(), tree)
+    with _alone():
+        ocp.save(fresh.absolute(), tree)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -54,7 +65,7 @@ def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
             "give the folder that `onceedit edit --out` wrote, or edit again"
         )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _alone():
             warnings.simplefilter("ignore", UserWarning)
             if lay is None:
                 return ocp.load(folder.absolute())

@@ -113,7 +113,7 @@ def edit(
         for prompt in prompts
     ]
     params = (start or model).params
-    if jax.device_count() > 1:
+    if jax.local_device_count() > 1:
         params = jax.device_put(params, param_shardings(mesh or data_mesh(), params))
     trained = train(
         params,

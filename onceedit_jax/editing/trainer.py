@@ -22,7 +22,7 @@ from onceedit_jax.gate import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.sharding import divided
-from onceedit_jax.parallel import batch_multiple, mesh_of, replicate, shard_batch, using
+from onceedit_jax.parallel import batch_multiple, constrain, mesh_of, replicate, shard_batch, using
 
 Params = dict[str, Any]
 
@@ -97,7 +97,8 @@ def batch_loss(
         params, config, batch.tokens, batch.positions, segments=batch.segments
     )
     places = batch.lines[batch.target_rows], batch.target_columns
-    logits = unembed(params, config, hidden[places])
+    # Shared out as rows are: the head is a third of the work.
+    logits = unembed(params, config, constrain(hidden[places], "batch", None))
     gates = gate_logit(gate, hidden[batch.lines, batch.gate_columns])
     loss = edit_loss(
         logits,

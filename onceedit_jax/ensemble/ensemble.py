@@ -202,7 +202,8 @@ class Ensemble:
         if table is None:
             table = "exact" if fusion.normalization == "deepen" else "topk"
         self._chunk = EXACT_CHUNK if table == "exact" else CHUNK
-        self.plugin = self._spread(plugin)
+        whole = {"gate": self._placed(plugin.gate), "memory": self._placed(plugin.memory)}
+        self.plugin = dataclasses.replace(self._spread(plugin), **whole)
         self.targets = [
             dataclasses.replace(target, model=self._spread(target.model)) for target in targets
         ]
@@ -506,7 +507,7 @@ class Ensemble:
 
     def _spread(self, model: M) -> M:
         """A model whose parameters lie over the mesh."""
-        if jax.device_count() == 1:
+        if jax.local_device_count() == 1:
             return model
         params, config = place(self.mesh, model.params, model.config)
         return dataclasses.replace(model, params=params, config=config)

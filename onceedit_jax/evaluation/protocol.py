@@ -4,7 +4,7 @@ portability of every target, before and after, from one run.
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +49,13 @@ class Evaluation:
     losses: dict[str, list[float]]
 
 
+class Block(NamedTuple):
+    """What was found out about some records: their rows and losses, as `Evaluation` has them."""
+
+    rows: list[dict[str, Any]]
+    losses: dict[str, list[float]]
+
+
 def questions(records: Sequence[EditRecord]) -> list[Question]:
     """Everything that the records ask, record by record."""
     found = []
@@ -79,38 +86,23 @@ def evaluate(
     Returns:
       Scores by record and their averages; locality compares a target with itself before.
     """
+    block = evaluate_block(ensemble, records, mode=mode, max_new_tokens=max_new_tokens)
+    return gathered(ensemble, records, [block], mode=mode)
+
+
+def evaluate_block(
+    ensemble: Ensemble, records: Sequence[EditRecord], *, mode: Mode, max_new_tokens: int
+) -> Block:
+    """What `evaluate` finds out about some of the records; `gathered` makes the scores of it."""
     asked = questions(records)
     pairs = [question.pair for question in asked]
-    results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
-    opposed = contradicting(records)
 
     def add(target: int, mode: str, alphas: Any, details: list[dict[str, Any]]) -> None:
-        name = ensemble.targets[target].name
-        times = {when: [d[when] for d in details] for when in ("before", "after")}
-
-        def average(leave_out: Collection[int] = ()) -> dict[str, Any]:
-            return {
-                when: _average(asked, values, len(records), leave_out).as_dict()
-                for when, values in times.items()
-            }
-
-        results.append(
-            {
-                "target": name,
-                "mode": mode,
-                "fusion": ensemble.settings.name,
-                "search": ensemble.settings.label,
-                "records": len(records),
-                "contradicting": len(opposed),
-                **average(),
-                "consistent": average(opposed) if opposed else None,
-            }
-        )
         rows.extend(
             {
-                "target": name,
+                "target": ensemble.targets[target].name,
                 "mode": mode,
                 "record": records[question.record].index,
                 "metric": question.metric,
@@ -122,7 +114,6 @@ def evaluate(
 
     if mode in ("teacher-forced", "both"):
         scored = ensemble.score(pairs)
-        alphas = scored.alphas
         for t, texts in enumerate(scored.targets):
             details: list[dict[str, Any]] = []
             for question, text in zip(asked, texts, strict=True):
@@ -133,12 +124,11 @@ def evaluate(
                         "after": _share(text.after, gold),
                     }
                 )
-            add(t, "teacher-forced", alphas, details)
+            add(t, "teacher-forced", scored.alphas, details)
             if scored.losses[t] is not None:
                 losses[ensemble.targets[t].name] = np.asarray(scored.losses[t]).tolist()
     if mode in ("generate", "both"):
         answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
-        alphas = answers.alphas
         for t in range(len(ensemble.targets)):
             details = []
             for question, before, after in zip(
@@ -160,10 +150,56 @@ def evaluate(
                         "answer_after": after,
                     }
                 )
-            add(t, "generate", alphas, details)
-    by_metric = {
-        metric: [float(a) for a, q in zip(alphas, asked, strict=True) if q.metric == metric]
-        for metric in METRICS
+            add(t, "generate", answers.alphas, details)
+    return Block(rows, losses)
+
+
+def gathered(
+    ensemble: Ensemble, records: Sequence[EditRecord], blocks: Sequence[Block], *, mode: Mode
+) -> Evaluation:
+    """The scores of all records, from blocks that cover them in their order."""
+    asked, opposed = questions(records), contradicting(records)
+    modes = ("teacher-forced", "generate") if mode == "both" else (mode,)
+    results: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    # A block holds its questions once for every mode and target, one after another.
+    runs = [(kind, target.name) for kind in modes for target in ensemble.targets]
+    for n, (kind, name) in enumerate(runs):
+        found: list[dict[str, Any]] = []
+        for block in blocks:
+            size = len(block.rows) // len(runs)
+            found += block.rows[n * size : (n + 1) * size]
+        times = {when: [row[when] for row in found] for when in ("before", "after")}
+
+        def average(times: Any = times, leave_out: Collection[int] = ()) -> dict[str, Any]:
+            return {
+                when: _average(asked, values, len(records), leave_out).as_dict()
+                for when, values in times.items()
+            }
+
+        rows += found
+        results.append(
+            {
+                "target": name,
+                "mode": kind,
+                "fusion": ensemble.settings.name,
+                "search": ensemble.settings.label,
+                "records": len(records),
+                "contradicting": len(opposed),
+                **average(),
+                "consistent": average(leave_out=opposed) if opposed else None,
+            }
+        )
+    by_metric: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for row in rows[-len(asked) :] if asked else ():  # the same for every target and mode
+        by_metric[row["metric"]].append(row["alpha"])
+    losses = {
+        name: np.average(
+            [block.losses[name] for block in blocks],
+            axis=0,
+            weights=[len(block.rows) for block in blocks],
+        ).tolist()
+        for name in blocks[0].losses
     }
     return Evaluation(results, rows, by_metric, losses)
 

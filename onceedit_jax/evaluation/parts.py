@@ -1,0 +1,78 @@
+"""An evaluation in parts on disk: a run that was cut goes on, and several hosts share the work."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import Block
+from onceedit_jax.evaluation.report import write_jsonl
+from onceedit_jax.hosts import Host
+
+PAUSE = 0.5  # seconds between two looks at what other hosts have done
+
+R = TypeVar("R")
+
+
+class Parts:
+    """The parts of one evaluation, a JSON-lines file each, beside where its summary will be."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        """Args: the summary's file, and a hash of all that the evaluation depends on."""
+        self.folder = out.with_name(f"{out.name}.{key[:12]}.parts")
+
+    def gather(
+        self,
+        records: Sequence[R],
+        measure: Callable[[Sequence[R]], Block],
+        host: Host,
+        *,
+        size: int,
+    ) -> list[Block] | None:
+        """All parts in order, those that are not there yet measured and kept.
+
+        A host measures every part whose turn is its own. The first one then waits for the others'
+        parts; that one of them has died is for JAX's own service to find out, which ends all.
+
+        Args:
+          records: of the evaluation.
+          measure: from some of them to what is kept.
+          host: this one.
+          size: records of a part.
+
+        Returns:
+          The parts; None on other hosts than the first.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        starts = range(0, len(records), size)
+        for n, start in enumerate(starts):
+            if n % host.count == host.index and not self._file(n).exists():
+                self._write(n, measure(records[start : start + size]))
+        if host.index:
+            return None
+        while not all(self._file(n).exists() for n in range(len(starts))):
+            time.sleep(PAUSE)
+        return [self._read(n) for n in range(len(starts))]
+
+    def remove(self) -> None:
+        """Remove all parts: what they held is in the summary."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, n: int) -> Path:
+        return self.folder / f"{n:05d}.jsonl"
+
+    def _write(self, n: int, block: Block) -> None:
+        write_jsonl(self._file(n), [{"losses": block.losses}, *block.rows])
+
+    def _read(self, n: int) -> Block:
+        path = self._file(n)
+        try:
+            first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            return Block(rows, first["losses"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: no part of an evaluation ({error}); delete it, it is measured again"
+            ) from error
