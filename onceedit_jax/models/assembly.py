@@ -69,12 +69,17 @@ class _Filling:
     def whole(self) -> bool:
         return self.host.shape == self.shape
 
-    def put(self, layer: int | None, values: NDArray[Any], *, cut: bool) -> None:
-        """Take in one layer's values (or all, outside the layers); `cut` to the box, or so cut."""
-        if layer is None:
-            self.host[...] = values if cut else values[self.box]
-        else:
-            self.host[layer] = values if cut else values[self.box[1:]]
+    def inside(self, layer: int | None) -> Box:
+        """The box as it lies within one layer."""
+        return self.box if layer is None else self.box[1:]
+
+    def put(self, layer: int | None, held: NDArray[Any]) -> None:
+        """Take in the box's values of one layer, or all of them outside the layers."""
+        self.host[... if layer is None else layer] = held
+
+    def take(self, layer: int | None, values: NDArray[Any]) -> None:
+        """Take out of a layer's values what lies in the box."""
+        self.put(layer, values[self.inside(layer)])
 
     def finish(self) -> jax.Array:
         """The array on its devices; the host's goes with it, or is what it is made of."""
@@ -148,11 +153,12 @@ def _read(
     places = [_at(tree, leaf.path) for leaf in tensor.leaves]
     only = places[0] if len(places) == 1 else None
     if isinstance(only, _Filling) and not only.whole:
-        box = only.box if tensor.leaves[0].layer is None else only.box[1:]
+        layer = tensor.leaves[0].layer
+        box = only.inside(layer)
         region = tensor.region(box)
         out = np.empty([part.stop - part.start for part in region], only.host.dtype)
         source.read_box(name, region, out)
-        only.put(tensor.leaves[0].layer, tensor.cut(out, box), cut=True)
+        only.put(layer, tensor.cut(out, box))
     elif isinstance(only, _Filling) and tensor.stored == "table":
         source.read(name, only.host)
     else:
@@ -161,10 +167,10 @@ def _read(
         for (leaf, values), place in zip(tensor.split(out), places, strict=True):
             if isinstance(place, Int8):
                 small = quantize(values, tensor.inputs)
-                place.values.put(leaf.layer, small.values, cut=False)
-                place.scale.put(leaf.layer, small.scale, cut=False)
+                place.values.take(leaf.layer, small.values)
+                place.scale.take(leaf.layer, small.scale)
             else:
-                place.put(leaf.layer, values, cut=False)
+                place.take(leaf.layer, values)
 
 
 def _matrices(tensor: CheckpointTensor) -> Iterator[Any]:
