@@ -119,18 +119,11 @@ def page(setup: CoverageSetup, results: Mapping[str, Result]) -> Page:
                 + " of the anchors."
             )
             holds = all(more >= fewer for (_, more), (_, fewer) in itertools.pairwise(curve))
-            first, second = (
-                results.get(f"{name}, bytes, {kept:.0%}", {}) for kept in setup.kept[:2]
-            )
+            covered = (results[f"{name}, bytes, {kept:.0%}"]["coverage"] for kept, _ in curve[:2])
             told.append(
                 f"The paper's order, fewer anchors and a lower score, "
-                f"{'holds' if holds else 'does not hold'} here"
-                + (
-                    f"; what counts is the share of text that they cover, {first['coverage']:.2f} "
-                    f"and {second['coverage']:.2f} with the first two."
-                    if len(curve) > 1
-                    else "."
-                )
+                f"{'holds' if holds else 'does not hold'} here; what counts is the share of text "
+                f"that they cover, {' and '.join(f'{c:.2f}' for c in covered)} with the first two."
             )
         if (both := results.get(f"{name}, paper")) and curve:
             told.append(
