@@ -1,5 +1,8 @@
 """Fixtures shared by all tests: reference material beside the checkout, and tiny models."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +51,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("reference data (../shared) is not beside this checkout")
     return SHARED
+
+
+def on_eight_devices(program: str, *arguments: str, prints: str) -> None:
+    """Run a program, which asks for eight simulated devices, in a process of its own."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and prints in done.stdout, done.stdout + done.stderr[-3000:]
 
 
 def byte_level_tokenizer(merges: int) -> Tokenizer:

@@ -1,8 +1,6 @@
 """What devices exchange and compute, read from the compiled programs themselves."""
 
-import os
-import subprocess
-import sys
+from conftest import on_eight_devices
 
 PROGRAM = r"""
 import re
@@ -108,9 +106,4 @@ print("fine")
 
 
 def test_no_device_gathers_whole_logits_and_each_computes_its_share():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and "fine" in done.stdout, done.stdout + done.stderr[-3000:]
+    on_eight_devices(PROGRAM, prints="fine")

@@ -1,10 +1,7 @@
 """Editing, scoring and generation over eight simulated devices give what one gives."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from conftest import on_eight_devices
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.workflow import parse_mesh
@@ -92,12 +89,7 @@ print("equal")
 
 
 def test_eight_devices_edit_and_answer_as_one_does(tmp_path):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
+    on_eight_devices(PROGRAM, str(tmp_path), prints="equal")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
 """Models over meshes of eight simulated devices: the same function, wherever the parts lie."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import on_eight_devices, tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,9 +127,4 @@ print("equal")
 
 
 def test_eight_devices_compute_what_one_does():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
+    on_eight_devices(PROGRAM, prints="equal")
