@@ -28,15 +28,16 @@ app = tyro.extras.SubcommandApp()
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo")) -> None:
+def demo(*, out: Path = Path("runs/demo"), mesh: str | None = None) -> None:
     """Edit SmolLM2-135M with ten facts and ask two LLMs, before and after.
 
     Args:
         out: folder for the edited plug-in and the results.
+        mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
     """
     from onceedit_jax.demo import run_demo
 
-    run_demo(out)
+    run_demo(out, mesh=mesh)
 
 
 @app.command
@@ -56,6 +57,7 @@ def edit(
     replay: float = 1.0,
     resume: bool = False,
     mesh: str | None = None,
+    distributed: str | None = None,
     settings: OmitArgPrefixes[EditSettings] = EditSettings(),  # noqa: B008 (frozen)
 ) -> None:
     """Edit a plug-in once, with all the edits of a file.
@@ -75,6 +77,7 @@ def edit(
         replay: earlier edits trained again, for each new one.
         resume: continue an interrupted run of the same edits and settings.
         mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
+        distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts edit together.
         settings: the editing stage.
     """
     from onceedit_jax import workflow
@@ -82,7 +85,8 @@ def edit(
     workflow.edit(
         plugin, edits, unrelated, out, format=format, limit=limit, examples=examples,
         evaluated=evaluated, strip_nq=strip_nq, leave_out_leaks=drop_leaks, start=start,
-        replay=replay, resume=resume, mesh=mesh, settings=settings,
+        replay=replay, resume=resume, mesh=mesh, distributed=distributed,
+        settings=settings,
     )  # fmt: skip
 
 
@@ -141,7 +145,8 @@ def evaluate(
         max_new_tokens: longest generated answer.
         target_dtype: of the targets' weights; int8 is for their layers, with bfloat16 for the rest.
         mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
-        distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts share the records.
+        distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts share the records, or
+            the models, if mesh has all hosts' devices.
         part: records measured and kept at a time; a run that was cut goes on after the last.
     """
     from onceedit_jax import workflow
@@ -203,6 +208,7 @@ def transfer(
     target: str,
     normalization: Literal["centered", "deepen"] = "centered",
     fidelity: bool = False,
+    mesh: str | None = None,
 ) -> None:
     """Build a pair's transfer tables and report anchors and health.
 
@@ -211,10 +217,11 @@ def transfer(
         target: the same of the target LLM.
         normalization: of the transfer matrices.
         fidelity: hold the tables against exact products on real text (minutes more).
+        mesh: how devices share the work, as in data=4,tensor=2 (default: one device does it).
     """
     from onceedit_jax import workflow
 
-    workflow.transfer(plugin, target, normalization, measure_fidelity=fidelity)
+    workflow.transfer(plugin, target, normalization, measure_fidelity=fidelity, mesh=mesh)
 
 
 @app.command
@@ -227,6 +234,7 @@ def experiment(
     out: Path = Path("results"),
     work: Path = Path("runs/experiments"),
     folder: Path = Path("experiments"),
+    mesh: str | None = None,
 ) -> None:
     """Measure what an experiment has not measured yet, and write its page.
 
@@ -238,12 +246,15 @@ def experiment(
         out: folder of all results.
         work: folder of the edited plug-ins, kept from one experiment to the next.
         folder: folder of the experiments.
+        mesh: how devices share the work, as in data=4,tensor=2 (default: each a part of the rows).
     """
     from onceedit_jax.experiment.runner import run_experiment
+    from onceedit_jax.workflow import parse_mesh
 
     place = run_experiment(
-        name, data=data, out=out, work=work, folder=folder, setup_file=setup, limit=limit
-    )
+        name, data=data, out=out, work=work, folder=folder, setup_file=setup, limit=limit,
+        mesh=parse_mesh(mesh),
+    )  # fmt: skip
     print(f"written: {place}")
 
 

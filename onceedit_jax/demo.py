@@ -6,8 +6,15 @@ from pathlib import Path
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, load_target
-from onceedit_jax.evaluation.protocol import evaluate
-from onceedit_jax.workflow import edit, load_records, out_console, print_answers, report_evaluation
+from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
+from onceedit_jax.workflow import (
+    edit,
+    load_records,
+    out_console,
+    parse_mesh,
+    print_answers,
+    report_evaluation,
+)
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
@@ -23,12 +30,14 @@ SETTINGS = EditSettings(
 )
 
 
-def run_demo(out: Path) -> None:
+def run_demo(out: Path, *, mesh: str | None = None) -> None:
     """Edit SmolLM2-135M with the package's ten facts, evaluate two targets, answer questions.
 
     Args:
         out: folder for the edited plug-in (`plugin/`) and the results.
+        mesh: how devices share the work, as it is typed.
     """
+    devices = parse_mesh(mesh)
     started = time.monotonic()
     edits = demo_path("demo_edits.jsonl")
     records = load_records(edits)
@@ -38,11 +47,18 @@ def run_demo(out: Path) -> None:
         demo_path("demo_unrelated.json"),
         out / "plugin",
         format="jsonl",
+        mesh=mesh,
         settings=SETTINGS,
     )
-    ensemble = Ensemble(plugin, [load_target(target) for target in TARGETS])
+    ensemble = Ensemble(
+        plugin, [load_target(target, mesh=devices) for target in TARGETS], mesh=devices
+    )
     report_evaluation(
-        ensemble, records, out / "results.json", evaluate(ensemble, records, mode="both")
+        ensemble,
+        records,
+        out / "results.json",
+        evaluate(ensemble, records, mode="both"),
+        plugin_alone(ensemble.plugin, records),
     )
     first, second, third = records[:3]
     questions = [first.prompt, second.prompt, third.rephrase or third.prompt]

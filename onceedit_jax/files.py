@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.hosts import is_first, meet
 
 
 def check_replaceable(folder: Path, *, mark: str) -> None:
@@ -30,12 +31,13 @@ def check_replaceable(folder: Path, *, mark: str) -> None:
 
 
 @contextmanager
-def fresh_folder(folder: Path, *, mark: str) -> Iterator[Path]:
+def fresh_folder(folder: Path, *, mark: str, together: bool = False) -> Iterator[Path]:
     """Write a folder beside its place and move it there in the end.
 
     Args:
       folder: its place; an earlier result of the same kind is replaced, anything else refused.
       mark: the file by which that kind is known.
+      together: whether several hosts write it, on a file system that they share.
 
     Yields:
       The empty folder to write to; whatever fails, it is removed and `folder` is as it was.
@@ -46,16 +48,23 @@ def fresh_folder(folder: Path, *, mark: str) -> Iterator[Path]:
     check_replaceable(folder, mark=mark)
     folder = folder.absolute()  # "." has no name to put another beside
     fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    first = is_first(together)
+    if first:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+    meet(together, f"{folder} begun")
     try:
         yield fresh
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        fresh.rename(folder)
+        meet(together, f"{folder} written")
+        if first:
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            fresh.rename(folder)
     finally:
-        if not folder.exists() and old.exists():
-            old.rename(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if first:
+            if not folder.exists() and old.exists():
+                old.rename(folder)
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    meet(together, f"{folder} in place")

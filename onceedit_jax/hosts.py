@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from onceedit_jax.errors import InputError
 
@@ -18,6 +20,39 @@ class Host:
 
     index: int = 0
     count: int = 1
+
+
+def is_first(together: bool) -> bool:
+    """Whether this host writes what there is one of: the first of those that work together.
+
+    Args:
+      together: whether hosts do the same work on arrays that lie over all of them; a host that
+        works by itself is its own first.
+    """
+    return not together or jax.process_index() == 0
+
+
+def first_decides(together: bool, choice: bool) -> bool:
+    """What the first host has chosen, told to all that work together; alone, a host's own choice.
+
+    For what hosts may see differently, a clock or a folder, before they compute in step.
+    """
+    if not together:
+        return choice
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(choice)))
+
+
+def all_agree(together: bool, fact: bool) -> bool:
+    """Whether something holds on every host that works on this together."""
+    if not together:
+        return fact
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(fact))))
+
+
+def meet(together: bool, where: str) -> None:
+    """Wait until all hosts that work together have come here."""
+    if together:
+        multihost_utils.sync_global_devices(where)
 
 
 def join(spec: str | None) -> Host:

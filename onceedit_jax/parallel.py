@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -28,27 +29,31 @@ LOGICAL_AXES: dict[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "anchor": (),
+    "entry": ("data", "fsdp", "tensor"),  # of a vocabulary, where a table is built row by row
 }
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over devices (default: all of this host's, whose number the sizes have to give).
+    """A mesh over devices.
 
     Args:
       sizes: of the axes in `MESH_AXES`; those left out have one device.
-      devices: in the order in which the axes count them, `tensor` fastest.
+      devices: in the order in which the axes count them, `tensor` fastest (default: this host's
+        where the sizes give their number, or else those of all hosts).
 
     Raises:
       ValueError: an axis that is none, or sizes that do not give the number of devices.
     """
-    chosen = list(jax.local_devices() if devices is None else devices)
     if unknown := sorted(sizes.keys() - set(MESH_AXES)):
         raise ValueError(f"mesh axis {unknown[0]!r}: expected some of {', '.join(MESH_AXES)}")
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
-    if min(shape) < 1 or math.prod(shape) != len(chosen):
+    choices = [jax.local_devices(), jax.devices()] if devices is None else [devices]
+    counts = list(dict.fromkeys(map(len, choices)))
+    if min(shape) < 1 or math.prod(shape) not in counts:
         named = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
-        raise ValueError(f"mesh {named}: {math.prod(shape)} devices, there are {len(chosen)}")
-    grid = np.array(chosen).reshape(shape)
+        there = f"{counts[0]}" + "".join(f", and {count} on all hosts" for count in counts[1:])
+        raise ValueError(f"mesh {named}: {math.prod(shape)} devices, there are {there}")
+    grid = np.array(choices[counts.index(math.prod(shape))]).reshape(shape)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
@@ -58,18 +63,23 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return make_mesh({"data": count}, devices)
 
 
-def mesh_of(tree: Any) -> Mesh:
-    """The mesh that a pytree's arrays lie over; where they lie over none, all devices by rows."""
+def laid_over(tree: Any) -> Mesh | None:
+    """The mesh that a pytree's arrays lie over, if they lie over one."""
     for leaf in jax.tree.leaves(tree):
         found = getattr(leaf, "sharding", None)
         if isinstance(found, NamedSharding) and isinstance(found.mesh, Mesh):
             return found.mesh
-    return data_mesh()
+    return None
 
 
-def using(mesh: Mesh) -> AbstractContextManager[Any]:
+def mesh_of(tree: Any) -> Mesh:
+    """The mesh that a pytree's arrays lie over; where they lie over none, all devices by rows."""
+    return laid_over(tree) or data_mesh()
+
+
+def using(mesh: Mesh | None) -> AbstractContextManager[Any]:
     """A context in which `constrain` lays values over the mesh."""
-    return jax.set_mesh(mesh) if mesh.size > 1 else nullcontext()
+    return jax.set_mesh(mesh) if mesh is not None and mesh.size > 1 else nullcontext()
 
 
 def spec(
@@ -97,6 +107,43 @@ def sharding(mesh: Mesh, axes: Axes, shape: Sequence[int] | None = None) -> Name
     return NamedSharding(mesh, spec(mesh, axes, shape))
 
 
+def spans_hosts(tree: Any) -> bool:
+    """Whether some array of a pytree lies on devices of other hosts too."""
+    return any(
+        isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def lay(tree: Any, where: Any) -> Any:
+    """Put every array of a pytree where it shall lie, be it on devices of several hosts.
+
+    Args:
+      tree: arrays over any devices, or a host's own: every host then has the same ones.
+      where: a sharding, or a pytree of them, one for each array.
+    """
+
+    def put(leaf: Any, place: NamedSharding) -> jax.Array:
+        if place.is_fully_addressable or spans_hosts(leaf):
+            return jax.device_put(leaf, place)
+        # `device_put` would have the hosts compare what they hold.
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, place, whole.__getitem__)
+
+    if isinstance(where, NamedSharding):
+        return jax.tree.map(lambda leaf: put(leaf, where), tree)
+    return jax.tree.map(put, tree, where)
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """The whole of an array in this host's memory; all hosts that it lies on ask together."""
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
 def shard_batch(mesh: Mesh, tree: Any) -> Any:
     """Split every array of a pytree along its first axis, the batch.
 
@@ -104,7 +151,7 @@ def shard_batch(mesh: Mesh, tree: Any) -> Any:
       mesh: from `make_mesh`.
       tree: arrays `[B, ...]`; B is a multiple of `batch_multiple`.
     """
-    return jax.device_put(tree, sharding(mesh, ("batch",)))
+    return lay(tree, sharding(mesh, ("batch",)))
 
 
 def batch_multiple(mesh: Mesh) -> int:
@@ -114,7 +161,7 @@ def batch_multiple(mesh: Mesh) -> int:
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Give every device the whole of every array."""
-    return jax.device_put(tree, sharding(mesh, ()))
+    return lay(tree, sharding(mesh, ()))
 
 
 def tensor_parts() -> int:

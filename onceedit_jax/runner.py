@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
-from onceedit_jax.parallel import batch_multiple, mesh_of, shard_batch, using
+from onceedit_jax.parallel import batch_multiple, mesh_of, shard_batch, to_host, using
 from onceedit_jax.shapes import batch_of, bucket, pad_rows, round_up, row_positions
 
 Tokens = Sequence[int]
@@ -59,7 +59,7 @@ def states_after(
         chosen = order[start : start + ROWS]
         with using(mesh):
             batch = shared_batch(mesh, [list(rows[i]) for i in chosen], largest=ROWS)
-            hidden = np.asarray(_hidden(params, config, *batch, compute_dtype), np.float32)
+            hidden = to_host(_hidden(params, config, *batch, compute_dtype))
         for line, row in enumerate(chosen):
             for prefix, column in asked[row]:
                 states[prefix] = hidden[line, column]

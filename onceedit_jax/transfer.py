@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.parallel import constrain, laid_over, to_host, using
 from onceedit_jax.tables import (
     BLOCK,
     EXCLUDED,
@@ -153,7 +154,7 @@ def calibrate_temperature(
       sample: anchors looked at, at most.
     """
     anchors = unit[jnp.asarray(anchor_ids)]
-    usable = np.flatnonzero(np.asarray(is_token(anchors)))
+    usable = np.flatnonzero(to_host(is_token(anchors)))
     own = jnp.asarray(np.sort(np.random.default_rng(seed).permutation(usable)[:sample]))
     cosines = cosine(anchors[own], anchors)
     low, high = bounds
@@ -205,6 +206,7 @@ def table_block(
     Returns:
       A reduction of each row, and the sum `[A]` of the rows that are tokens.
     """
+    rows = constrain(rows, "entry", None)
     measure = quick_cosine if quick else cosine
     logits, scale = _logits(rows, anchors, normalization, temperature, measure)
     # The maximum is taken anew: slicing it out of top_k's result makes XLA sort whole rows on CPU.
@@ -340,23 +342,24 @@ def build_table(
         real, rows = rows < total, np.minimum(rows, total - 1)
         unit = _unit_rows(embeddings[rows], tokens[rows] & real, origin)
         own = np.where(real, own_anchor[rows], -1)
-        block, sums = table_block(
-            unit,
-            own,
-            anchors,
-            temperature,
-            k=k,
-            normalization=normalization,
-            quick=quick,
-        )
+        with using(laid_over(embeddings)):  # its devices share the rows of a block
+            block, sums = table_block(
+                unit,
+                own,
+                anchors,
+                temperature,
+                k=k,
+                normalization=normalization,
+                quick=quick,
+            )
         if whole is None:
             whole = jax.tree.map(lambda part: np.empty((total, *part.shape[1:]), part.dtype), block)
         for all_rows, part in zip(whole, block, strict=True):
-            all_rows[rows[real]] = np.asarray(part)[real]
-        row_sum += np.asarray(sums, np.float64)
+            all_rows[rows[real]] = to_host(part)[real]
+        row_sum += to_host(sums)
         on_block(start // BLOCK + 1, -(-total // BLOCK))
     assert whole is not None
-    mask = np.asarray(tokens)
+    mask = to_host(tokens)
     sample = np.random.default_rng(0).permutation(np.flatnonzero(mask))[:SAMPLE]
     chosen = _unit_rows(embeddings[sample], tokens[sample], origin)
     entropy = _mean_entropy(chosen, anchors, temperature, normalization)

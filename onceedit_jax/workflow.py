@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from onceedit_jax.ensemble import Ensemble, load_target
 from onceedit_jax.ensemble.fidelity import fidelity
 from onceedit_jax.ensemble.pair import Side, build_transfer
 from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.metrics import Scores
 from onceedit_jax.evaluation.parts import Parts
 from onceedit_jax.evaluation.protocol import (
     Evaluation,
@@ -37,7 +39,7 @@ from onceedit_jax.files import check_replaceable
 from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.hosts import join
 from onceedit_jax.models.weights import load_model
-from onceedit_jax.parallel import make_mesh
+from onceedit_jax.parallel import data_mesh, make_mesh
 from onceedit_jax.text.tokenizer import load_tokenizer
 from onceedit_jax.transfer import Kind, Normalization
 from onceedit_jax.versions import versions
@@ -62,11 +64,20 @@ def edit(
     replay: float = 1.0,
     resume: bool = False,
     mesh: str | None = None,
+    distributed: str | None = None,
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
 ) -> EditedPlugin:
     """Edit a plug-in with a file of edits and write the artifact."""
+    host = join(distributed)
     check_replaceable(out, mark=MARK)
     devices = parse_mesh(mesh)
+    if host.count > 1:  # an edit is one piece of work: all hosts do it together
+        devices = devices or data_mesh(jax.devices())
+        if not devices.is_multi_process:
+            raise InputError(
+                f"--mesh {mesh}: {devices.size} devices of one host; expected axes whose sizes "
+                f"give all hosts' {jax.device_count()}"
+            )
     records = load_records(edits, format, limit=limit)
     report_records(records)
     rows = load_unrelated(unrelated)
@@ -97,6 +108,8 @@ def edit(
             on_step=on_step,
         )
     edited.save(out)
+    if host.index:
+        return edited
     shutil.rmtree(checkpoint, ignore_errors=True)
     metrics, rule = edited.info["metrics"], PRESETS[edited.info["rule"]["fusion"]]
     earlier = edited.info["edited_before"]
@@ -158,11 +171,14 @@ def evaluate(
     parts = Parts(
         out, evaluation_key(ensemble, records, [mode, max_new_tokens, dtype, table, part])
     )
-    blocks = parts.gather(records, measure, host, size=part)
-    if blocks is None:
+    together = ensemble.mesh.is_multi_process
+    blocks = parts.gather(records, measure, host, size=part, together=together)
+    alone = plugin_alone(ensemble.plugin, records) if together or not host.index else None
+    if blocks is None or alone is None:
         err.print(f"host {host.index}: its parts are done; host 0 writes {out}")
         return
-    report_evaluation(ensemble, records, out, gathered(ensemble, records, blocks, mode=mode))
+    found = gathered(ensemble, records, blocks, mode=mode)
+    report_evaluation(ensemble, records, out, found, alone)
     parts.remove()
 
 
@@ -184,10 +200,16 @@ def evaluation_key(ensemble: Ensemble, records: Sequence[EditRecord], options: A
 
 
 def report_evaluation(
-    ensemble: Ensemble, records: Sequence[EditRecord], out: Path, found: Evaluation
+    ensemble: Ensemble,
+    records: Sequence[EditRecord],
+    out: Path,
+    found: Evaluation,
+    alone: Scores,
 ) -> dict[str, Any]:
-    """Write summary and records, print table and warnings; the summary is returned."""
-    alone = plugin_alone(ensemble.plugin, records)
+    """Write summary and records, print table and warnings; the summary is returned.
+
+    `alone` are the scores of the edited plug-in by itself.
+    """
     info = ensemble.plugin.info
     whole = summary(
         found.results,
@@ -264,11 +286,16 @@ def print_answers(ensemble: Ensemble, prompts: Sequence[str], *, max_new_tokens:
 
 
 def transfer(
-    plugin: str, target: str, normalization: Normalization, *, measure_fidelity: bool = False
+    plugin: str,
+    target: str,
+    normalization: Normalization,
+    *,
+    measure_fidelity: bool = False,
+    mesh: str | None = None,
 ) -> None:
     """Build both tables of a pair and print anchors and health, and fidelity if asked."""
-    target_model = load_target(target)
-    source = load_target(plugin)
+    devices = parse_mesh(mesh)
+    source, target_model = (load_target(spec, mesh=devices) for spec in (plugin, target))
     settings = dataclasses.replace(PRESETS["relative"], normalization=normalization)
     sides, found = (Side.of_model(source), Side.of_model(target_model)), None
     with table_progress() as on_block:

@@ -66,6 +66,53 @@ print("equal")
 """
 
 
+TRAINING = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+address, number, folder = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(number))
+from pathlib import Path
+import numpy as np
+from conftest import tiny_config
+
+from onceedit_jax.editing.batches import TrainingRow
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.trainer import train
+from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.sharding import param_shardings
+from onceedit_jax.parallel import lay, make_mesh, to_host
+
+config = tiny_config(48)
+params = init_params(config, jax.random.key(0))
+mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+params = lay(params, param_shardings(mesh, params))
+rows = [TrainingRow((n, n + 1, n + 2), 2, True) for n in range(16)]
+settings = EditSettings(epochs=3, batch_size=8)
+
+def trained(name, on_step, resume=False):
+    kept = dict(checkpoint=Path(folder, name), checkpoint_seconds=0, resume=resume)
+    return train(params, config, rows, settings, on_step=on_step, run_fingerprint="x", **kept)
+
+def cut(progress):
+    if progress.epoch == 3:
+        raise InterruptedError
+
+whole = trained("whole", lambda progress: None)
+try:
+    trained("cut", cut)
+except InterruptedError:
+    print("cut")
+epochs = set()
+rest = trained("cut", lambda progress: epochs.add(progress.epoch), resume=True)
+assert epochs == {3}
+for leaf, other in zip(jax.tree.leaves(rest[:2]), jax.tree.leaves(whole[:2]), strict=True):
+    assert not leaf.is_fully_addressable
+    np.testing.assert_array_equal(to_host(leaf), to_host(other))
+print("the same")
+"""
+
+
 COMMAND = """
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
@@ -122,7 +169,7 @@ def on_two_hosts(*arguments):
     return [started(*arguments, host=host, address=address) for host in range(2)]
 
 
-def test_two_hosts_evaluate_and_go_on_after_one_has_died(tmp_path: Path):
+def test_two_hosts_edit_and_evaluate_and_go_on_after_one_has_died(tmp_path: Path):
     plugin, *targets = (tiny_folder(tmp_path / f"m{n}", 40 + 50 * n, n) for n in range(3))
     edits, unrelated, edited = (tmp_path / name for name in ("e.jsonl", "u.json", "edited"))
     rows = [
@@ -137,18 +184,21 @@ def test_two_hosts_evaluate_and_go_on_after_one_has_died(tmp_path: Path):
     unrelated.write_text(json.dumps([{"prompt": f"the cat sat on mat {n}"} for n in range(60)]))
     flags = ["--plugin", plugin, "--edits", str(edits), "--unrelated", str(unrelated)]
     short = ["--epochs", "1", "--held-back", "2", "--context-share", "0"]
-    for _, told, code in ended(started("edit", *flags, "--out", str(edited), *short)):
+    editing = ["edit", *flags, "--mesh", "data=2,fsdp=2,tensor=2", "--out", str(edited), *short]
+    for _, told, code in ended(*on_two_hosts(*editing)):
         assert code == 0, told[-3000:]
+    assert not list(tmp_path.glob("*edited?*"))  # the checkpoint is gone, and all that is half done
 
     def evaluating(out):
         asked = [flag for target in targets for flag in ("--target", target)]
         where = ["--edited", str(edited), "--data", str(edits), "--out", str(tmp_path / out)]
-        return ["evaluate", *where, *asked, "--part", "1"]
+        return ["evaluate", *where, *asked]
 
     for _, told, code in ended(started(*evaluating("one.json"))):
         assert code == 0, told[-3000:]
     # One of the two dies as soon as it has measured something.
-    first, second = on_two_hosts(*evaluating("two.json"))
+    in_parts = [*evaluating("two.json"), "--part", "1"]
+    first, second = on_two_hosts(*in_parts)
     until = time.monotonic() + 240
     while not list(tmp_path.glob("two.json.*.parts/00001.jsonl")):
         assert time.monotonic() < until and second.poll() is None
@@ -161,13 +211,29 @@ def test_two_hosts_evaluate_and_go_on_after_one_has_died(tmp_path: Path):
     assert "another task died" in told or "unavailable" in told.lower(), told[-3000:]
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("two.json.*.parts/*")}
     assert 0 < len(kept) < len(PLACES)
-    done = ended(*on_two_hosts(*evaluating("two.json")))
+    done = ended(*on_two_hosts(*in_parts))
     assert all(code == 0 for *_, code in done), done
     assert not list(tmp_path.glob("*.parts"))
     assert json.loads((tmp_path / "two.json").read_text()) == json.loads(
         (tmp_path / "one.json").read_text()
     )
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    # A model that no host has the whole of.
+    done = ended(*on_two_hosts(*evaluating("mesh.json"), "--mesh", "data=2,tensor=4"))
+    assert all(code == 0 for *_, code in done), done
+    found, wanted = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("mesh", "one")
+    )
+    for row, other in zip(found, wanted, strict=True):
+        assert row.pop("alpha") == pytest.approx(other.pop("alpha"), abs=1e-5)
+        assert row == other
+
+
+def test_an_edit_on_two_hosts_goes_on_from_its_checkpoint(tmp_path: Path):
+    told = side_by_side(TRAINING, str(tmp_path))
+    for out, errors, code in told:
+        assert code == 0 and "cut\n" in out and "the same\n" in out, errors[-3000:]
 
 
 @pytest.mark.parametrize("spec", ["two", "here,2,0", "here:1,2,2", "here:1,2,one"])
@@ -185,7 +251,7 @@ def free_address():
 def side_by_side(program, *arguments, timeout=150):
     """Run a program in two processes that know one another."""
     address = free_address()
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", program, address, str(number), *arguments],

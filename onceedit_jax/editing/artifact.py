@@ -20,11 +20,12 @@ from onceedit_jax.editing.scope import reaches
 from onceedit_jax.errors import InputError
 from onceedit_jax.files import fresh_folder
 from onceedit_jax.gate import GateKind, gated
+from onceedit_jax.hosts import is_first
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.sharding import param_shardings
-from onceedit_jax.parallel import sharding
+from onceedit_jax.parallel import sharding, spans_hosts
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 3
@@ -115,23 +116,26 @@ class EditedPlugin:
     def save(self, folder: str | Path) -> Path:
         """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.
 
-        The folder appears only when it is complete; an earlier artifact is replaced.
+        The folder appears only when it is complete; an earlier artifact is replaced. Where the
+        parameters lie over several hosts, all of them save it, on a file system that they share.
 
         Raises:
           InputError: if the folder holds something else.
         """
         folder = Path(folder)
+        together = spans_hosts(self.params)
         arrays = {
             "params": self.params,
             "gate": self.gate,
             "memory": self.memory,
             "base_embeddings": self.base_embeddings,
         }
-        with fresh_folder(folder, mark=MARK) as fresh:
+        with fresh_folder(folder, mark=MARK, together=together) as fresh:
             save_tree(fresh / "params", arrays)
-            self.tokenizer.save(fresh / "tokenizer")
-            text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
-            (fresh / MARK).write_text(text + "\n", encoding="utf-8")
+            if is_first(together):
+                self.tokenizer.save(fresh / "tokenizer")
+                text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
+                (fresh / MARK).write_text(text + "\n", encoding="utf-8")
         return folder
 
     @classmethod

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from onceedit_jax.gate import gate_logit
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.parallel import to_host
 from onceedit_jax.runner import states_after
 
 
@@ -19,7 +20,7 @@ def token_logits(
     if not prompts:
         return np.zeros(0, np.float32)
     states = jnp.asarray(states_after(params, config, prompts))
-    return np.asarray(gate_logit(gate, states))
+    return to_host(gate_logit(gate, states))
 
 
 def reach_evidence(edits: ArrayLike, held_back: ArrayLike) -> float:

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.hosts import is_first, meet
+from onceedit_jax.parallel import spans_hosts
 
 # Orbax reports each save and restore at INFO and warns when a tree is restored as it was saved.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def _alone() -> ocp.Context:
-    """Trees are of this host's own arrays: it waits for no other to save or to read them."""
+def _context(together: bool) -> ocp.Context:
+    """Who saves and reads a tree: all hosts whose devices it lies on, or this one by itself."""
+    if together:
+        return ocp.Context()
     host = jax.process_index()
     return ocp.Context(
         multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -27,17 +32,32 @@ def _alone() -> ocp.Context:
 
 
 def save_tree(folder: Path, tree: Any) -> None:
-    """Write a nested dict of arrays; a kill in mid-save leaves any earlier tree in place."""
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with _alone():
+    """Write a nested dict of arrays; a kill in mid-save leaves any earlier tree in place.
+
+    Where arrays lie over several hosts all of them save it, on a file system that they share, and
+    each writes what its devices hold.
+    """
+    together = spans_hosts(tree)
+    fresh, old = (folder.with_name(folder.name + end) for end in (".new", ".old"))
+    first = is_first(together)
+    if first:
+        shutil.rmtree(fresh, ignore_errors=True)
+    meet(together, f"{folder} cleared")
+    if together:  # orbax wants of a host's own arrays that they are no device's
+        tree = jax.tree.map(lambda leaf: leaf if spans_hosts(leaf) else _own(leaf), tree)
+    with _context(together):
         ocp.save(fresh.absolute(), tree)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if first:
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    meet(together, f"{folder} saved")
+
+
+def _own(leaf: Any) -> Any:
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def has_tree(folder: Path) -> bool:
@@ -53,8 +73,8 @@ def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
 
     Args:
       folder: what `save_tree` wrote.
-      lay: from the tree's shapes (`jax.ShapeDtypeStruct`) to where each array shall lie; devices
-        then read what they hold (default: where it lay when it was saved).
+      lay: from the tree's shapes to the sharding of each array, None for what is no device's;
+        devices then read what they hold (default: where it lay when it was saved).
 
     Raises:
       InputError: if the folder holds no complete tree.
@@ -65,20 +85,23 @@ def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
             "give the folder that `onceedit edit --out` wrote, or edit again"
         )
     try:
-        with warnings.catch_warnings(), _alone():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             if lay is None:
-                return ocp.load(folder.absolute())
-            shapes = jax.tree.map(
-                lambda found: jax.ShapeDtypeStruct(found.shape, found.dtype),
-                ocp.metadata(folder.absolute()).metadata,
-            )
-            wanted = jax.tree.map(
-                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                shapes,
-                lay(shapes),
-            )
-            return ocp.load(folder.absolute(), wanted)
+                with _context(together=False):
+                    return ocp.load(folder.absolute())
+            with _context(together=False):
+                found = ocp.metadata(folder.absolute()).metadata
+            places = lay(found)
+            together = not all(place.is_fully_addressable for place in jax.tree.leaves(places))
+
+            def wanted(leaf: Any, place: Any) -> Any:
+                if place is None:
+                    return leaf
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+            with _context(together):
+                return ocp.load(folder.absolute(), jax.tree.map(wanted, found, places))
     except (ValueError, KeyError, FileNotFoundError, OSError) as error:
         raise InputError(
             f"{folder}: this orbax checkpoint cannot be read ({str(error).splitlines()[0]}); "

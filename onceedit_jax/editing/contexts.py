@@ -7,6 +7,7 @@ import numpy as np
 
 from onceedit_jax.models.greedy import Endings, greedy_continuation
 from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.parallel import to_host
 from onceedit_jax.shapes import batch_of
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -48,7 +49,7 @@ def context_sentences(
             Endings(never, never, never),
             steps=LENGTH,
         )
-        tokens = np.asarray(written.tokens).tolist()
+        tokens = to_host(written.tokens).tolist()
         texts = [tokenizer.decode(row, continuation=True) for row in tokens]
         found += [_sentence(word + text) for word, text in zip(group, texts, strict=False)]
     return found

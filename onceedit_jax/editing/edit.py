@@ -22,7 +22,7 @@ from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.weights import LoadedModel
-from onceedit_jax.parallel import data_mesh
+from onceedit_jax.parallel import data_mesh, lay, to_host
 from onceedit_jax.text.tokenizer import Tokenizer
 
 
@@ -113,8 +113,9 @@ def edit(
         for prompt in prompts
     ]
     params = (start or model).params
-    if jax.local_device_count() > 1:
-        params = jax.device_put(params, param_shardings(mesh or data_mesh(), params))
+    mesh = mesh or data_mesh()
+    if mesh.size > 1 or jax.local_device_count() > 1:
+        params = lay(params, param_shardings(mesh, params))
     trained = train(
         params,
         model.config,
@@ -176,7 +177,7 @@ def parameter_hash(tree: Any) -> str:
     """SHA-256 over every array of a pytree, in the tree's order."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf)
+        array = to_host(leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from onceedit_jax.editing.methods import Parts, edited_params, partition
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gate import gate_logit, init_gate
+from onceedit_jax.hosts import first_decides, is_first
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.sharding import divided
@@ -167,10 +168,15 @@ def train(
     mesh = mesh_of(params)
     if mesh.size > 1:
         trainable["gate"] = replicate(mesh, trainable["gate"])
-    state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
+    with using(mesh):
+        state = {"trainable": trainable, "optimizer": optimizer.init(trainable)}
     history: list[dict[str, float]] = []
 
-    if resume and checkpoint is not None and has_tree(checkpoint):
+    together = mesh.is_multi_process
+    # Only the first host may put back what a kill has left under another name.
+    there = resume and checkpoint is not None and is_first(together) and has_tree(checkpoint)
+    if first_decides(together, there):
+        assert checkpoint is not None
         state, history = _restore(checkpoint, state, run_fingerprint)
 
     step = _make_step(parts, config, optimizer, settings.gate_weight)
@@ -209,7 +215,8 @@ def train(
             time.monotonic() - started,
         )
         history.append(dict(zip(HISTORY, entry, strict=True)))
-        if checkpoint is not None and time.monotonic() - saved_at >= checkpoint_seconds:
+        due = time.monotonic() - saved_at >= checkpoint_seconds
+        if checkpoint is not None and first_decides(together, due):
             _save(checkpoint, state, history, run_fingerprint)
             saved_at = time.monotonic()
     trained = state["trainable"]
@@ -263,15 +270,14 @@ def _save(folder: Path, state: Any, history: list[dict[str, float]], fingerprint
 
 
 def _restore(folder: Path, state: Any, fingerprint: str) -> tuple[Any, list[dict[str, float]]]:
-    saved = load_tree(folder)
+    leaves, structure = jax.tree.flatten(state)
+    # As they lie now, whatever devices the run that was cut had.
+    places = [leaf.sharding for leaf in leaves]
+    saved = load_tree(folder, lambda found: {**dict.fromkeys(found), "leaves": places})
     if saved["fingerprint"] != fingerprint:
         raise InputError(
             f"{folder}: this checkpoint belongs to a run with other edits, unrelated rows, "
             "settings or base model; drop --resume to start over, or restore what was changed"
         )
     history = [dict(zip(HISTORY, map(float, entry), strict=True)) for entry in saved["history"]]
-    restored = jax.tree.unflatten(jax.tree.structure(state), saved["leaves"])
-    # As they lay, whatever devices the run that was cut had.
-    return jax.tree.map(
-        lambda new, old: jax.device_put(new, old.sharding), restored, state
-    ), history
+    return jax.tree.unflatten(structure, saved["leaves"]), history

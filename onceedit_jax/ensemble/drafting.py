@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onceedit_jax.ensemble.endings import draft_endings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import greedy_continuation
-from onceedit_jax.parallel import mesh_of
+from onceedit_jax.parallel import mesh_of, to_host
 from onceedit_jax.runner import shared_batch
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -109,7 +109,7 @@ class Drafter:
             self._endings,
             steps=steps,
         )
-        every = (np.asarray(array).tolist() for array in found)
+        every = (to_host(array).tolist() for array in found)
         for text, written, tokens, chances, count, stopped in zip(
             texts, earlier, *every, strict=False
         ):

@@ -39,7 +39,7 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed, unstack_layers
 from onceedit_jax.models.sharding import place
 from onceedit_jax.models.weights import LoadedModel
-from onceedit_jax.parallel import batch_multiple, data_mesh, replicate, shard_batch, using
+from onceedit_jax.parallel import batch_multiple, data_mesh, replicate, shard_batch, to_host, using
 from onceedit_jax.ranking import most_likely
 from onceedit_jax.runner import states_after
 from onceedit_jax.shapes import bucket, round_up
@@ -466,7 +466,7 @@ class Ensemble:
         """The target's own next tokens, from states `[N, D]`."""
         params, config = _head(self.targets[t].model.params), self.targets[t].model.config
         found = [
-            np.asarray(_own_tokens(params, config, self._padded(part)))[: len(part)]
+            to_host(_own_tokens(params, config, self._padded(part)))[: len(part)]
             for part in np.split(states, range(self._chunk, len(states), self._chunk))
         ]
         return np.concatenate([np.zeros(0, np.int32), *found])
@@ -489,10 +489,10 @@ class Ensemble:
                 plugin_config=self.plugin.config,
                 target_config=self.targets[t].model.config,
             )
-            own.append(np.asarray(step.own)[: len(alpha)])
-            fused.append(np.asarray(step.fused)[: len(alpha)])
+            own.append(to_host(step.own)[: len(alpha)])
+            fused.append(to_host(step.fused)[: len(alpha)])
             if step.losses is not None:
-                losses.append(np.asarray(step.losses)[: len(alpha)])
+                losses.append(to_host(step.losses)[: len(alpha)])
         return Decision(
             np.concatenate(own), np.concatenate(fused), np.concatenate(losses) if losses else None
         )
@@ -507,10 +507,10 @@ class Ensemble:
 
     def _spread(self, model: M) -> M:
         """A model whose parameters lie over the mesh."""
-        if jax.local_device_count() == 1:
-            return model
-        params, config = place(self.mesh, model.params, model.config)
-        return dataclasses.replace(model, params=params, config=config)
+        if self.mesh.size > 1 or jax.local_device_count() > 1:
+            params, config = place(self.mesh, model.params, model.config)
+            return dataclasses.replace(model, params=params, config=config)
+        return model
 
     def _placed(self, tree: Any) -> Any:
         return replicate(self.mesh, tree) if self.mesh.size > 1 else tree

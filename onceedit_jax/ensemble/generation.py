@@ -17,7 +17,7 @@ from onceedit_jax.fused_greedy import Prompts, Spelling, fused_continuation
 from onceedit_jax.fusion import FusionSettings, Transfer
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.greedy import Endings, greedy_continuation
-from onceedit_jax.parallel import batch_multiple, mesh_of
+from onceedit_jax.parallel import batch_multiple, mesh_of, to_host
 from onceedit_jax.runner import CachedRows, shared_batch
 from onceedit_jax.shapes import group_height, round_up
 from onceedit_jax.text.bridge import Bridge
@@ -60,7 +60,7 @@ def own_answers(
         endings,
         steps=max_new_tokens,
     )
-    tokens, counts = np.asarray(found.tokens).tolist(), np.asarray(found.length).tolist()
+    tokens, counts = to_host(found.tokens).tolist(), to_host(found.length).tolist()
     return [row[:count] for row, count in zip(tokens, counts[: len(rows)], strict=False)]
 
 
@@ -96,7 +96,7 @@ def fused_answers(
     bridge = Bridge(target.tokenizer, plugin.tokenizer)
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(target.tokenizer) for _ in prompts]
-    pieces, counts = (np.asarray(table) for table in spelling)
+    pieces, counts = (to_host(table) for table in spelling)
     mesh = mesh_of(target.params)
     height = round_up(group_height(len(prompts), PROMPTS), batch_multiple(mesh))
     while open_rows := _open_rows(answers, max_new_tokens):
@@ -128,8 +128,8 @@ def fused_answers(
             steps=max_new_tokens,
             limit=max_new_tokens - min(len(answers[i].tokens) for i in rows),
         )
-        tokens = np.asarray(found.tokens).tolist()
-        decided = (np.asarray(found.length) + np.asarray(found.stopped)).tolist()
+        tokens = to_host(found.tokens).tolist()
+        decided = (to_host(found.length) + to_host(found.stopped)).tolist()
         for i, text, row, count in zip(open_rows, read["plugin"], tokens, decided, strict=False):
             answer = answers[i]
             for token in row[:count]:
@@ -174,7 +174,7 @@ def checked_answers(
             for head, answer, steps in zip(heads, answers, proposed, strict=True)
         ]
         counts = [len(steps) for steps in proposed]
-        states = np.asarray(rows.advance(texts, counts))
+        states = to_host(rows.advance(texts, counts))
         places = [(i, j) for i in drafts for j in range(counts[i])]
         row, column = (np.array(part, np.int32) for part in zip(*places, strict=True))
         tokens, chances = zip(*(proposed[i][j] for i, j in places), strict=True)

@@ -25,10 +25,12 @@ from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.errors import InputError
 from onceedit_jax.fused_greedy import Spelling
 from onceedit_jax.fusion import FusionSettings, Transfer
+from onceedit_jax.hosts import all_agree
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings, unembed
 from onceedit_jax.models.sources import cache_folder
 from onceedit_jax.models.weights import LoadedModel, load_model
+from onceedit_jax.parallel import spans_hosts, to_host
 from onceedit_jax.runner import states_after
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.bridge import Bridge
@@ -241,7 +243,8 @@ def cached_table(
         + ids.tobytes()
     ).hexdigest()
     path = cache_folder() / "tables" / f"{key}.safetensors"
-    if path.exists():
+    # All hosts that a model lies on build its table together, or none of them does.
+    if all_agree(spans_hosts(side.embeddings), path.exists()):
         return _read(path, side, ids, normalization)
     table, health = build_table(
         side.embeddings,
@@ -260,7 +263,7 @@ def cached_table(
         kept = {"scale": table.scale, "log_normalizer": table.log_normalizer}
     else:  # a dense table of a real pair takes 9 GB: it costs less to build than to read back
         return part
-    arrays = {name: np.asarray(array) for name, array in {**kept, "lookup": part.lookup}.items()}
+    arrays = {name: to_host(array) for name, array in {**kept, "lookup": part.lookup}.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".partial")
     save_file(arrays, fresh, metadata={"health": json.dumps(dataclasses.asdict(part.health))})
@@ -282,7 +285,9 @@ def text_statistics(side: Side, table: Any, anchor_ids: Any) -> tuple[float, flo
         return coverage, None
     states = side.reference_states
     held = [
-        held_mass(table, jax.nn.softmax(unembed(side.params, side.config, jnp.asarray(part))))
+        to_host(
+            held_mass(table, jax.nn.softmax(unembed(side.params, side.config, jnp.asarray(part))))
+        )
         for part in np.split(states, range(50, len(states), 50))
     ]
     return coverage, float(np.mean(np.concatenate(held)))

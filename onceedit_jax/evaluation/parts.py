@@ -10,7 +10,7 @@ from typing import TypeVar
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Block
 from onceedit_jax.evaluation.report import write_jsonl
-from onceedit_jax.hosts import Host
+from onceedit_jax.hosts import Host, first_decides, is_first
 
 PAUSE = 0.5  # seconds between two looks at what other hosts have done
 
@@ -31,17 +31,20 @@ class Parts:
         host: Host,
         *,
         size: int,
+        together: bool = False,
     ) -> list[Block] | None:
         """All parts in order, those that are not there yet measured and kept.
 
-        A host measures every part whose turn is its own. The first one then waits for the others'
-        parts; that one of them has died is for JAX's own service to find out, which ends all.
+        A host measures every part whose turn is its own, or all hosts measure every part together.
+        The first one then waits for the others' parts; that one of them has died is for JAX's own
+        service to find out, which ends all.
 
         Args:
           records: of the evaluation.
           measure: from some of them to what is kept.
           host: this one.
           size: records of a part.
+          together: whether the models lie over all hosts' devices.
 
         Returns:
           The parts; None on other hosts than the first.
@@ -49,8 +52,12 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, len(records), size)
         for n, start in enumerate(starts):
-            if n % host.count == host.index and not self._file(n).exists():
-                self._write(n, measure(records[start : start + size]))
+            mine = together or n % host.count == host.index
+            if not mine or first_decides(together, self._file(n).exists()):
+                continue
+            block = measure(records[start : start + size])
+            if is_first(together):
+                self._write(n, block)
         if host.index:
             return None
         while not all(self._file(n).exists() for n in range(len(starts))):

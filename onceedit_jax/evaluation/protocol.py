@@ -16,6 +16,7 @@ from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.evaluation.metrics import Scores, exact_match, normalise, record_means, scores
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed
+from onceedit_jax.parallel import to_host
 from onceedit_jax.runner import states_after
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -219,7 +220,7 @@ def model_alone(
     states = states_after(params, config, prefixes)
     predicted = np.concatenate(
         [
-            np.asarray(jnp.argmax(unembed(params, config, jnp.asarray(part)), -1))
+            to_host(jnp.argmax(unembed(params, config, jnp.asarray(part)), -1))
             for part in np.array_split(states, max(1, len(states) // 64))
         ]
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 
 from onceedit_jax.console import editing_progress, err, table_progress
 from onceedit_jax.data.leaks import drop_leaks
@@ -56,33 +57,35 @@ DATASETS = {
 class Lab:
     """Loads what a cell asks for, and keeps what another cell will ask for again."""
 
-    def __init__(self, data: Path, work: Path, setup: Setup) -> None:
+    def __init__(self, data: Path, work: Path, setup: Setup, mesh: Mesh | None = None) -> None:
         """Open the lab.
 
         Args:
           data: folder of the data sets.
           work: folder of the edited plug-ins.
           setup: the experiment's configuration.
+          mesh: how devices share the work (default: all of them the rows of a batch).
 
         Raises:
           InputError: there is no such data folder.
         """
         if not data.is_dir():
             raise InputError(f"{data}: no such folder; give the folder of the data sets (--data)")
-        self.data, self.work, self.setup = data, work, setup
+        self.data, self.work, self.setup, self.mesh = data, work, setup, mesh
         self.target = cache(self._target)
         self.records = cache(self._records)
         self.base = cache(self._base)
 
     def _target(self, spec: str) -> Target:
-        return load_target(spec)
+        return load_target(spec, mesh=self.mesh)
 
     def _records(self, dataset: str, limit: int | None = None) -> list[EditRecord]:
         return load_edits(self.data, dataset, limit=limit or self.setup.limit)
 
     def _base(self, spec: str) -> tuple[LoadedModel, Tokenizer]:
         tokenizer = load_tokenizer(spec)
-        return load_model(spec, num_tokens=len(tokenizer.vocabulary)), tokenizer
+        model = load_model(spec, num_tokens=len(tokenizer.vocabulary), mesh=self.mesh)
+        return model, tokenizer
 
     def texts(self, parity: Literal["even", "odd"]) -> list[str]:
         """Texts about anything: even ones measure forgetting, odd ones may be used in editing."""
@@ -138,7 +141,7 @@ class Lab:
         key = fingerprint(FORMAT, dataset, edits, contents, settings.as_dict(), spec)[:16]
         folder = self.work / "plugins" / f"{dataset}-{len(records)}-{key}"
         if (folder / "edit.json").exists():
-            return EditedPlugin.load(folder)
+            return EditedPlugin.load(folder, mesh=self.mesh)
         err.print(f"editing {spec} with {len(records)} edits of {dataset}: {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
@@ -173,6 +176,7 @@ class Lab:
                 self.unrelated(dataset) if unrelated is None else unrelated,
                 settings,
                 evaluated=load_records(self.data / _dataset(dataset).edits),
+                mesh=self.mesh,
                 on_step=on_step,
                 **options,
             )
@@ -189,7 +193,11 @@ class Lab:
         """An ensemble of targets that are loaded once; `options` as for `Ensemble`."""
         with table_progress() as on_block:
             return Ensemble(
-                plugin, [self.target(spec) for spec in targets], on_block=on_block, **options
+                plugin,
+                [self.target(spec) for spec in targets],
+                mesh=self.mesh,
+                on_block=on_block,
+                **options,
             )
 
     def evaluate(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jax.sharding import Mesh
 
 from onceedit_jax.console import err
 from onceedit_jax.editing.settings import fingerprint
@@ -33,6 +34,7 @@ def run_experiment(
     folder: Path,
     setup_file: Path | None = None,
     limit: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Path:
     """Measure every cell of an experiment that is not there yet, and write its page.
 
@@ -46,6 +48,7 @@ def run_experiment(
       setup_file: another configuration than `configs/NAME.yaml`: its results stand beside those
         of other configurations, under its name.
       limit: number of edits, in place of the configuration's.
+      mesh: how devices share the work (default: all of them the rows of a batch).
 
     Returns:
       The experiment's folder of results: `OUT/NAME`, with the configuration's name and the limit
@@ -71,7 +74,7 @@ def run_experiment(
     # A trial on fewer edits stands beside the results, and never in their place.
     titles = [name, *([configured.stem] if configured.stem != name else [])]
     titles += [f"limit{limit}"] if limit is not None else []
-    lab, place = Lab(data, work, setup), out / "-".join(titles)
+    lab, place = Lab(data, work, setup, mesh), out / "-".join(titles)
     place.mkdir(parents=True, exist_ok=True)
     kept = _kept(place / RESULTS)
     # An experiment's own fields count where a cell's description names them: another grid keeps

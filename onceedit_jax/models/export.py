@@ -17,6 +17,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, stack_layers
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+from onceedit_jax.parallel import to_host
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _WEIGHTS, _CONFIG, _INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
@@ -99,7 +100,7 @@ def checkpoint_arrays(
         InputError: The parameters are not those of `config`.
     """
     leaves = {
-        tuple(key.key for key in path): np.asarray(leaf)
+        tuple(key.key for key in path): to_host(leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(stack_layers(params))[0]
     }
     expected = checkpoint_tensors(config)

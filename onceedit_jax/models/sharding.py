@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.layout import Params
-from onceedit_jax.parallel import Axes, constrain, sharding, tensor_parts
+from onceedit_jax.parallel import Axes, constrain, lay, sharding, tensor_parts
 
 # Logical axes of a layer's leaves, without the axis of the layers, by the leaf's name.
 _LAYER_AXES: dict[str, Axes] = {
@@ -68,7 +68,7 @@ def place(mesh: Mesh, params: Params, config: ModelConfig) -> tuple[Params, Mode
       The parameters on the mesh, and the configuration that they now have.
     """
     fitted = fit_heads(params, config, mesh.shape.get("tensor", 1))
-    return jax.device_put(fitted, param_shardings(mesh, fitted)), fitted_config(
+    return lay(fitted, param_shardings(mesh, fitted)), fitted_config(
         config, mesh.shape.get("tensor", 1)
     )
 
