@@ -21,11 +21,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.parallel import constrain, laid_over, to_host, using
+from onceedit_jax.parallel import laid_over, spec, to_host, using
 from onceedit_jax.tables import (
     BLOCK,
     EXCLUDED,
@@ -206,7 +207,36 @@ def table_block(
     Returns:
       A reduction of each row, and the sum `[A]` of the rows that are tokens.
     """
-    rows = constrain(rows, "entry", None)
+    mesh = jax.sharding.get_abstract_mesh()
+    layout = PartitionSpec() if mesh.empty else spec(mesh, ("entry",), rows.shape[:1])
+    reduce = partial(_reduced, k=k, normalization=normalization, quick=quick)
+    if not any(layout):
+        return reduce(rows, own_anchor, anchors, temperature)
+
+    def share(*block: jax.Array) -> tuple[RowStatistics, jax.Array]:
+        statistics, sums = reduce(*block)
+        return statistics, jax.lax.psum(sums, layout[0])
+
+    # By hand: the compiler does not split what sorts rows, but gathers them all.
+    return jax.shard_map(
+        share,
+        in_specs=(layout, layout, PartitionSpec(), PartitionSpec()),
+        out_specs=(layout, PartitionSpec()),
+        check_vma=False,
+    )(rows, jnp.asarray(own_anchor), anchors, jnp.asarray(temperature))
+
+
+def _reduced(
+    rows: jax.Array,
+    own_anchor: jax.Array | NDArray[np.int32],
+    anchors: jax.Array,
+    temperature: float | jax.Array,
+    *,
+    k: int,
+    normalization: Normalization,
+    quick: bool,
+) -> tuple[RowStatistics, jax.Array]:
+    """`table_block` of one device's rows."""
     measure = quick_cosine if quick else cosine
     logits, scale = _logits(rows, anchors, normalization, temperature, measure)
     # The maximum is taken anew: slicing it out of top_k's result makes XLA sort whole rows on CPU.

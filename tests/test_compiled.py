@@ -18,7 +18,7 @@ from onceedit_jax.gate import init_gate
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.sharding import param_shardings, place
 from onceedit_jax.parallel import make_mesh, replicate, shard_batch, using
-from onceedit_jax.transfer import build_table, lookup_table
+from onceedit_jax.transfer import build_table, lookup_table, table_block
 
 # More rows than a state has numbers: `fsdp` gathers parameters, and may, but nothing so large.
 ROWS, VOCABULARY, ANCHORS, LENGTH = 64, 640, 320, 12
@@ -62,6 +62,15 @@ def fused(mesh, rule, rows):
         ).compile()
 
 
+def built(mesh, rows):
+    '''A block of a transfer table, its rows shared by all devices.'''
+    unit = jax.random.normal(jax.random.key(1), (rows, config.hidden_size))
+    anchors, own = jnp.ones((ANCHORS, config.hidden_size)), jnp.zeros(rows, jnp.int32)
+    with using(mesh):
+        block = replicate(mesh, (unit, own, anchors))
+        return table_block.lower(*block, 9.0, k=8, normalization="centered").compile()
+
+
 def trained(mesh, rows):
     '''The gradients of an editing step over a mesh.'''
     every = jnp.arange(rows)
@@ -91,12 +100,20 @@ for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"tensor": 8}):
     size = gathered(trained(mesh, ROWS))
     print("trained", sizes, size)
     assert size < ROWS * VOCABULARY, (sizes, size)
+    size = gathered(built(mesh, VOCABULARY))
+    print("built", sizes, size)
+    assert size < VOCABULARY * ANCHORS, (sizes, size)
+    embeddings = place(mesh, params, config)[0]["embed"]["tokens"]
+    again, _ = build_table(embeddings, ids, num_tokens=VOCABULARY)
+    np.testing.assert_array_equal(again.indices, table.indices)
+    np.testing.assert_allclose(again.values, table.values, rtol=1e-4, atol=1e-7)
 # As many rows for each device: each computes as much as one alone.
 eight = make_mesh({"data": 8})
 for name, run in (
     ("draft", lambda mesh, rows: fused(mesh, "draft", rows)),
     ("relative", lambda mesh, rows: fused(mesh, "relative", rows)),
     ("trained", trained),
+    ("built", built),
 ):
     alone, together = flops(run(one, 4)), flops(run(eight, 32))
     print("flops", name, together / alone)

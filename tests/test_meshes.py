@@ -49,7 +49,7 @@ target, target_tokenizer = model(90, 4, 1, 1)
 def everything(mesh):
     edited = edit(plugin, plugin_tokenizer, RECORDS, UNRELATED, SETTINGS, mesh=mesh)
     said = []
-    for rule in ("draft",):
+    for rule in ("draft", "relative"):
         ensemble = Ensemble(
             edited, [Target(target, target_tokenizer)], fusion=rule, mesh=mesh,
             alpha_threshold=0.0, allow_lossy=True,
@@ -63,8 +63,7 @@ def everything(mesh):
 
 one, said, alphas = everything(make_mesh({"data": 1}, jax.devices()[:1]))
 assert len(jax.tree.leaves(one.params)[0].sharding.device_set) == 1
-# All three axes at once; single ones, without training, are in test_sharded_models.py.
-for sizes in ({"data": 2, "fsdp": 2, "tensor": 2},):
+for sizes in ({"data": 8}, {"tensor": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
     edited, found, weights = everything(make_mesh(sizes))
     assert found == said, (sizes, found, said)
     np.testing.assert_allclose(weights, alphas, atol=1e-4)
