@@ -32,9 +32,9 @@ class Oracle:
 
 def case(second_answer):
     hops = [
-        {"question": "Who wrote Psalms of Rust?", "answer": "Ada Quill"},
-        {"question": "Where was Ada Quill born?", "answer": "Norland"},
-        {"question": "What is the capital of Norland?", "answer": second_answer},
+        {"cloze": "Who wrote Psalms of Rust?", "answer": "Ada Quill"},
+        {"cloze": "Where was Ada Quill born?", "answer": "Norland"},
+        {"cloze": "What is the capital of Norland?", "answer": second_answer},
     ]
     return {
         "new_single_hops": hops,
@@ -54,15 +54,15 @@ def test_a_step_asks_about_the_answer_that_was_given_and_not_the_right_one():
     }
     oracle = Oracle(known)
     # Right by another way, and by an alias; the right hops were never asked.
-    assert module.step_by_step(oracle, [case("Vinterby")]) == [1.0]
+    assert module.step_by_step(oracle, [case("Vinterby")]) == 1.0
     assert oracle.asked[1:] == [["Where was Sol Marrow born?"], ["What is the capital of Osthavn?"]]
-    assert module.step_by_step(Oracle(known), [case("Vinterby"), case("Kap")]) == [0.5]
+    assert module.step_by_step(Oracle(known), [case("Vinterby"), case("Kap")]) == 0.5
 
 
 def test_an_answer_that_is_empty_leaves_a_question():
     module = experiment("multi-hop")
     oracle = Oracle({"Who wrote Psalms of Rust?": " "})
-    assert module.step_by_step(oracle, [case("Vinterby")]) == [0.0]
+    assert module.step_by_step(oracle, [case("Vinterby")]) == 0.0
     assert oracle.asked[1] == ["Where was it born?"]
 
 
