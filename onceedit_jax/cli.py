@@ -293,6 +293,7 @@ def plan(
     rows: int = 1,
     context: int = 1024,
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16",
+    target_dtype: Weights | None = None,
 ) -> None:
     """Say what a pair will take on devices that are not here: memory, arithmetic, time.
 
@@ -304,10 +305,14 @@ def plan(
         rows: prompts answered at once.
         context: tokens that a row has room for.
         dtype: of weights and caches.
+        target_dtype: of the target's, if another; int8 is for layers, with bfloat16 for the rest.
     """
     from onceedit_jax import planning
 
-    planning.report_plan(plugin, target, mesh, chip=chip, rows=rows, context=context, dtype=dtype)
+    planning.report_plan(
+        plugin, target, mesh, chip=chip, rows=rows, context=context, dtype=dtype,
+        target_dtype=target_dtype,
+    )  # fmt: skip
 
 
 @app.command

@@ -10,7 +10,7 @@ multiplies, whole stacks of layers at once, and would report that.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from onceedit_jax.chips import Chip
 from onceedit_jax.costs import StepCosts, parameter_count, step_costs
+from onceedit_jax.models.assembly import held_shapes
 from onceedit_jax.models.cache import CACHE_AXES, init_cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, param_shapes, unembed
@@ -80,7 +81,8 @@ def plan_model(
       mesh: of as many devices as the real one; CPU devices will do.
       rows: answered at once.
       context: tokens a row has room for.
-      dtype: of parameters, caches and products.
+      dtype: of parameters, caches and products; int8 is for the layers' matrices, with bfloat16
+        for the rest, as targets may be loaded.
     """
     parts = mesh.shape.get("tensor", 1)
     fitted = fitted_config(config, parts)
@@ -102,16 +104,22 @@ def plan_model(
     with using(mesh):
         compiled = jax.jit(step, donate_argnums=1).lower(params, cache, tokens, tokens).compile()
     memory = compiled.memory_analysis()
-    size = jnp.dtype(dtype).itemsize
+    small = dtype == "int8"
+    wide = jnp.dtype("bfloat16" if small else dtype)
+    size = wide.itemsize
+    held = held_shapes(config, wide, eight_bits=small)
+    laid = jax.eval_shape(lambda params: fit_heads(params, config, parts), held)
+    laid = _laid(laid, param_shardings(mesh, laid))
+    each = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(held)) / parameter_count(config)
     return ModelPlan(
         parameters=parameter_count(config),
         heads=(fitted.num_heads, fitted.num_kv_heads),
-        weights=_device_numbers(params) * size,
-        cache=_device_numbers((cache["keys"], cache["values"])) * size,
+        weights=sum(_bytes_of(leaf) for leaf in jax.tree.leaves(laid)),
+        cache=sum(_bytes_of(cache[name]) for name in ("keys", "values")) * size // 4,
         table=table_bytes(config.vocab_size),
         temporaries=int(memory.temp_size_in_bytes) * size // 4 if memory else 0,
         costs=step_costs(
-            fitted, rows=rows, context=context, weight_bytes=size, cache_itemsize=size
+            fitted, rows=rows, context=context, weight_bytes=each, cache_itemsize=size
         ),
         collectives=tuple(collectives(compiled.as_text() or "")),
     )
@@ -199,7 +207,7 @@ def _laid(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def _device_numbers(tree: Any) -> int:
-    """How many numbers of a tree one device holds."""
-    leaves: Sequence[jax.ShapeDtypeStruct] = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+def _bytes_of(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array that one device holds; of the whole where it lies over none."""
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * leaf.dtype.itemsize

@@ -28,16 +28,20 @@ def report_plan(
     rows: int,
     context: int,
     dtype: str,
+    target_dtype: str | None = None,
 ) -> None:
     """Compile both models' steps for the mesh and print what they take."""
-    configs = {"plug-in": read_config(plugin), "target": read_config(target)}
+    models = {
+        "plug-in": (read_config(plugin), dtype),
+        "target": (read_config(target), target_dtype or dtype),
+    }
     count = device_count(mesh)
     simulate(count)
     devices = parse_mesh(mesh)
     assert devices is not None
     plans = {
-        role: plan_model(config, devices, rows=rows, context=context, dtype=dtype)
-        for role, config in configs.items()
+        role: plan_model(config, devices, rows=rows, context=context, dtype=held)
+        for role, (config, held) in models.items()
     }
     known = CHIPS[chip]
     table = Table("a device holds, and a step of all takes", *plans)

@@ -18,6 +18,8 @@ from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
 from onceedit_jax.models.quantization import Int8, quantize, widened
 from onceedit_jax.models.sharding import fit_heads, fitted_config
 from onceedit_jax.models.weights import load_model
+from onceedit_jax.parallel import data_mesh
+from onceedit_jax.plan import plan_model
 
 INPUTS = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
 
@@ -81,6 +83,10 @@ def test_a_model_is_read_into_eight_bits(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(hf))
     save_file(tensors, tmp_path / "model.safetensors")
     exact, small = load_model(tmp_path), load_model(tmp_path, dtype="int8")
+    planned = plan_model(
+        small.config, data_mesh(jax.devices()[:1]), rows=1, context=8, dtype="int8"
+    )
+    assert planned.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(small.params))
     down = small.params["layers"]["mlp"]["down"]
     assert isinstance(down, Int8) and down.values.shape == (2, 24, 16)
     assert down.scale.shape == (2, 1, 16)

@@ -122,15 +122,7 @@ def assemble(
     """
     expected = checkpoint_tensors(config)
     stored = _checked_names(source, config, expected)
-    shapes: Params = param_shapes(config, dtype)
-    if eight_bits:
-        inputs = {
-            leaf.path: tensor.inputs for tensor in expected.values() for leaf in _matrices(tensor)
-        }
-        shapes = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _in_eight_bits(leaf, inputs.get(tuple(key.key for key in path))),
-            shapes,
-        )
+    shapes = held_shapes(config, dtype, eight_bits=eight_bits)
     layouts = (
         jax.tree.map(lambda _: None, shapes) if mesh is None else param_shardings(mesh, shapes)
     )
@@ -144,6 +136,18 @@ def assemble(
     for canonical, tensor in expected.items():
         _read(source, stored[canonical], tensor, tree, buffer)
     return jax.tree.unflatten(structure, [leaf.finish() for leaf in filling])
+
+
+def held_shapes(config: ModelConfig, dtype: np.dtype, *, eight_bits: bool = False) -> Params:
+    """The leaves that `assemble` makes, without their data."""
+    shapes: Params = param_shapes(config, dtype)
+    if not eight_bits:
+        return shapes
+    tensors = checkpoint_tensors(config).values()
+    inputs = {leaf.path: tensor.inputs for tensor in tensors for leaf in _matrices(tensor)}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _in_eight_bits(leaf, inputs.get(tuple(key.key for key in path))), shapes
+    )
 
 
 def _read(
