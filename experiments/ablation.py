@@ -1,5 +1,6 @@
 """From DeePEn to drafts, one change at a time; and fixed weights beside the learnt one."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from onceedit_jax.experiment.definition import (
     Result,
     Setup,
     Table,
+    judged,
     short,
 )
 from onceedit_jax.experiment.lab import Lab
@@ -103,18 +105,20 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
             result["scores"], result.get("same_form", [None] * len(result["scores"])), strict=True
         )
     ]
-    told = []
+    told, steps = [], []
     for dataset in setup.datasets:
         means = {
             name: average(results[f"{dataset}, {name}"])
             for name in CHAIN
             if f"{dataset}, {name}" in results
         }
-        steps = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+        published = [means[name] for name in PUBLISHED if name in means]
+        steps += [b - a for a, b in itertools.pairwise(published)]
+        every = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
         fixed, dynamic, enhanced = PAPER[dataset]
         paper = f"{fixed} with a fixed weight, {dynamic or 'none told'} with a dynamic, {enhanced}"
         told.append(
-            f"{dataset}, Avg over targets: {steps}; the paper has {paper} with both enhancements."
+            f"{dataset}, Avg over targets: {every}; the paper has {paper} with both enhancements."
         )
 
     def draw(figure: Any) -> None:
@@ -141,6 +145,13 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
 
     return Page(
         " ".join(told),
+        judged(
+            "each step from DeePEn on (dynamic weight, zero start, one-hot target) raises the "
+            "average",
+            all(step > 0 for step in steps) if steps else None,
+            f"{sum(step > 0 for step in steps)} of {len(steps)} steps measured do, by "
+            + ", ".join(f"{rise:+.3f}" for rise in steps),
+        ),
         [
             Table(
                 "Scores by rule (same form: locality on unedited questions in the edits' form)",

@@ -29,6 +29,7 @@ from onceedit_jax.experiment.definition import (
     Result,
     Setup,
     Table,
+    judged,
     short,
 )
 from onceedit_jax.experiment.lab import Lab
@@ -291,6 +292,7 @@ def page(setup: BaselinesSetup, results: Mapping[str, Result]) -> Page:
 
     return Page(
         outcome,
+        _claim(results, means, once),
         [
             Table(
                 "Scores after editing, teacher-forced, and seconds: of editing, and of what is "
@@ -306,6 +308,26 @@ def page(setup: BaselinesSetup, results: Mapping[str, Result]) -> Page:
             ),
         ],
         [Figure("time", "Seconds of editing by the number of targets.", draw)],
+    )
+
+
+def _claim(results: Mapping[str, Result], means: Mapping[str, float], once: float | None) -> str:
+    """Whether one edit is as good as many, and takes less."""
+    found = {
+        method: _mean(s["after"]["avg"] for r in _of(method, results) for s in r["scores"])
+        for method in ((ONCE,) if once else ()) + tuple(means)
+    }
+    rivals = {method: average for method, average in found.items() if method != ONCE}
+    if not once or not rivals:
+        return judged("one edit beats editing every target", None, "it or its rivals are missing")
+    best = max(rivals, key=lambda method: rivals[method])
+    quickest = min(means, key=lambda method: means[method])
+    return judged(
+        "one edit scores higher than editing every target, and takes less time for three of them",
+        found[ONCE] >= rivals[best] and all(COUNTS[-1] * m > once for m in means.values()),
+        f"Avg {found[ONCE]:.2f} beside {rivals[best]:.2f} of the best ({best}); {once:.0f} s "
+        f"beside {COUNTS[-1] * means[quickest]:.0f} s of the quickest for {COUNTS[-1]} targets "
+        f"({quickest})",
     )
 
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+    judged,
+)
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -133,7 +142,7 @@ def by_rarity(
 
 def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
     """Mean alpha of every group, and locality where nothing was edited."""
-    rows, told = [], []
+    rows, told, opened = [], [], []
     for dataset, result in results.items():
         for kind, groups in result["alphas"].items():
             for name, alphas in groups.items():
@@ -142,6 +151,8 @@ def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
                 rows.append([dataset, kind, name, len(alphas), float(np.mean(alphas)), high, loc])
             mean = float(np.mean(groups[f"{UNTOLD}: edits"]))
             loc = min(result["locality"][kind])
+            if kind == "token":
+                opened.append((dataset, mean, loc))
             told.append(
                 f"{dataset}, `{kind}`: mean alpha {mean:.3f} on the {result['ungated']} edits the "
                 f"gate was not told of ({'above' if mean > HIGH else 'not above'} {HIGH}), "
@@ -162,6 +173,15 @@ def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
 
     return Page(
         " ".join(told),
+        judged(
+            "[WEIGHT] knows what the plug-in has learnt, and not only the form of prompts",
+            all(mean > HIGH and loc > HIGH for _, mean, loc in opened),
+            "; ".join(
+                f"{dataset}: alpha {mean:.2f} on edits it was not told of, and Loc {loc:.2f} on "
+                "unedited prompts of their form"
+                for dataset, mean, loc in opened
+            ),
+        ),
         [
             Table(
                 "Alpha by kind of prompt",

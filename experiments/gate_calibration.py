@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+    judged,
+)
 from onceedit_jax.experiment.lab import Lab
 
 KINDS = ("token", "memory", "both")
@@ -67,6 +76,12 @@ def page(setup: GateSetup, results: Mapping[str, Result]) -> Page:
     ]
     return Page(
         " ".join(verdicts),
+        judged(
+            "alpha, read from one trained token, tells what concerns an edit from what does not",
+            worst["token"][0] > HIGH and worst["token"][1] < LOW,
+            f"the `token` gate's alpha is {worst['token'][1]:.2f} in the mean on the prompts that "
+            f"it takes for edits most often, {worst['both'][1]:.2f} with the scope memory",
+        ),
         [
             Table(
                 "Alpha by gate and prompt",

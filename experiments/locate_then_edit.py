@@ -15,7 +15,16 @@ from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    OPEN,
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+)
 from onceedit_jax.experiment.forgetting import forgetting
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.experiment.locating import moments, openings, text_batches
@@ -163,6 +172,7 @@ def page(setup: LocateSetup, results: Mapping[str, Result]) -> Page:
     return Page(
         f"The plug-in by itself, {setup.limit} edits: {'; '.join(told)}. Before any edit: "
         f"perplexity {before['perplexity']:.1f}, facts {before['facts']:.2f}.",
+        OPEN,
         [
             Table(
                 "The plug-in by itself, perplexity and simple facts known, seconds of editing "

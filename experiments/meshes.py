@@ -18,7 +18,7 @@ from onceedit_jax.data.leaks import digest
 from onceedit_jax.data.records import Pair
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import OPEN, Cell, Experiment, Page, Result, Setup, Table
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.parallel import make_mesh, to_host
 from onceedit_jax.runner import states_after
@@ -154,7 +154,8 @@ def page(setup: MeshSetup, results: Mapping[str, Result]) -> Page:
     ]
     held = f"It does not hold on {' and '.join(wrong)}." if wrong else "It holds."
     return Page(
-        f"Beside one device, {told}. {held}" if rows else "",
+        f"Beside one device, {told}. {held}" if rows else "One device alone is measured.",
+        OPEN,
         [
             Table(
                 "Largest differences from one device, and what is the same",

@@ -9,7 +9,16 @@ import numpy as np
 
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.evaluation.metrics import normalise
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    OPEN,
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+)
 from onceedit_jax.experiment.lab import DATASETS, Lab
 
 EDITED, ASKED = "single hops, as edited", "single hops, as questions"
@@ -179,6 +188,7 @@ def page(setup: HopSetup, results: Mapping[str, Result]) -> Page:
 
     return Page(
         f"Answered after the edits, the better target: {'; '.join(told)}.",
+        OPEN,
         [
             Table(
                 "Share answered (free generation: the normalised answer is the wanted one or an "

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table, judged
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg")
@@ -70,9 +70,16 @@ def page(setup: PaperSetup, results: Mapping[str, Result]) -> Page:
         for name, result in results.items()
         for score in result["scores"]
     ]
+    told_by_paper = [row for row in rows if row[-1] is not None]
     told = "; ".join(f"{row[0]}, {row[1]}: Avg {row[-2]:.3f}" for row in rows)
     return Page(
         f"{setup.limit} edits at once: {told}.",
+        judged(
+            "this pair has these averages",
+            all(row[-2] >= row[-1] for row in told_by_paper) if told_by_paper else None,
+            ", ".join(f"{row[0]} {row[-2]:.2f} of {row[-1]:.2f}" for row in told_by_paper)
+            or "the paper has no figure of this pair and data",
+        ),
         [
             Table(
                 "Scores after editing",

@@ -10,6 +10,7 @@ from onceedit_jax.experiment.definition import (
     Experiment,
     Page,
     Result,
+    judged,
     short,
 )
 from onceedit_jax.experiment.sweep import (
@@ -46,7 +47,16 @@ def page(setup: SizeSetup, results: Mapping[str, Result]) -> Page:
         seconds = ", ".join(f"{name} {results[name]['seconds']:.0f} s" for name in names)
         return " ".join([*told, f"Editing took {seconds}."])
 
-    return sweep_page("plug-in", results, verdict)
+    def claim(lowest: Lowest) -> str:
+        values = {name: lowest(name, setup.gates[0])["avg"] for name in names}
+        return judged(
+            "a small plug-in is sufficient, and a larger one no better",
+            max(values.values()) - min(values.values()) < 0.02 if len(values) > 1 else None,
+            "Avg of the worse target is "
+            + ", ".join(f"{value:.3f} with {name}" for name, value in values.items()),
+        )
+
+    return sweep_page("plug-in", results, verdict, claim)
 
 
 EXPERIMENT = Experiment(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result
+from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, judged
 from onceedit_jax.experiment.sweep import (
     Lowest,
     SweepSetup,
@@ -47,7 +47,15 @@ def page(setup: ScalingSetup, results: Mapping[str, Result]) -> Page:
             ]
         )
 
-    return sweep_page("edits", results, verdict)
+    def claim(lowest: Lowest) -> str:
+        rel = {name: lowest(name, setup.gates[0])["rel"] for name in names}
+        return judged(
+            "a thousand facts can be edited at once",
+            rel[names[-1]] >= 0.95 if int(names[-1]) >= 1000 else None,
+            f"Rel of the worse target is {rel[names[-1]]:.3f} with {names[-1]} edits",
+        )
+
+    return sweep_page("edits", results, verdict, claim)
 
 
 EXPERIMENT = Experiment(

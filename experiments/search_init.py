@@ -19,6 +19,7 @@ from onceedit_jax.experiment.definition import (
     Result,
     Setup,
     Table,
+    judged,
     short,
 )
 from onceedit_jax.experiment.lab import Lab
@@ -145,12 +146,14 @@ def page(setup: SearchSetup, results: Mapping[str, Result]) -> Page:
         for name, result in results.items()
         for point in result.get("grid", ())
     ]
-    told = []
+    told: list[str] = []
+    means: dict[str, list[float]] = {}
     for start, optimizer, reduction in itertools.product(
         setup.starts, setup.optimizers, setup.reductions
     ):
         shares = [row[7] for row in grid if row[1:4] == [start, optimizer, reduction]]
         if shares:
+            means.setdefault(start, []).extend(shares)
             told.append(
                 f"{start}, {optimizer}, {reduction}: the lookup's token or a tie on "
                 f"{min(shares):.1%} to {max(shares):.1%} of prompts."
@@ -192,6 +195,15 @@ def page(setup: SearchSetup, results: Mapping[str, Result]) -> Page:
 
     return Page(
         " ".join(told),
+        judged(
+            "a search from zeros finds what one from the target's own logits misses",
+            bool(np.mean(means["zeros"]) > np.mean(means["prior"]))
+            if {"zeros", "prior"} <= means.keys()
+            else None,
+            "the lookup's token or a tie is found on "
+            + " and ".join(f"{np.mean(s):.1%} from {start}" for start, s in means.items())
+            + ", over all settings",
+        ),
         [
             Table(
                 "Agreement with the lookup",

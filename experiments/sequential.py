@@ -13,7 +13,16 @@ from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.experiment.definition import Cell, Experiment, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import (
+    OPEN,
+    Cell,
+    Experiment,
+    Figure,
+    Page,
+    Result,
+    Setup,
+    Table,
+)
 from onceedit_jax.experiment.forgetting import forgetting
 from onceedit_jax.experiment.lab import Lab
 
@@ -191,6 +200,7 @@ def page(setup: SequentialSetup, results: Mapping[str, Result]) -> Page:
         f"After {setup.batches} batches the plug-in by itself has, {'; '.join(told)}. Before any "
         f"edit its perplexity was {start['perplexity']:.1f} and it knew {start['facts']:.2f} of "
         "the facts.",
+        OPEN,
         [
             Table(
                 "The targets' scores at the end, on all edits and on the first batch",

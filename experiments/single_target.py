@@ -3,10 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table, short
+from onceedit_jax.experiment.definition import (
+    Cell,
+    Experiment,
+    Page,
+    Result,
+    Setup,
+    Table,
+    judged,
+    short,
+)
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg", "portability")
+NEARLY = 0.95
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ def page(setup: SingleSetup, results: Mapping[str, Result]) -> Page:
         for score in result["scores"]
         for when in ("before", "after")
     ]
-    told = []
+    told, kept, local = [], [], []
     for name, result in results.items():
         forced = next(s["after"] for s in result["scores"] if s["mode"] == "teacher-forced")
         alone = result["plugin"]
@@ -46,8 +56,15 @@ def page(setup: SingleSetup, results: Mapping[str, Result]) -> Page:
             f"{alone['gen']:.3f}: the pair keeps {forced['gen'] / max(alone['gen'], 1e-9):.0%} of "
             "its generality."
         )
+        kept += [forced[m] / max(alone[m], 1e-9) for m in ("rel", "gen")]
+        local.append(forced["loc"])
     return Page(
         " ".join(told),
+        judged(
+            "a target answers nearly as the edited plug-in does, and nothing else changes",
+            min(kept) >= NEARLY and min(local) >= NEARLY,
+            f"at least {min(kept):.1%} of Rel and Gen are kept, Loc is at least {min(local):.3f}",
+        ),
         [
             Table(
                 "Before and after the edit",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result
+from onceedit_jax.experiment.definition import OPEN, Cell, Experiment, Page, Result, judged
 from onceedit_jax.experiment.sweep import Lowest, SweepSetup, measure, sweep_cells, sweep_page
 
 
@@ -38,7 +38,19 @@ def page(setup: RatioSetup, results: Mapping[str, Result]) -> Page:
             told.append(f"`{gate}`, the worse target: {scores}.")
         return " ".join(told)
 
-    return sweep_page("unrelated rows an edit", results, verdict)
+    def claim(lowest: Lowest) -> str:
+        if "token" not in setup.gates:
+            return OPEN
+        none, most = (lowest(name, "token") for name in (names[0], names[-1]))
+        return judged(
+            "unrelated inputs teach [WEIGHT] to stay closed",
+            most["loc"] > none["loc"],
+            f"with the paper's gate Loc goes from {none['loc']:.2f} to {most['loc']:.2f}, and on "
+            f"unedited questions in the edits' form from {none['same form']:.2f} to "
+            f"{most['same form']:.2f}",
+        )
+
+    return sweep_page("unrelated rows an edit", results, verdict, claim)
 
 
 EXPERIMENT = Experiment(

@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in SMOKE.glob("*.yaml"))
 ON_EIGHT_DEVICES = {"meshes"}  # no smoke run: test_meshes.py does as much on tiny models
 
 COUNTING = """
-from onceedit_jax.experiment.definition import Experiment, Figure, Page, Setup, Table
+from onceedit_jax.experiment.definition import Experiment, Figure, Page, Setup, Table, judged
 
 def run(lab, setup, cell):
     if cell.get("fails"):
@@ -36,6 +36,7 @@ EXPERIMENT = Experiment(
     run,
     lambda setup, results: Page(
         f"{len(results)} squares.",
+        judged("squares grow", True, "as squares do"),
         [Table("Squares", ("cell", "square"), [[k, r["square"]] for k, r in results.items()])],
         [Figure("curve", "A line.", lambda figure: figure.subplots().plot([0, 1]))],
     ),

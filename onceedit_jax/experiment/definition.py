@@ -61,11 +61,34 @@ class Figure:
 
 @dataclass(frozen=True)
 class Page:
-    """What came out: a paragraph that says it and whether the claim holds, tables, figures."""
+    """What was found.
+
+    Attributes:
+      outcome: a paragraph: what came out.
+      claim: whether what the paper claims holds here, see `judged`.
+      tables: the numbers; the first is the one a report shows by itself.
+      figures: pictures.
+    """
 
     outcome: str
+    claim: str
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
+
+
+def judged(claim: str, holds: bool | None, why: str) -> str:
+    """A claim of the paper and whether it holds here, in words.
+
+    Args:
+      claim: what is claimed, as the rest of a sentence that begins with "that".
+      holds: whether it does; None where too little is measured yet.
+      why: by which numbers.
+    """
+    verdict = {True: "holds here", False: "does not hold here", None: "is not decided yet"}[holds]
+    return f"It says that {claim}. This {verdict}: {why}."
+
+
+OPEN = "It makes no claim about this."
 
 
 @dataclass(frozen=True)

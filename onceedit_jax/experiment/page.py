@@ -33,6 +33,7 @@ def write_page(
         f"# {experiment.title}",
         f"**Expected.** {experiment.expected}",
         f"**What came out.** {page.outcome}",
+        f"**The paper.** {page.claim}",
         *(markdown_table(table) for table in page.tables),
         *(f"![{figure.caption}]({figure.name}.svg)\n\n{figure.caption}" for figure in page.figures),
         told,

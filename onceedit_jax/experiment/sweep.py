@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.experiment.definition import Cell, Figure, Page, Result, Setup, Table
+from onceedit_jax.experiment.definition import OPEN, Cell, Figure, Page, Result, Setup, Table
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.gate import GateKind
 
@@ -73,13 +73,19 @@ def measure(lab: Lab, setup: SweepSetup, cell: Cell) -> Result:
     }
 
 
-def sweep_page(label: str, results: Mapping[str, Result], verdict: Callable[[Lowest], str]) -> Page:
+def sweep_page(
+    label: str,
+    results: Mapping[str, Result],
+    verdict: Callable[[Lowest], str],
+    claim: Callable[[Lowest], str] = lambda lowest: OPEN,
+) -> Page:
     """Scores by cell, gate and target, what editing took, and a panel a gate.
 
     Args:
       label: what the cells' names say.
       results: of `measure`.
       verdict: what came out, in words.
+      claim: whether the paper's claim holds, in words.
     """
     gates: list[GateKind] = list(next(iter(results.values()))["scores"])
 
@@ -121,6 +127,7 @@ def sweep_page(label: str, results: Mapping[str, Result], verdict: Callable[[Low
     ]
     return Page(
         verdict(lowest),
+        claim(lowest),
         [
             Table(
                 "Scores after editing (same form: locality on unedited questions in the edits' "
