@@ -12,10 +12,11 @@ demo: .venv/core
 
 # Two processes: compiling, which takes most of the time, keeps one core busy each. A file's tests
 # stay together, so that what they share is made once; waiting threads sleep rather than spin.
-# Programs that run once are not worth optimising: tiny models' tests take half the time.
+# A program that runs once on a tiny model is not worth optimising (half the time), real models' are.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 test: .venv/test
-	OMP_WAIT_POLICY=passive XLA_FLAGS=--xla_backend_optimization_level=0 \
-	  $(BIN)/python -m pytest -n 2 --dist loadfile
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m "not slow"
+	$(PYTEST) -m slow
 
 lint: .venv/lint
 	$(BIN)/ruff check .

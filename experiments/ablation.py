@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onceedit_jax.experiment.definition import (
@@ -45,7 +45,8 @@ class AblationSetup(Setup):
       datasets: whose edits.
       rules: of the chain.
       fixed: the weights swept.
-      exact: measure the published matrices too, on `exact_records` of ZsRE.
+      exact: rules measured with the published matrices too, by target, on `exact_records` of ZsRE:
+        each takes a pass over all of R for every step of the search.
       exact_records: so many.
       others: unedited questions of the edits' form.
     """
@@ -54,7 +55,7 @@ class AblationSetup(Setup):
     rules: Sequence[str] = tuple(CHAIN)
     fixed: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
     exact_records: int = 20
-    exact: bool = True
+    exact: Mapping[str, Sequence[str]] = field(default_factory=dict)
     others: int = 100
 
 
@@ -72,8 +73,8 @@ def cells(setup: AblationSetup) -> Mapping[str, Cell]:
             for alpha in setup.fixed:
                 rule = {"preset": preset, "weight": "fixed", "fixed_alpha": alpha}
                 found[f"{dataset}, {preset} {alpha}"] = {"dataset": dataset, "rule": rule}
-    for name in PUBLISHED if setup.exact else ():
-        for spec in reversed(setup.targets):
+    for spec, names in setup.exact.items():
+        for name in names:
             found[f"zsre, {name}, published matrices, {short(spec)}"] = {
                 "dataset": "zsre",
                 "rule": {**CHAIN[name], "normalization": "deepen"},

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,11 @@ DATASETS = {
 }
 
 
+# Cells and experiments of one process ask for the same models again and again.
+_target = lru_cache(maxsize=4)(load_target)
+_plugin = lru_cache(maxsize=2)(EditedPlugin.load)
+
+
 class Lab:
     """Loads what a cell asks for, and keeps what another cell will ask for again."""
 
@@ -72,12 +77,12 @@ class Lab:
         if not data.is_dir():
             raise InputError(f"{data}: no such folder; give the folder of the data sets (--data)")
         self.data, self.work, self.setup, self.mesh = data, work, setup, mesh
-        self.target = cache(self._target)
         self.records = cache(self._records)
         self.base = cache(self._base)
 
-    def _target(self, spec: str) -> Target:
-        return load_target(spec, mesh=self.mesh)
+    def target(self, spec: str) -> Target:
+        """A target LLM, over the lab's mesh."""
+        return _target(spec, mesh=self.mesh)
 
     def _records(self, dataset: str, limit: int | None = None) -> list[EditRecord]:
         return load_edits(self.data, dataset, limit=limit or self.setup.limit)
@@ -141,7 +146,7 @@ class Lab:
         key = fingerprint(FORMAT, dataset, edits, contents, settings.as_dict(), spec)[:16]
         folder = self.work / "plugins" / f"{dataset}-{len(records)}-{key}"
         if (folder / "edit.json").exists():
-            return EditedPlugin.load(folder, mesh=self.mesh)
+            return _plugin(folder, mesh=self.mesh)
         err.print(f"editing {spec} with {len(records)} edits of {dataset}: {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
