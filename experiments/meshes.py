@@ -59,6 +59,7 @@ def run(lab: Lab, setup: MeshSetup, cell: Cell) -> Result:
     """Edit, read, score and answer on a mesh; states and parameters beside those of one device."""
     own, single = upon(lab, cell["mesh"]), upon(lab, ONE)
     plugin = own.plugin(DATASET, own.settings())
+    own.base.cache_clear()  # simulated devices share one memory
     records = own.records(DATASET)
     pairs = [Pair(record.prompt, record.target) for record in records]
     pairs += [record.locality[0] for record in records]
