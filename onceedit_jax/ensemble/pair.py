@@ -7,6 +7,7 @@ the anchors and the settings. An edit never invalidates one.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -265,7 +266,8 @@ def cached_table(
         return part
     arrays = {name: to_host(array) for name, array in {**kept, "lookup": part.lookup}.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".partial")
+    # Hosts may share the folder, and processes of one host do.
+    fresh = path.with_suffix(f".{jax.process_index()}-{os.getpid()}.partial")
     save_file(arrays, fresh, metadata={"health": json.dumps(dataclasses.asdict(part.health))})
     fresh.replace(path)
     return part
