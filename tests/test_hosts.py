@@ -14,8 +14,9 @@ import pytest
 from conftest import byte_level_tokenizer
 from safetensors.numpy import save_file
 
+from onceedit_jax import workflow
 from onceedit_jax.errors import InputError
-from onceedit_jax.hosts import join
+from onceedit_jax.hosts import Host, join
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
@@ -240,6 +241,13 @@ def test_an_edit_on_two_hosts_goes_on_from_its_checkpoint(tmp_path: Path):
 def test_hosts_that_are_none_are_told_with_an_example(spec):
     with pytest.raises(InputError, match=f"--distributed {spec}: .*ADDRESS:PORT,COUNT,INDEX"):
         join(spec)
+
+
+def test_hosts_do_not_edit_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr(workflow, "join", lambda spec: Host(1, 2))
+    files = tmp_path / "e.jsonl", tmp_path / "u.json", tmp_path / "out"
+    with pytest.raises(InputError, match="--mesh data=1: 1 devices of one host; .* all hosts' 1"):
+        workflow.edit("m", *files, mesh="data=1", distributed="auto")
 
 
 def free_address():
