@@ -246,7 +246,7 @@ def test_hosts_that_are_none_are_told_with_an_example(spec):
 def test_hosts_do_not_edit_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(workflow, "join", lambda spec: Host(1, 2))
     files = tmp_path / "e.jsonl", tmp_path / "u.json", tmp_path / "out"
-    with pytest.raises(InputError, match="--mesh data=1: 1 devices of one host; .* all hosts' 1"):
+    with pytest.raises(InputError, match=r"--mesh data=1: 1 devices of one host; .* all hosts' 1"):
         workflow.edit("m", *files, mesh="data=1", distributed="auto")
 
 
