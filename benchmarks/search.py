@@ -18,8 +18,8 @@ from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward, unembed
 from onceedit_jax.relative_search import gradient_search, one_hot_target
 from onceedit_jax.runner import states_after
-from onceedit_jax.tables import BLOCK, DenseTable, ExactTable
-from onceedit_jax.transfer import build_table, lookup_table
+from onceedit_jax.table_building import build_table
+from onceedit_jax.tables import BLOCK, DenseTable, ExactTable, lookup_table
 
 
 def main() -> None:

@@ -40,8 +40,9 @@ from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.hosts import join
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.parallel import data_mesh, make_mesh
+from onceedit_jax.table_building import Kind
 from onceedit_jax.text.tokenizer import load_tokenizer
-from onceedit_jax.transfer import Kind, Normalization
+from onceedit_jax.transfer import Normalization
 from onceedit_jax.versions import versions
 
 # Tables keep their shape in a file or a pipe, where there is no terminal to ask for its width.

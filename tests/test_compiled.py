@@ -18,7 +18,8 @@ from onceedit_jax.gate import init_gate
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.sharding import param_shardings, place
 from onceedit_jax.parallel import make_mesh, replicate, shard_batch, using
-from onceedit_jax.transfer import build_table, lookup_table, table_block
+from onceedit_jax.table_building import build_table, table_block
+from onceedit_jax.tables import lookup_table
 
 # More rows than a state has numbers: `fsdp` gathers parameters, and may, but nothing so large.
 ROWS, VOCABULARY, ANCHORS, LENGTH = 64, 640, 320, 12

@@ -23,7 +23,8 @@ from onceedit_jax.fusion import (
     fusion_rule,
 )
 from onceedit_jax.relative_search import SearchSettings
-from onceedit_jax.transfer import build_table, lookup_table
+from onceedit_jax.table_building import build_table
+from onceedit_jax.tables import lookup_table
 
 # Anchors are the even tokens of the target and tokens 0, 1, 2, ... of the plug-in.
 VS, VL, PADDING, B = 30, 44, 4, 8

@@ -13,7 +13,8 @@ import numpy as np
 
 from onceedit_jax.fusion import PRESETS, FusionInputs, Transfer, fuse, fusion_rule
 from onceedit_jax.parallel import data_mesh, replicate, shard_batch
-from onceedit_jax.transfer import build_table, lookup_table
+from onceedit_jax.table_building import build_table
+from onceedit_jax.tables import lookup_table
 
 VS, VL, A, B = 24, 36, 12, 16
 rng = np.random.default_rng(0)

@@ -18,8 +18,9 @@ from onceedit_jax.relative_search import (
     one_hot_target,
     search_loss,
 )
+from onceedit_jax.table_building import build_table
 from onceedit_jax.tables import DenseTable, lookup_table
-from onceedit_jax.transfer import build_table, transfer_matrix
+from onceedit_jax.transfer import transfer_matrix
 
 V, A, PADDING = 40, 15, 4
 GRADIENT_DESCENT = SearchSettings(optimizer="sgd", schedule="constant")

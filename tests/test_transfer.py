@@ -7,17 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onceedit_jax import tables, transfer
+from onceedit_jax import table_building, tables, transfer
 from onceedit_jax.errors import InputError
+from onceedit_jax.table_building import build_table
+from onceedit_jax.tables import DenseTable, TopKTable, held_mass, lookup_table
 from onceedit_jax.transfer import (
-    DenseTable,
-    TopKTable,
     anchor_coverage,
-    build_table,
     calibrate_temperature,
     exact_relative,
-    held_mass,
-    lookup_table,
     to_vocabulary,
     transfer_matrix,
     unit_embeddings,
@@ -91,7 +88,7 @@ def test_deepen_takes_temperature_100_unless_told_otherwise():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [16, 1024])
 def test_every_table_with_all_entries_is_the_matrix(kind, normalization, block, monkeypatch):
-    monkeypatch.setattr(transfer, "BLOCK", block)
+    monkeypatch.setattr(table_building, "BLOCK", block)
     monkeypatch.setattr(tables, "BLOCK", block)
     made = table(kind, normalization)
     expected = reference(normalization, 9.0)
@@ -297,7 +294,7 @@ def test_coverage_weighs_anchors_by_how_often_they_occur():
 
 
 def test_progress_is_told_block_by_block(monkeypatch):
-    monkeypatch.setattr(transfer, "BLOCK", 32)
+    monkeypatch.setattr(table_building, "BLOCK", 32)
     told = []
     build_table(E, IDS, temperature=9.0, on_block=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]

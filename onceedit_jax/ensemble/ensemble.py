@@ -43,8 +43,8 @@ from onceedit_jax.parallel import batch_multiple, data_mesh, replicate, shard_ba
 from onceedit_jax.ranking import most_likely
 from onceedit_jax.runner import states_after
 from onceedit_jax.shapes import bucket, round_up
+from onceedit_jax.table_building import Kind, TransferHealth
 from onceedit_jax.text.bridge import Bridge
-from onceedit_jax.transfer import Kind, TransferHealth
 
 M = TypeVar("M", EditedPlugin, LoadedModel)
 P = ParamSpec("P")

@@ -13,8 +13,9 @@ from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors, refere
 from onceedit_jax.fusion import Transfer
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.runner import states_after
+from onceedit_jax.table_building import TransferHealth
 from onceedit_jax.tables import Table
-from onceedit_jax.transfer import TransferHealth, exact_relative
+from onceedit_jax.transfer import exact_relative
 
 CHUNK = 20  # distributions that a table moves at once
 

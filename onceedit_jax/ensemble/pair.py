@@ -33,21 +33,12 @@ from onceedit_jax.models.sources import cache_folder
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.parallel import spans_hosts, to_host
 from onceedit_jax.runner import states_after
+from onceedit_jax.table_building import Kind, TransferHealth, build_table
+from onceedit_jax.tables import ExactTable, TopKTable, held_mass, lookup_table
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
-from onceedit_jax.transfer import (
-    ExactTable,
-    Kind,
-    Normalization,
-    TopKTable,
-    TransferHealth,
-    anchor_coverage,
-    build_table,
-    held_mass,
-    lookup_table,
-    unit_embeddings,
-)
+from onceedit_jax.transfer import Normalization, anchor_coverage, unit_embeddings
 
 TABLE_FORMAT = 3  # raised when what a cached table holds changes
 LEAST_HELD = 0.9
