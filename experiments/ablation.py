@@ -19,21 +19,25 @@ from onceedit_jax.experiment.definition import (
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg")
-DEEPEN = {"start": "prior", "target": "distribution", "search": "gradient"}
+DEEPEN = {"preset": "relative", "start": "prior", "target": "distribution", "search": "gradient"}
+# The paper fuses however small alpha is.
+ALWAYS = {"alpha_threshold": 0.0}
 # Each adds one thing to the one before it. The paper's matrices are measured on few records, since
 # they must be kept whole or streamed; `centered` ones stand for them in the chain.
 CHAIN: dict[str, dict[str, Any]] = {
-    "DeePEn": {"preset": "relative", "weight": "fixed", **DEEPEN},
-    "+ dynamic weight": {"preset": "relative", **DEEPEN},
-    "+ zero start": {"preset": "relative", **DEEPEN, "start": "zeros"},
-    "+ one-hot target": {"preset": "relative"},
-    "one-hot target, by gradient": {"preset": "relative", "search": "gradient"},
+    "DeePEn": {**DEEPEN, "weight": "fixed"},
+    "+ dynamic weight": {**DEEPEN, **ALWAYS},
+    "+ zero start": {**DEEPEN, **ALWAYS, "start": "zeros"},
+    "+ one-hot target": {"preset": "relative", **ALWAYS},
+    "+ threshold": {"preset": "relative"},
+    "threshold, by gradient": {"preset": "relative", "search": "gradient"},
     "+ scope memory": {"preset": "relative", "gate": "both"},
     "vocabulary": {"preset": "vocabulary"},
     "draft": {"preset": "draft"},
-    "draft, paper's gate": {"preset": "draft", "gate": "token"},
+    "draft, gate token": {"preset": "draft", "gate": "token"},
 }
 PUBLISHED = ("DeePEn", "+ dynamic weight", "+ zero start", "+ one-hot target")
+# With a fixed weight, with the dynamic one, and with zero start and one-hot target besides.
 PAPER = {"zsre": (0.41, 0.71, 0.91), "counterfact": (0.43, None, 0.68)}
 
 
@@ -88,12 +92,13 @@ def run(lab: Lab, setup: AblationSetup, cell: Cell) -> Result:
     """Teacher-forced scores of a rule."""
     plugin = lab.plugin(cell["dataset"], lab.settings())
     changes = dict(cell["rule"])
+    threshold = changes.pop("alpha_threshold", None)
     rule = lab.rule(changes.pop("preset"), **changes)
-    ensemble = lab.ensemble(plugin, cell.get("targets", setup.targets), fusion=rule)
+    targets = cell.get("targets", setup.targets)
+    ensemble = lab.ensemble(plugin, targets, fusion=rule, alpha_threshold=threshold)
     found = lab.evaluate(ensemble, lab.records(cell["dataset"])[: cell.get("records")])
-    # Counterfact's own locality prompts have the edits' form already.
-    if cell["dataset"] == "zsre" and "others" in cell:
-        found["same_form"] = lab.locality(ensemble, lab.same_form("zsre", cell["others"]))
+    if "others" in cell:
+        found["same_form"] = lab.form_locality(ensemble, cell["dataset"], cell["others"])
     return found
 
 
@@ -113,8 +118,12 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
             for name in CHAIN
             if f"{dataset}, {name}" in results
         }
-        published = [means[name] for name in PUBLISHED if name in means]
-        steps += [b - a for a, b in itertools.pairwise(published)]
+        # Only where both ends of a step are measured.
+        steps += [
+            means[after] - means[before]
+            for before, after in itertools.pairwise(PUBLISHED)
+            if before in means and after in means
+        ]
         every = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
         fixed, dynamic, enhanced = PAPER[dataset]
         paper = f"{fixed} with a fixed weight, {dynamic or 'none told'} with a dynamic, {enhanced}"
@@ -133,7 +142,7 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
                 ]
                 if swept:
                     axes.plot(*zip(*swept, strict=True), marker="o", color=color, label=preset)
-            for name, color in (("+ one-hot target", "tab:blue"), ("draft", "tab:orange")):
+            for name, color in (("+ threshold", "tab:blue"), ("draft", "tab:orange")):
                 if f"{dataset}, {name}" in results:
                     learnt = average(results[f"{dataset}, {name}"])
                     axes.axhline(

@@ -10,8 +10,6 @@ import jax
 from onceedit_jax.baselines.edits import located_edits
 from onceedit_jax.baselines.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.seal import seal
-from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
@@ -115,11 +113,8 @@ def _located(lab: Lab, cell: Cell) -> tuple[EditedPlugin, float]:
     found = moments(model.params, model.config, keys, cell["layers"], ridge)
     params = jax.block_until_ready(LOCATED[cell["method"]](model, edits, found, cell["options"]))
     seconds = time.monotonic() - begun
-    settings = lab.settings()
-    # What `seal` needs to fix the memory's threshold; nothing of it was trained on.
-    rows = training_texts(model, tokenizer, records, lab.unrelated(dataset), settings)
     trained = Trained(params, init_gate(model.config.hidden_size), [])
-    return seal(model, tokenizer, trained, records, rows, settings), seconds
+    return lab.seal(dataset, trained, records, spent=seconds), seconds
 
 
 def _memit(model: Any, edits: Any, found: Any, options: Mapping[str, Any]) -> Params:

@@ -42,9 +42,7 @@ def run(lab: Lab, setup: QualitySetup, cell: Cell) -> Result:
     plugin = lab.plugin(dataset, lab.settings(cell.get("editing", {})), limit=edits)
     ensemble = lab.ensemble(plugin, setup.targets)
     found = lab.evaluate(ensemble, lab.records(dataset, edits), "both")
-    # Counterfact's own locality prompts have the edits' form already.
-    if dataset == "zsre":
-        found["same_form"] = lab.locality(ensemble, lab.same_form(dataset, cell["others"]))
+    found["same_form"] = lab.form_locality(ensemble, dataset, cell["others"])
     return found
 
 
@@ -54,11 +52,12 @@ def page(setup: QualitySetup, results: Mapping[str, Result]) -> Page:
     for name, result in results.items():
         lowest = dict.fromkeys(METRICS, 1.0)
         targets = [s["target"] for s in result["scores"] if s["mode"] == "teacher-forced"]
-        forms = dict(zip(targets, result.get("same_form", [1.0] * len(targets)), strict=True))
+        forms = dict(zip(targets, result["same_form"], strict=True))
         for score in result["scores"]:
             numbers = dict(score["after"])
             if score["mode"] == "teacher-forced":
-                numbers["loc"] = min(numbers["loc"], forms[score["target"]])
+                if (form := forms[score["target"]]) is not None:
+                    numbers["loc"] = min(numbers["loc"], form)
                 numbers["avg"] = sum(numbers[m] for m in METRICS[:3]) / 3
                 lowest = {m: min(lowest[m], numbers[m]) for m in METRICS}
             consistent = (score.get("consistent") or {}).get("after", {})

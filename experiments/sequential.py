@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.merging import merge
-from onceedit_jax.editing.seal import seal
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.experiment.definition import (
@@ -133,18 +131,10 @@ def _merge(
     """The new edits from the base; what they have changed is added to what the earlier ones did."""
     new = _trained(lab, cell, arrivals[-1], state)
     parts = [new.plugin] if state is None else [state.plugin, new.plugin]
-    (model, tokenizer), settings = lab.base(lab.setup.plugin), lab.settings()
+    model, _ = lab.base(lab.setup.plugin)
     records = [record for batch in arrivals for record in batch]
-    texts = training_texts(model, tokenizer, records, lab.unrelated(cell["dataset"]), settings)
-    merged = seal(
-        model,
-        tokenizer,
-        merge(model, parts),
-        records,
-        texts,
-        settings,
-        seen={mark for part in parts for mark in part.info["trained_texts"]},
-    )
+    seen = {mark for part in parts for mark in part.info["trained_texts"]}
+    merged = lab.seal(cell["dataset"], merge(model, parts), records, spent=new.seconds, seen=seen)
     return State(merged, new.seconds)
 
 

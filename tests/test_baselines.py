@@ -76,7 +76,7 @@ LOCATED = [
 ]
 PREFIXES = ("the dog ran.", "In 1987 and 2024,")
 TEXTS = ("How far is the harbour from the old bridge?", "the cat sat on the mat", "an été à la mer")
-VALUE = {"steps": 30, "learning_rate": 0.5, "clamp": 50.0, "weight_decay": 0.0}
+VALUE = {"steps": 30, "learning_rate": 0.5, "clamp": 50.0, "weight_decay": 0.0, "enough": 0.0}
 MEMIT = MEMITSettings(moment_weight=1e-5, **VALUE)
 
 
@@ -284,6 +284,11 @@ def test_ftl_learns_its_edits_in_one_matrix(tiny_model):
     assert not any(edited_says(model.config, model.params, rows)[0] for rows in batches)
     assert all(edited_says(model.config, edited, rows).all() for rows in batches)
     assert changed_leaves(model.params, edited) == {"down": [1]}
+    one, all_of_them = (
+        ftl(model.params, model.config, batches, 1, dataclasses.replace(settings, **change))
+        for change in ({"epochs": 1, "enough": 0.0}, {"enough": 1e3})
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, all_of_them)
 
 
 def test_ftl_stays_inside_its_bound_and_reaches_it(tiny_model):
@@ -349,6 +354,9 @@ def test_the_change_of_a_value_makes_the_target_follow_within_its_clamp(tiny_mod
     assert float(jnp.linalg.norm(free)) == pytest.approx(8 * norm, rel=1e-4)
     assert divergence(found(kl_weight=20.0)) < 0.5 * divergence(free)
     assert jnp.linalg.norm(found(weight_decay=1.0)) < 4 * norm
+    # The descent ends where the objective is low enough: before the clamp, or before it begins.
+    assert 0 < jnp.linalg.norm(found(enough=3.0)) < 0.99 * jnp.linalg.norm(free)
+    assert jnp.linalg.norm(found(enough=1e3)) == 0
 
 
 def test_a_subjects_key_is_the_mean_over_its_prompts(tiny_model):
@@ -619,6 +627,8 @@ def test_the_experiment_edits_a_target_by_every_method(tiny_model, tmp_path):
     ]  # fmt: skip
     texts = [{"Corpus": "c", "Text": text} for text in (*TEXTS, *TEXTS)]
     (tmp_path / "zsre_eval.json").write_text(json.dumps(edits))
+    (tmp_path / "zsre_train.json").write_text(json.dumps(edits[:1]))
+    (tmp_path / "zsre_unrelated_nq.json").write_text(json.dumps(TEXTS))
     (tmp_path / "me_ppl.json").write_text(json.dumps(texts))
     lab = Lab(tmp_path, tmp_path, setup)
     lab.target = lambda spec: Target(model, tokenizer)

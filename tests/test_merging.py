@@ -64,10 +64,12 @@ def test_merging_in_turn_is_merging_at_once(apart):
 def test_a_merged_plugin_is_sealed_with_all_its_edits(apart):
     model, tokenizer, plugins = apart
     texts = training_texts(model, tokenizer, RECORDS, UNRELATED, SETTINGS)
-    sealed = seal(model, tokenizer, merge(model, plugins), RECORDS, texts, SETTINGS, seen=["mark"])
+    merged = merge(model, plugins)
+    sealed = seal(model, tokenizer, merged, RECORDS, texts, SETTINGS, spent=9.0, seen=["mark"])
     assert [entry["target"] for entry in sealed.info["edits"]] == ["Vinterby", "the Ask"]
     assert "mark" in sealed.info["trained_texts"]
     assert sealed.info["metrics"]["epochs"] == 0
+    assert 9 < sealed.editing_seconds < 99
     alphas = sealed.alphas([RECORDS[0].prompt, "How far is the harbour from bridge 3?"], "memory")
     assert alphas.tolist() == [1.0, 0.0]
 

@@ -25,12 +25,14 @@ class FTLSettings:
 
     Attributes:
       learning_rate: of Adam.
-      epochs: passes over the batches.
+      epochs: passes over the batches, at most.
+      enough: a pass whose mean loss is under this is the last.
       bound: most that any weight may change (L-infinity).
     """
 
     learning_rate: float = 5e-4
     epochs: int = 25
+    enough: float = 1e-2
     bound: float = 5e-4
 
     def __post_init__(self) -> None:
@@ -40,7 +42,7 @@ class FTLSettings:
           InputError: naming the setting, its value and what was expected.
         """
         for name, value in dataclasses.asdict(self).items():
-            if not value > 0:
+            if not (value > 0 or (name == "enough" and value == 0)):
                 raise InputError(f"setting {name}={value}: must be above 0")
 
 
@@ -75,25 +77,30 @@ def ftl(
     step = _make_step(config, layer, settings, optimizer)
     down, state = first, optimizer.init(first)
     for _ in range(settings.epochs):
+        losses = []
         for rows in batches:
-            down, state = step(params, first, down, state, rows)
+            down, state, loss = step(params, first, down, state, rows)
+            losses.append(loss)
+        if jnp.mean(jnp.stack(losses)) < settings.enough:
+            break
     return stack_layers(with_down_projection(params, layer, down))
 
 
 def _make_step(
     config: ModelConfig, layer: int, settings: FTLSettings, optimizer: optax.GradientTransformation
-) -> Callable[..., tuple[jax.Array, Any]]:
+) -> Callable[..., tuple[jax.Array, Any, jax.Array]]:
     @partial(jax.jit, donate_argnames="state")
     def step(
         params: Params, first: jax.Array, down: jax.Array, state: Any, rows: Rows
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, Any, jax.Array]:
         def objective(down: jax.Array) -> jax.Array:
             edited = with_down_projection(params, layer, down)
             states, _ = hidden_states(edited, config, rows.tokens, rows.positions)
             return target_loss(edited, config, states, rows)
 
-        updates, state = optimizer.update(jax.grad(objective)(down), state)
+        loss, gradient = jax.value_and_grad(objective)(down)
+        updates, state = optimizer.update(gradient, state)
         moved = optax.apply_updates(down, updates)
-        return jnp.clip(moved, first - settings.bound, first + settings.bound), state
+        return jnp.clip(moved, first - settings.bound, first + settings.bound), state, loss
 
     return step

@@ -55,8 +55,8 @@ class AlphaEditSettings(ValueSettings):
     """How AlphaEdit finds its values, and where it writes them.
 
     Attributes:
-      threshold: eigenvalues of C under it belong to the null space (paper: 0.02).
-      ridge: weight of the update's own size (paper: 1).
+      threshold: eigenvalues of C under it belong to the null space (paper: 0.01, its code: 0.02).
+      ridge: weight of the update's own size (paper: 1, its code: 10).
     """
 
     threshold: float = 0.02
@@ -101,7 +101,8 @@ def memit_update(
 def null_space(moment: ArrayLike, threshold: float) -> NDArray[np.float64]:
     """P [F, F], the projection on C's eigenvectors with eigenvalues under `threshold`.
 
-    AlphaEdit, section 3.2: what is written there leaves the answers to the keys behind C alone.
+    AlphaEdit, equations 8 and 9: what is written there leaves the answers to the keys behind C
+    alone.
     """
     values, vectors = np.linalg.eigh(np.asarray(moment, np.float64))
     kept = vectors[:, values < threshold]
@@ -111,7 +112,7 @@ def null_space(moment: ArrayLike, threshold: float) -> NDArray[np.float64]:
 def alphaedit_update(
     projection: ArrayLike, keys: ArrayLike, residuals: ArrayLike, ridge: float
 ) -> jax.Array:
-    """R K^T P (K K^T P + ridge I)^-1 (AlphaEdit, section 3.3), transposed.
+    """R K^T P (K K^T P + ridge I)^-1 (AlphaEdit, equation 14), transposed.
 
     The change that minimises ||change P K - R||^2 + ridge ||change P||^2, times P. All edits are
     made at once, so that the paper's term of edits before these is absent.

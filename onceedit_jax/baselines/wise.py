@@ -3,6 +3,7 @@
 The side memory is a copy of one layer's down-projection. How far the two differ on a prompt says
 whether the prompt is about an edit. The paper's sharding of edits into masked subspaces and their
 merging, which is for edits that come one after the other, is left out: all edits come at once.
+Its margins are for models of 4,096 units; what a model's activations are like says what to give.
 """
 
 import dataclasses
@@ -26,12 +27,12 @@ class WISESettings:
     """How the side memory is trained, and when it answers.
 
     Attributes:
-      learning_rate: of Adam.
+      learning_rate: of Adam (paper: SGD at 1).
       epochs: passes over the batches.
       quiet: alpha, most activation of an unrelated text (paper: 5).
       loud: beta, least activation of an edit (paper: 20).
       margin: gamma, least difference of the two (paper: 10).
-      share: the side memory answers from this share of the edits' least activation on.
+      share: the side memory answers from this share of the edits' least activation on (paper: 1).
     """
 
     learning_rate: float = 1e-3
@@ -62,7 +63,7 @@ class SideMemory:
 
 
 def activation(key: jax.Array, change: jax.Array, columns: jax.Array) -> jax.Array:
-    """Mean of ||(W' - W) k|| over a prompt's tokens (WISE, section 2.3.1).
+    """Mean of ||(W' - W) k|| over a prompt's tokens (WISE, equation 3).
 
     Args:
       key: [B, T, F], rows right-padded.
@@ -79,7 +80,7 @@ def activation(key: jax.Array, change: jax.Array, columns: jax.Array) -> jax.Arr
 
 
 def margin_loss(edits: jax.Array, others: jax.Array, settings: WISESettings) -> jax.Array:
-    """Hinges that part the activations of edits [B] and unrelated texts [B] (WISE, section 2.3.1).
+    """Hinges that part the activations of edits [B] and unrelated texts [B] (WISE, equation 6).
 
     Returns:
       [B] float32: max(0, other - alpha) + max(0, beta - edit) + max(0, gamma - (edit - other)).
@@ -143,7 +144,7 @@ def wise_states(
     memory: SideMemory,
     layer: int,
 ) -> jax.Array:
-    """States [B, T, D] after the final norm, of the model with a side memory (WISE, section 2.3.1).
+    """States [B, T, D] after the final norm, of the model with a side memory (WISE, equation 5).
 
     A row whose prompt activates the memory is read with its W', every other with W.
 

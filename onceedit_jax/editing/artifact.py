@@ -69,8 +69,8 @@ class EditedPlugin:
 
     @property
     def editing_seconds(self) -> float:
-        """How long its last stage trained, compilation included, whenever that was."""
-        return float(sum(epoch["seconds"] for epoch in self.info["history"]))
+        """What its last stage took, whenever that was: texts, training, compilation, thresholds."""
+        return float(self.info["metrics"]["seconds"])
 
     def alpha_threshold(self, kind: GateKind) -> float:
         """Below this alpha a target answers by itself; fixed on held-back rows."""

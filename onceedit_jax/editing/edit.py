@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,7 @@ def edit(
         another run, or a `start` of another base.
       RunError: the loss stopped being finite.
     """
+    begun = time.monotonic()
     if not records:
         raise InputError("no edits given: expected at least one record with prompt and target")
     if start is not None and start.base_hash != model.content_hash:
@@ -116,6 +118,7 @@ def edit(
     mesh = mesh or data_mesh()
     if mesh.size > 1 or jax.local_device_count() > 1:
         params = lay(params, param_shardings(mesh, params))
+    prepared = time.monotonic() - begun
     trained = train(
         params,
         model.config,
@@ -143,6 +146,8 @@ def edit(
         [*records, *earlier],
         texts,
         settings,
+        # Epochs tell their own time: some may have been an earlier run's that was cut.
+        spent=prepared + sum(entry["seconds"] for entry in trained.history),
         ungated=ungated,
         edited_before=len(earlier),
         seen=seen,

@@ -1,5 +1,6 @@
 """From trained parameters to an artifact: its scope memory, its rule, its account of itself."""
 
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def seal(
     texts: TrainingTexts,
     settings: EditSettings,
     *,
+    spent: float,
     ungated: Collection[int] = (),
     edited_before: int = 0,
     seen: Collection[str] = (),
@@ -51,6 +53,7 @@ def seal(
       records: all edits that the parameters hold.
       texts: what was trained on, and what was held back.
       settings: of the editing stage, for the artifact's account of itself.
+      spent: seconds of editing so far.
       ungated: positions of edits that the gate was not taught.
       edited_before: how many of the edits are an earlier stage's.
       seen: digests of the texts that earlier stages trained on.
@@ -58,6 +61,7 @@ def seal(
     Returns:
       The edited plug-in, not yet saved.
     """
+    begun = time.monotonic()
     known = [record.prompt for i, record in enumerate(records) if i not in frozenset(ungated)]
     prompts = known + texts.held_back
     encoded = [tokenizer.encode(prompt)[: settings.max_tokens] for prompt in prompts]
@@ -102,6 +106,7 @@ def seal(
         },
         "metrics": {
             "epochs": len(trained.history),
+            "seconds": spent + time.monotonic() - begun,
             "loss": last.get("loss"),
             "reliability": last.get("reliability"),
             "gate_accuracy": last.get("gate_accuracy"),

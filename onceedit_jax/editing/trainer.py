@@ -204,14 +204,14 @@ def train(
                     step=epoch * steps_per_epoch + i + 1,
                     steps=steps_per_epoch * settings.epochs,
                     loss=sums[0] / (i + 1),
-                    reliability=sums[1] / max(sums[2], 1),
-                    gate_accuracy=sums[3] / sums[4],
+                    reliability=_share(sums[1], sums[2]),
+                    gate_accuracy=_share(sums[3], sums[4]),
                 )
             )
         entry = (
             sums[0] / steps_per_epoch,
-            sums[1] / max(sums[2], 1),
-            sums[3] / sums[4],
+            _share(sums[1], sums[2]),
+            _share(sums[3], sums[4]),
             time.monotonic() - started,
         )
         history.append(dict(zip(HISTORY, entry, strict=True)))
@@ -251,6 +251,11 @@ def _shared(mesh: Mesh, batch: Batch) -> Batch:
         return batch
     lines = shard_batch(mesh, (batch.tokens, batch.positions, batch.segments))
     return batch._replace(tokens=lines[0], positions=lines[1], segments=lines[2])
+
+
+def _share(right: float, count: float) -> float:
+    """What is right of what was asked; where nothing was, nothing is left to learn."""
+    return float(right / count) if count else 1.0
 
 
 def _learnt(history: list[dict[str, float]], patience: int) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,10 @@ from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow, without_nq
 from onceedit_jax.editing.artifact import FORMAT, EditedPlugin
 from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.seal import seal
 from onceedit_jax.editing.settings import EditSettings, fingerprint
+from onceedit_jax.editing.texts import training_texts
+from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.ensemble import Ensemble, Target, load_target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Mode, evaluate, plugin_alone
@@ -37,16 +40,21 @@ class Dataset:
         here, and the templates of paraphrases.
       unrelated: texts for the gate's other side.
       strip_nq: take "nq question:" off, in training and evaluation.
+      asked: so many of `training` are evaluated, as unedited questions in the edits' form; none
+        where the data set's own locality prompts have that form.
     """
 
     edits: str
     training: str
     unrelated: str
     strip_nq: bool = False
+    asked: int = 0
 
 
 DATASETS = {
-    "zsre": Dataset("zsre_eval.json", "zsre_train.json", "zsre_unrelated_nq.json", strip_nq=True),
+    "zsre": Dataset(
+        "zsre_eval.json", "zsre_train.json", "zsre_unrelated_nq.json", strip_nq=True, asked=200
+    ),
     "counterfact": Dataset(
         "counterfact_edit.json", "counterfact_train.json", "counterfact_train.json"
     ),
@@ -97,10 +105,26 @@ class Lab:
         rows = load_unrelated(self.data / "me_ppl.json")
         return [row.prompt for row in rows[parity == "odd" :: 2]]
 
-    def same_form(self, dataset: str, limit: int = 200) -> list[Pair]:
-        """Unedited questions in the edits' own form, with an answer to be scored on."""
-        found = load_records(self.data / _dataset(dataset).training, limit=limit)
+    def same_form(self, dataset: str, limit: int) -> list[Pair]:
+        """Unedited questions in the edits' own form, with an answer to be scored on.
+
+        Raises:
+          InputError: the data set has not so many that are kept out of training.
+        """
+        files = _dataset(dataset)
+        if limit > files.asked:
+            raise InputError(
+                f"{limit} unedited questions of {dataset}: {files.asked} are kept out of training; "
+                "ask for no more"
+            )
+        found = load_records(self.data / files.training, limit=limit)
         return [Pair(r.prompt, r.true_answers[0]) for r in found if r.true_answers]
+
+    def evaluated(self, dataset: str) -> list[EditRecord]:
+        """Records whose questions are never trained on."""
+        files = _dataset(dataset)
+        asked = load_records(self.data / files.training, limit=files.asked) if files.asked else []
+        return [*load_records(self.data / files.edits), *asked]
 
     def unrelated(self, dataset: str) -> list[UnrelatedRow]:
         """Rows for the gate's other side, none of them evaluated."""
@@ -108,7 +132,7 @@ class Lab:
         rows = load_unrelated(self.data / files.unrelated)
         if files.strip_nq:
             rows = [without_nq(row) for row in rows]
-        return drop_leaks(rows, load_records(self.data / files.edits))[0]
+        return drop_leaks(rows, self.evaluated(dataset))[0]
 
     def settings(self, overrides: Mapping[str, Any] = {}) -> EditSettings:
         """The editing stage: defaults, the configuration's changes, and a cell's."""
@@ -180,11 +204,34 @@ class Lab:
                 records,
                 self.unrelated(dataset) if unrelated is None else unrelated,
                 settings,
-                evaluated=load_records(self.data / _dataset(dataset).edits),
+                evaluated=self.evaluated(dataset),
                 mesh=self.mesh,
                 on_step=on_step,
                 **options,
             )
+
+    def seal(
+        self,
+        dataset: str,
+        trained: Trained,
+        records: Sequence[EditRecord],
+        *,
+        spent: float,
+        seen: Collection[str] = (),
+    ) -> EditedPlugin:
+        """A plug-in whose parameters `edit` did not make; `spent` and `seen` as for `seal`."""
+        (model, tokenizer), settings = self.base(self.setup.plugin), self.settings()
+        texts = training_texts(
+            model,
+            tokenizer,
+            records,
+            self.unrelated(dataset),
+            settings,
+            examples=self.examples(dataset),
+            evaluated=self.evaluated(dataset),
+            seen=seen,
+        )
+        return seal(model, tokenizer, trained, records, texts, settings, spent=spent, seen=seen)
 
     def examples(self, dataset: str) -> list[EditRecord]:
         """Records that are no edits and show how questions may be put otherwise."""
@@ -219,6 +266,14 @@ class Lab:
                 for row in found.records
             ],
         }
+
+    def form_locality(
+        self, ensemble: Ensemble, dataset: str, limit: int
+    ) -> list[float] | list[None]:
+        """Each target's locality on unedited questions in the edits' form; None for no such."""
+        if not _dataset(dataset).asked:
+            return [None] * len(ensemble.targets)
+        return self.locality(ensemble, self.same_form(dataset, limit))
 
     def locality(self, ensemble: Ensemble, pairs: Sequence[Pair]) -> list[float]:
         """Each target's agreement with itself before the edit on further questions."""

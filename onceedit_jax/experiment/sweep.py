@@ -56,10 +56,7 @@ def measure(lab: Lab, setup: SweepSetup, cell: Cell) -> Result:
     for gate in cell["gates"]:
         ensemble = lab.ensemble(plugin, setup.targets, fusion=lab.rule("draft", gate=gate))
         found = lab.evaluate(ensemble, records)["scores"]
-        # Counterfact's own locality prompts have the edits' form already.
-        forms: Sequence[float | None] = [None] * len(found)
-        if dataset == "zsre":
-            forms = lab.locality(ensemble, lab.same_form(dataset, cell["others"]))
+        forms = lab.form_locality(ensemble, dataset, cell["others"])
         scores[gate] = [
             {"target": score["target"], **score["after"], "same form": form}
             for score, form in zip(found, forms, strict=True)
