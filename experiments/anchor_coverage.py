@@ -119,7 +119,7 @@ def page(setup: CoverageSetup, results: Mapping[str, Result]) -> Page:
                 + ", ".join(f"{r:.3f} with {k:.0%}" for k, r in curve)
                 + " of the anchors."
             )
-            order += [more >= fewer for (_, more), (_, fewer) in itertools.pairwise(curve)]
+            order += [more > fewer for (_, more), (_, fewer) in itertools.pairwise(curve)]
             covered = (results[f"{name}, bytes, {kept:.0%}"]["coverage"] for kept, _ in curve[:2])
             told.append(
                 "They cover "

@@ -235,9 +235,7 @@ METHODS: dict[str, Callable[[Work], Edited]] = {
 }
 
 
-def _moments(
-    work: Work, layers: Sequence[int], ridge: float
-) -> tuple[dict[int, jax.Array], float]:
+def _moments(work: Work, layers: Sequence[int], ridge: float) -> tuple[dict[int, jax.Array], float]:
     batches = text_batches(work.texts, work.target.tokenizer, height=BATCH)
     return _timed(lambda: moments(*work.model, batches, layers, ridge))
 
@@ -312,7 +310,12 @@ def page(setup: BaselinesSetup, results: Mapping[str, Result]) -> Page:
             Table(
                 "Editing time: seconds for a target (mean over targets; for once edit the "
                 "plug-in's), and for 1, 2 and 3 targets in units of one edit of the plug-in",
-                ("method", "seconds", *(f"{count} target{'s' * (count > 1)}" for count in COUNTS), "published, 3"),
+                (
+                    "method",
+                    "seconds",
+                    *(f"{count} target{'s' * (count > 1)}" for count in COUNTS),
+                    "published, 3",
+                ),
                 times,
             ),
         ],

@@ -175,12 +175,13 @@ def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
         " ".join(told),
         judged(
             "[WEIGHT] knows what the plug-in has learnt, and not only the form of prompts",
-            all(mean > HIGH and loc > HIGH for _, mean, loc in opened),
+            all(mean > HIGH and loc > HIGH for _, mean, loc in opened) if opened else None,
             "; ".join(
                 f"{dataset}: alpha {mean:.2f} on edits it was not told of, and Loc {loc:.2f} on "
                 "unedited prompts of their form"
                 for dataset, mean, loc in opened
-            ),
+            )
+            or "it is not measured",
         ),
         [
             Table(

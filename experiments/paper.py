@@ -8,6 +8,7 @@ from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, S
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg")
+ROUNDING = 0.005  # of the published figures, which have two digits
 # The paper's rule: relative space, [WEIGHT] alone, its search by gradient, no threshold.
 RULES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -70,13 +71,14 @@ def page(setup: PaperSetup, results: Mapping[str, Result]) -> Page:
         for name, result in results.items()
         for score in result["scores"]
     ]
-    told_by_paper = [row for row in rows if row[-1] is not None]
+    # Its own rule alone; more than its figure is as good as its figure.
+    told_by_paper = [row for row in rows if row[-1] is not None and row[0].endswith(", paper")]
     told = "; ".join(f"{row[0]}, {row[1]}: Avg {row[-2]:.3f}" for row in rows)
     return Page(
         f"{setup.limit} edits at once: {told}.",
         judged(
             "this pair has these averages",
-            all(row[-2] >= row[-1] for row in told_by_paper) if told_by_paper else None,
+            all(row[-2] >= row[-1] - ROUNDING for row in told_by_paper) if told_by_paper else None,
             ", ".join(f"{row[0]} {row[-2]:.2f} of {row[-1]:.2f}" for row in told_by_paper)
             or "the paper has no figure of this pair and data",
         ),

@@ -48,7 +48,8 @@ def run(lab: Lab, setup: QualitySetup, cell: Cell) -> Result:
 
 def page(setup: QualitySetup, results: Mapping[str, Result]) -> Page:
     """Scores beside the goals; locality is the lower of the two measured."""
-    rows, verdicts, averages = [], [], {}
+    rows, verdicts = [], []
+    most: dict[str, tuple[int, float]] = {}  # edits and Avg, by data set
     for name, result in results.items():
         lowest = dict.fromkeys(METRICS, 1.0)
         targets = [s["target"] for s in result["scores"] if s["mode"] == "teacher-forced"]
@@ -73,16 +74,21 @@ def page(setup: QualitySetup, results: Mapping[str, Result]) -> Page:
                 ]
             )
         verdicts.append(f"{name}: {_verdict(name, lowest, result)}")
-        averages[name] = lowest["avg"]
+        dataset, edits = name.split()
+        most[dataset] = max(most.get(dataset, (0, 0.0)), (int(edits), lowest["avg"]))
     columns = ("edits", "target", "mode", "Rel", "Gen", "Loc", "Avg", "contradicting")
     return Page(
         " ".join(verdicts),
         judged(
             "one edited plug-in serves every target, with an average of .92 on ZsRE and .68 on "
             "Counterfact",
-            all(average >= PAPER[name.split()[0]] for name, average in averages.items()),
-            "the worse target's Avg is "
-            + ", ".join(f"{average:.2f} with {name} edits" for name, average in averages.items()),
+            all(average >= PAPER[name] for name, (_, average) in most.items())
+            if most.keys() == PAPER.keys()
+            else None,
+            "with the most edits, the worse target's Avg is "
+            + ", ".join(
+                f"{average:.2f} on {edits} of {name}" for name, (edits, average) in most.items()
+            ),
         ),
         [
             Table(

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from onceedit_jax.experiment.definition import OPEN, Cell, Experiment, Page, Result, judged
 from onceedit_jax.experiment.sweep import Lowest, SweepSetup, measure, sweep_cells, sweep_page
 
+CLOSED = 0.9
+LOCALITY = {
+    "loc": "the data set's own prompts",
+    "same form": "unedited questions in the edits' form",
+}
+
 
 @dataclass(frozen=True)
 class RatioSetup(SweepSetup):
@@ -43,11 +49,14 @@ def page(setup: RatioSetup, results: Mapping[str, Result]) -> Page:
             return OPEN
         none, most = (lowest(name, "token") for name in (names[0], names[-1]))
         return judged(
-            "unrelated inputs teach [WEIGHT] to stay closed",
-            most["loc"] > none["loc"],
-            f"with the paper's gate Loc goes from {none['loc']:.2f} to {most['loc']:.2f}, and on "
-            f"unedited questions in the edits' form from {none['same form']:.2f} to "
-            f"{most['same form']:.2f}",
+            f"unrelated inputs teach [WEIGHT] to stay closed (Loc of {CLOSED} or more)",
+            all(most[kind] >= CLOSED for kind in LOCALITY if kind in most),
+            f"by the learnt token alone, from {names[0]} to {names[-1]}, "
+            + ", ".join(
+                f"Loc on {words} goes from {none[kind]:.2f} to {most[kind]:.2f}"
+                for kind, words in LOCALITY.items()
+                if kind in most
+            ),
         )
 
     return sweep_page("unrelated rows an edit", results, verdict, claim)

@@ -229,6 +229,15 @@ def test_a_tiny_plugin_learns_its_edits_and_its_gate(tiny_model, method):
     assert metrics["alpha_edits"]["mean"] > 0.5
 
 
+def test_training_without_the_gate_ends_when_every_edit_is_learnt(tiny_model):
+    model, tokenizer = tiny_model()
+    rows = [replace(edit_row(r, tokenizer, max_tokens=64), related=None) for r in RECORDS]
+    settings = replace(FAST, gate_weight=0.0, early_stop=2)
+    history = train(model.params, model.config, rows, settings).history
+    assert len(history) < settings.epochs
+    assert [epoch["reliability"] for epoch in history[-2:]] == [1.0, 1.0]
+
+
 def test_the_same_seed_gives_the_same_plugin(tiny_model):
     model, tokenizer = tiny_model()
     settings = EditSettings(**{**FAST.as_dict(), "epochs": 2})

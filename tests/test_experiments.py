@@ -7,13 +7,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.experiment.report import fill_readme, headline, write_report
-from onceedit_jax.experiment.runner import RESULTS, load_experiment, load_setup, run_experiment
+from onceedit_jax.experiment.runner import (
+    RESULTS,
+    load_experiment,
+    load_setup,
+    publish,
+    run_experiment,
+    up_to_date,
+)
 
 ROOT = Path(__file__).parents[1]
+PUBLISHED = sorted(path.parent.name for path in (ROOT / "results").glob("*/" + RESULTS))
 SMOKE = Path(__file__).parent / "smoke"
 NAMES = sorted(path.stem for path in SMOKE.glob("*.yaml"))
 ON_EIGHT_DEVICES = {"meshes"}  # no smoke run: test_meshes.py does as much on tiny models
@@ -93,6 +100,18 @@ def test_another_configuration_measures_anew(project):
     assert cells["n 2"]["result"]["square"] == 11
 
 
+def test_what_is_out_of_date_is_kept_until_all_is_measured_anew(project):
+    folder, run = project
+    run()
+    (folder / "configs" / "squares.yaml").write_text("seed: 7\n")
+    with pytest.raises(RuntimeError, match="cut"):
+        run(failing=1)
+    place = folder / "results" / "squares"
+    cells = json.loads((place / RESULTS).read_text())["cells"]
+    assert [entry["result"]["square"] for entry in cells.values()] == [7, 1, 4]
+    assert "1 squares." in (place / "README.md").read_text()
+
+
 def test_results_of_another_configuration_stand_beside_the_others(project):
     folder, run = project
     other = folder / "seven.yaml"
@@ -158,13 +177,25 @@ def test_every_experiment_has_a_configuration_and_a_smoke_run():
     files = {p.stem.replace("_", "-") for p in (ROOT / "experiments").glob("*.py")}
     assert files == {*NAMES, *ON_EIGHT_DEVICES}
     for name in files:
-        kind = load_experiment(ROOT / "experiments", name).setup
+        experiment = load_experiment(ROOT / "experiments", name)
         configured = sorted((ROOT / "configs" / name).glob("*.yaml"))
         for path in (
             *(configured or [ROOT / "configs" / f"{name}.yaml"]),
             *SMOKE.glob(f"{name}.yaml"),
         ):
-            assert load_setup(path, kind).limit == yaml.safe_load(path.read_text())["limit"]
+            assert experiment.cells(load_setup(path, experiment.setup))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_page_says_what_its_results_say(name, tmp_path):
+    """Pages are made from results alone, and anew whenever what makes them changes."""
+    experiment = load_experiment(ROOT / "experiments", name)
+    setup = load_setup(ROOT / "configs" / f"{name}.yaml", experiment.setup)
+    kept = json.loads((ROOT / "results" / name / RESULTS).read_text())["cells"]
+    publish(tmp_path, experiment, setup, up_to_date(setup, experiment.cells(setup), kept))
+    for file in ("README.md", RESULTS):
+        published = (ROOT / "results" / name / file).read_text()
+        assert published == (tmp_path / file).read_text(), f"{name}/{file} is of another state"
 
 
 def test_the_readme_shows_the_results_that_are_there():
@@ -184,8 +215,10 @@ def test_every_experiment_runs_on_a_real_plugin(shared, tmp_path):
             folder=ROOT / "experiments",
             setup_file=SMOKE / f"{name}.yaml",
         )
-        assert "What came out" in (place / "README.md").read_text()
-        assert list(place.glob("*.svg")) or name in ("quality", "single-target", "paper")
+        experiment = load_experiment(ROOT / "experiments", name)
+        wanted = experiment.cells(load_setup(SMOKE / f"{name}.yaml", experiment.setup))
+        assert json.loads((place / RESULTS).read_text())["cells"].keys() == wanted.keys()
+        assert "| --- |" in (place / "README.md").read_text()
     assert len(list((tmp_path / "work" / "plugins").glob("*/edit.json"))) == 1
     report = tmp_path / "report.html"
     assert write_report(tmp_path / "results", report, data=shared / "data") > 30

@@ -1,4 +1,8 @@
-"""Runs an experiment cell by cell: what is measured stays, what changed is measured anew."""
+"""Runs an experiment cell by cell: what is measured stays, what is asked anew is measured anew.
+
+A cell is known by its configuration. Code, weights and data files are not a part of it: after a
+change there that matters, delete the cell from `results.json`, or the file.
+"""
 
 import dataclasses
 import importlib.util
@@ -6,6 +10,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +21,15 @@ from onceedit_jax.console import err
 from onceedit_jax.editing.settings import fingerprint
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.report import write_json, write_jsonl
-from onceedit_jax.experiment.definition import Experiment, Setup
+from onceedit_jax.experiment.definition import Cell, Experiment, Setup
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.experiment.page import write_page
 from onceedit_jax.versions import versions
 
 RESULTS = "results.json"
 RECORDS = "records"  # folder of the records' numbers, one file a cell
+
+Entry = Mapping[str, Any]  # a measured cell: fingerprint, cell, seconds, versions and result
 
 
 def run_experiment(
@@ -77,14 +84,9 @@ def run_experiment(
     lab, place = Lab(data, work, setup, mesh), out / "-".join(titles)
     place.mkdir(parents=True, exist_ok=True)
     kept = _kept(place / RESULTS)
-    # An experiment's own fields count where a cell's description names them: another grid keeps
-    # the cells that it shares with the one before.
-    shared = {field.name: getattr(setup, field.name) for field in dataclasses.fields(Setup)}
-    found: dict[str, dict[str, Any]] = {}
+    found = up_to_date(setup, cells, kept)
     for cell, description in cells.items():
-        mark = fingerprint(shared, description)[:16]
-        if kept.get(cell, {}).get("fingerprint") == mark:
-            found[cell] = kept[cell]
+        if cell in found:
             continue
         err.print(f"{name}: {cell}")
         begun = time.monotonic()
@@ -95,17 +97,37 @@ def run_experiment(
             records.parent.mkdir(exist_ok=True)
             write_jsonl(records, rows)
         found[cell] = {
-            "fingerprint": mark,
+            "fingerprint": _mark(setup, description),
             "cell": description,
             "seconds": round(time.monotonic() - begun, 1),
             "versions": versions(),
             "result": result,
         }
-        # Cells that come later in the list, measured by an earlier run, are not lost by a cut.
-        rest = {other: kept[other] for other in cells if other in kept and other not in found}
-        _publish(place, experiment, setup, found, rest)
-    _publish(place, experiment, setup, found, {})
+        found = {other: found[other] for other in cells if other in found}
+        # What is out of date goes when all is measured anew: a slip in the configuration costs a
+        # cell, not all of them.
+        rest = {other: kept[other] for other in kept if other not in found}
+        publish(place, experiment, setup, found, rest)
+    publish(place, experiment, setup, found)
     return place
+
+
+def up_to_date(
+    setup: Setup, cells: Mapping[str, Cell], kept: Mapping[str, Entry]
+) -> dict[str, Entry]:
+    """Those of the kept entries that were measured as the configuration has it, in its order."""
+    return {
+        cell: kept[cell]
+        for cell, description in cells.items()
+        if kept.get(cell, {}).get("fingerprint") == _mark(setup, description)
+    }
+
+
+def _mark(setup: Setup, description: Cell) -> str:
+    # An experiment's own fields count where a cell's description names them: another grid keeps
+    # the cells that it shares with the one before.
+    shared = {field.name: getattr(setup, field.name) for field in dataclasses.fields(Setup)}
+    return fingerprint(shared, description)[:16]
 
 
 def load_experiment(folder: Path, name: str) -> Experiment:
@@ -157,7 +179,7 @@ def records_file(place: Path, cell: str) -> Path:
     return place / RECORDS / (re.sub(r"[^\w.,%+' -]", "_", cell) + ".jsonl")
 
 
-def _kept(path: Path) -> dict[str, Any]:
+def _kept(path: Path) -> dict[str, Entry]:
     if not path.exists():
         return {}
     try:
@@ -168,14 +190,22 @@ def _kept(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _publish(
+def publish(
     place: Path,
     experiment: Experiment,
     setup: Setup,
-    found: dict[str, dict[str, Any]],
-    rest: dict[str, dict[str, Any]],
+    found: Mapping[str, Entry],
+    rest: Mapping[str, Entry] = {},
 ) -> None:
-    """Write the results, and the page about those that are up to date."""
+    """Write results, and the page about them.
+
+    Args:
+      place: the experiment's folder of results.
+      experiment: whose they are.
+      setup: its configuration.
+      found: entries that are up to date, by cell, at least one.
+      rest: others, which are kept and not told of.
+    """
     whole = {"setup": dataclasses.asdict(setup), "headline": None, "cells": {**found, **rest}}
     # Whatever becomes of the page, what was measured is kept.
     write_json(place / RESULTS, whole)
