@@ -42,8 +42,8 @@ class LocateSetup(Setup):
       dataset: whose edits.
       methods: names, with settings that differ from the method's defaults.
       layers: where MEMIT and AlphaEdit write.
-      texts: how many texts C is taken over; as many others measure perplexity, up to `measured`.
-      measured: see there.
+      texts: how many texts C is taken over.
+      measured: how many others perplexity is taken on.
       ridge: see `baselines.statistics.ridged`; AlphaEdit takes C as it is.
       prefixes: texts' beginnings that are put before a prompt.
     """

@@ -120,16 +120,26 @@ def _verdict(name: str, lowest: Mapping[str, float], result: Result) -> str:
             if lowest[metric] < goal
         ]
         told.append("every goal is reached" if not short else f"short: {', '.join(short)}")
-    by_mode: dict[str, list[Any]] = {}
-    for score in result["scores"]:
-        by_mode.setdefault(score["mode"], []).append(score["after"])
-    ratios = [
-        free[m] / max(forced[m], 1e-9)
-        for forced, free in zip(by_mode["teacher-forced"], by_mode["generate"], strict=True)
+    scores = result["scores"]
+    kept = f"free generation keeps at least {_kept([s['after'] for s in scores], scores):.2f}"
+    kept += " of Rel and Gen"
+    if all(s["contradicting"] for s in scores):
+        consistent = [s["consistent"]["after"] for s in scores]
+        kept += f", {_kept(consistent, scores):.2f} without edits that contradict another"
+    return "; ".join([*told, kept]) + "."
+
+
+def _kept(numbers: Sequence[Mapping[str, float]], scores: Sequence[Mapping[str, Any]]) -> float:
+    """The least of Rel and Gen in free generation, as a share of what teacher forcing has."""
+    forced, free = (
+        [n for n, score in zip(numbers, scores, strict=True) if score["mode"] == mode]
+        for mode in ("teacher-forced", "generate")
+    )
+    return min(
+        after[m] / max(before[m], 1e-9)
+        for before, after in zip(forced, free, strict=True)
         for m in ("rel", "gen")
-    ]
-    told.append(f"free generation keeps at least {min(ratios):.2f} of Rel and Gen")
-    return "; ".join(told) + "."
+    )
 
 
 EXPERIMENT = Experiment(
