@@ -609,7 +609,8 @@ def test_scores_are_the_protocols(tiny_model):
 def test_the_experiment_edits_a_target_by_every_method(tiny_model, tmp_path):
     model, tokenizer = tiny_model(80)
     experiment = load_experiment(ROOT / "experiments", "baselines")
-    values = {"limit": 2, "texts": 3, "prefixes": 1, "ridge": 0.01, "targets": ["tiny"]}
+    values = {"limit": 2, "texts": 3, "prefixes": 1, "ridge": 0.01, "targets": ["tiny"],
+              "third": "tiny", "bare": {"paraphrase_ratio": 0.0}}  # fmt: skip
     brief = {"epochs": 1}
     values["methods"] = {
         "full": brief, "lora": brief, "ft-l": brief, "rome": {"steps": 1}, "memit": {"steps": 1},
@@ -633,22 +634,28 @@ def test_the_experiment_edits_a_target_by_every_method(tiny_model, tmp_path):
     lab = Lab(tmp_path, tmp_path, setup)
     lab.target = lambda spec: Target(model, tokenizer)
     cells = experiment.cells(setup)
-    assert [cell["method"] for cell in cells.values()] == ["once edit", *values["methods"]]
+    twice = [
+        f"{method}, {place}" for place in ("tiny", "random weights") for method in setup.methods
+    ]
+    assert list(cells) == ["once edit", "once edit (prompts alone)", *twice]
     before = jax.tree.map(np.array, model.params)
     results = {
         name: experiment.run(lab, setup, cell)
         for name, cell in cells.items()
-        if name != "once edit"
+        if name.endswith(", tiny")
     }
     jax.tree.map(np.testing.assert_array_equal, before, model.params)
     for name, result in results.items():
         scores = result["scores"][0]
         assert scores["before"]["loc"] == 1.0 and scores["after"]["counts"]["rel"] == 2
-        assert result["seconds"] > 0
         assert (result["preparation"] > 0) == (name.split(",")[0] in ("rome", "memit", "alphaedit"))
     results["ft-l, tiny"] = {**results["ft-l, tiny"], "seconds": 3.0}
     page = experiment.page(setup, json.loads(json.dumps(results)))
-    assert len(page.tables[0].rows) == 8
+    assert len(page.tables[0].rows) == 8 and "not decided" in page.claim
+    name = "ft-l, random weights"
+    results[name] = experiment.run(lab, setup, cells[name])
+    assert results[name]["scores"] == [] and results[name]["seconds"] > 0
+    results[name]["seconds"] = 4.0
     # The plug-in's cell: its time is what its record says, whoever edited it.
     lab.plugin = lambda dataset, settings: SimpleNamespace(editing_seconds=2.0)
     lab.ensemble = lambda plugin, targets: None
@@ -656,8 +663,9 @@ def test_the_experiment_edits_a_target_by_every_method(tiny_model, tmp_path):
     once = experiment.run(lab, setup, cells["once edit"])
     page = experiment.page(setup, json.loads(json.dumps({"once edit": once, **results})))
     times = {row[0]: row[1:] for row in page.tables[1].rows}
-    assert times["once edit"] == [2.0, 1.0, 1.0, 1.0, 1.0]
-    assert times["ft-l"] == [3.0, 1.5, 3.0, 4.5, 2.13]
+    assert times["once edit"] == [2.0, 2.0, 1.0, 1.0, 1.0]
+    assert times["ft-l"] == [3.0, 7.0, 1.5, 3.5, 2.13]
+    assert times["rome"][1] is None and "not decided" not in page.claim
     save_figure(page.figures[0].draw, tmp_path / "time.svg")
     assert "<svg" in (tmp_path / "time.svg").read_text()
 
