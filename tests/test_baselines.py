@@ -609,8 +609,8 @@ def test_scores_are_the_protocols(tiny_model):
 def test_the_experiment_edits_a_target_by_every_method(tiny_model, tmp_path):
     model, tokenizer = tiny_model(80)
     experiment = load_experiment(ROOT / "experiments", "baselines")
-    values = {"limit": 2, "texts": 3, "prefixes": 1, "ridge": 0.01, "targets": ["tiny"],
-              "third": "tiny", "bare": {"paraphrase_ratio": 0.0}}  # fmt: skip
+    values = {"limit": 2, "texts": 3, "prefixes": 1, "ridge": 0.01, "targets": ["tiny"]}
+    values |= {"third": "tiny", "bare": {"paraphrase_ratio": 0.0}}
     brief = {"epochs": 1}
     values["methods"] = {
         "full": brief, "lora": brief, "ft-l": brief, "rome": {"steps": 1}, "memit": {"steps": 1},
