@@ -54,9 +54,13 @@ def page(setup: SingleSetup, results: Mapping[str, Result]) -> Page:
             f"{name} with the plug-in: Rel {forced['rel']:.3f}, Gen {forced['gen']:.3f}, Loc "
             f"{forced['loc']:.3f}, where the plug-in alone has Rel {alone['rel']:.3f} and Gen "
             f"{alone['gen']:.3f}: the pair keeps {forced['gen'] / max(alone['gen'], 1e-9):.0%} of "
-            f"its generality. Portability goes from {score['before']['portability']:.3f} to "
-            f"{forced['portability']:.3f}."
+            "its generality."
         )
+        if forced["portability"] is not None:  # not every data set asks for it
+            told.append(
+                f"Its portability goes from {score['before']['portability']:.3f} to "
+                f"{forced['portability']:.3f}."
+            )
         kept += [forced[m] / max(alone[m], 1e-9) for m in ("rel", "gen")]
         local.append(forced["loc"])
     return Page(

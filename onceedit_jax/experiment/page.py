@@ -79,13 +79,9 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return (
-            "-"
-            if math.isnan(value)
-            else f"{value:.3g}"
-            if 0 < abs(value) < 5e-4
-            else f"{value:.3f}"
-        )
+        if math.isnan(value):
+            return "-"
+        return f"{value:.3g}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
