@@ -36,7 +36,8 @@ CHAIN: dict[str, dict[str, Any]] = {
     "draft": {"preset": "draft"},
     "draft, gate token": {"preset": "draft", "gate": "token"},
 }
-PUBLISHED = ("DeePEn", "+ dynamic weight", "+ zero start", "+ one-hot target")
+PUBLISHED = ("DeePEn", "+ dynamic weight", "+ one-hot target")  # as the paper compares them
+NOTABLE = 0.01  # less is a question of the seed
 # With a fixed weight, with the dynamic one, and with zero start and one-hot target besides.
 PAPER = {"zsre": (0.41, 0.71, 0.91), "counterfact": (0.43, None, 0.68)}
 
@@ -111,19 +112,17 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
             result["scores"], result.get("same_form", [None] * len(result["scores"])), strict=True
         )
     ]
-    told, steps = [], []
+    told, steps, why = [], [], []
     for dataset in setup.datasets:
         means = {
             name: average(results[f"{dataset}, {name}"])
             for name in CHAIN
             if f"{dataset}, {name}" in results
         }
-        # Only where both ends of a step are measured.
-        steps += [
-            means[after] - means[before]
-            for before, after in itertools.pairwise(PUBLISHED)
-            if before in means and after in means
-        ]
+        published = [means[name] for name in PUBLISHED if name in means]
+        if len(published) == len(PUBLISHED):
+            steps += [after - before for before, after in itertools.pairwise(published)]
+            why.append(f"{dataset} " + ", ".join(f"{mean:.2f}" for mean in published))
         every = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
         fixed, dynamic, enhanced = PAPER[dataset]
         paper = f"{fixed} with a fixed weight, {dynamic or 'none told'} with a dynamic, {enhanced}"
@@ -142,7 +141,7 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
                 ]
                 if swept:
                     axes.plot(*zip(*swept, strict=True), marker="o", color=color, label=preset)
-            for name, color in (("+ threshold", "tab:blue"), ("draft", "tab:orange")):
+            for name, color in (("+ one-hot target", "tab:blue"), ("draft", "tab:orange")):
                 if f"{dataset}, {name}" in results:
                     learnt = average(results[f"{dataset}, {name}"])
                     axes.axhline(
@@ -156,11 +155,10 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
     return Page(
         " ".join(told),
         judged(
-            "each step from DeePEn on (dynamic weight, zero start, one-hot target) raises the "
-            "average",
-            all(step > 0 for step in steps) if steps else None,
-            f"{sum(step > 0 for step in steps)} of {len(steps)} steps measured do, by "
-            + ", ".join(f"{rise:+.3f}" for rise in steps),
+            "the dynamic weight raises DeePEn's average, and zero start with one-hot target raises "
+            f"it further (by {NOTABLE} or more)",
+            all(step >= NOTABLE for step in steps) if steps else None,
+            "; ".join(why) or "not all of these are measured",
         ),
         [
             Table(

@@ -46,6 +46,7 @@ def run(lab: Lab, setup: GateSetup, cell: Cell) -> Result:
         "unrelated": [pair.prompt for record in records for pair in record.locality],
         "same form": [pair.prompt for pair in lab.same_form(setup.dataset, setup.others)],
     }
+    groups = {name: prompts for name, prompts in groups.items() if prompts}
     return {
         kind: {name: plugin.alphas(prompts, kind).tolist() for name, prompts in groups.items()}
         for kind in KINDS

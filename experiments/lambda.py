@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, judged
+from onceedit_jax.experiment.definition import OPEN, Cell, Experiment, Page, Result, judged
 from onceedit_jax.experiment.sweep import (
     Lowest,
     SweepSetup,
@@ -15,7 +15,7 @@ from onceedit_jax.experiment.sweep import (
 )
 
 PAPER = "0.8"  # the cell of its value
-NEARLY = 0.01
+NEARLY = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ def page(setup: LambdaSetup, results: Mapping[str, Result]) -> Page:
         return " ".join(told)
 
     def claim(lowest: Lowest) -> str:
-        gate = setup.gates[-1]
-        values = {name: lowest(name, gate)["avg"] for name in names}
+        if "token" not in setup.gates or PAPER not in names or len(names) == 1:
+            return OPEN
+        values = {name: lowest(name, "token")["avg"] for name in names}
         return judged(
             f"lambda = .8 is a good choice (Avg within {NEARLY} of the best)",
-            values[PAPER] >= max(values.values()) - NEARLY if PAPER in values else None,
-            f"with gate `{gate}` the best Avg is {max(values.values()):.3f}"
-            + (f", {values[PAPER]:.3f} with .8" if PAPER in values else ""),
+            values[PAPER] >= max(values.values()) - NEARLY,
+            f"by the learnt token alone the best Avg is {max(values.values()):.3f}, "
+            f"{values[PAPER]:.3f} with .8",
         )
 
     return sweep_page("lambda", results, verdict, claim)

@@ -83,7 +83,7 @@ def run(lab: Lab, setup: LocateSetup, cell: Cell) -> Result:
     """Edit the plug-in, then score it by itself and through the targets, and what it forgot."""
     records = lab.records(cell["dataset"])
     edit = _trained if cell["method"] in TRAINED else _located
-    plugin, seconds = edit(lab, cell)
+    plugin = edit(lab, cell)
     ensemble = lab.ensemble(plugin, setup.targets, fusion=lab.rule("draft", gate=GATE))
     found = lab.evaluate(ensemble, records)
     texts = lab.texts("even")[: cell["measured"]]
@@ -93,17 +93,16 @@ def run(lab: Lab, setup: LocateSetup, cell: Cell) -> Result:
         "alone": plugin_alone(plugin, records).as_dict(),
         "before": forgetting(model.params, model.config, tokenizer, texts),
         "after": forgetting(plugin.params, plugin.config, tokenizer, texts),
-        "seconds": seconds,
+        "seconds": plugin.editing_seconds,
     }
 
 
-def _trained(lab: Lab, cell: Cell) -> tuple[EditedPlugin, float]:
+def _trained(lab: Lab, cell: Cell) -> EditedPlugin:
     settings = lab.settings({**cell["options"], "method": cell["method"]})
-    plugin = lab.plugin(cell["dataset"], settings)
-    return plugin, plugin.editing_seconds
+    return lab.plugin(cell["dataset"], settings)
 
 
-def _located(lab: Lab, cell: Cell) -> tuple[EditedPlugin, float]:
+def _located(lab: Lab, cell: Cell) -> EditedPlugin:
     dataset, (model, tokenizer) = cell["dataset"], lab.base(lab.setup.plugin)
     records, texts = lab.records(dataset), lab.texts("odd")[: cell["texts"]]
     begun = time.monotonic()
@@ -114,7 +113,7 @@ def _located(lab: Lab, cell: Cell) -> tuple[EditedPlugin, float]:
     params = jax.block_until_ready(LOCATED[cell["method"]](model, edits, found, cell["options"]))
     seconds = time.monotonic() - begun
     trained = Trained(params, init_gate(model.config.hidden_size), [])
-    return lab.seal(dataset, trained, records, spent=seconds), seconds
+    return lab.seal(dataset, trained, records, spent=seconds)
 
 
 def _memit(model: Any, edits: Any, found: Any, options: Mapping[str, Any]) -> Params:

@@ -123,7 +123,7 @@ def _verdict(name: str, lowest: Mapping[str, float], result: Result) -> str:
     scores = result["scores"]
     kept = f"free generation keeps at least {_kept([s['after'] for s in scores], scores):.2f}"
     kept += " of Rel and Gen"
-    if all(s["contradicting"] for s in scores):
+    if all(s["contradicting"] not in (0, s["records"]) for s in scores):
         consistent = [s["consistent"]["after"] for s in scores]
         kept += f", {_kept(consistent, scores):.2f} without edits that contradict another"
     return "; ".join([*told, kept]) + "."

@@ -53,7 +53,7 @@ class SequentialSetup(Setup):
 
 
 class State(NamedTuple):
-    """Where a strategy stands: its plug-in, and the seconds it has trained."""
+    """Where a strategy stands: its plug-in, and the seconds of editing until there."""
 
     plugin: EditedPlugin
     seconds: float
@@ -135,7 +135,7 @@ def _merge(
     records = [record for batch in arrivals for record in batch]
     seen = {mark for part in parts for mark in part.info["trained_texts"]}
     merged = lab.seal(cell["dataset"], merge(model, parts), records, spent=new.seconds, seen=seen)
-    return State(merged, new.seconds)
+    return State(merged, merged.editing_seconds)
 
 
 def _trained(
@@ -198,7 +198,7 @@ def page(setup: SequentialSetup, results: Mapping[str, Result]) -> Page:
                 rows,
             ),
             Table(
-                "The plug-in by itself at the end, and seconds of training in all",
+                "The plug-in by itself at the end, and seconds of editing in all",
                 ("strategy", *MEASURES.values(), "seconds"),
                 ends,
             ),

@@ -45,7 +45,7 @@ def page(setup: RatioSetup, results: Mapping[str, Result]) -> Page:
         return " ".join(told)
 
     def claim(lowest: Lowest) -> str:
-        if "token" not in setup.gates:
+        if "token" not in setup.gates or len(names) == 1:
             return OPEN
         none, most = (lowest(name, "token") for name in (names[0], names[-1]))
         return judged(

@@ -42,8 +42,11 @@ class FTLSettings:
           InputError: naming the setting, its value and what was expected.
         """
         for name, value in dataclasses.asdict(self).items():
-            if not (value > 0 or (name == "enough" and value == 0)):
-                raise InputError(f"setting {name}={value}: must be above 0")
+            least = name == "enough"
+            if not (value >= 0 if least else value > 0):
+                raise InputError(
+                    f"setting {name}={value}: must be {'0 or more' if least else 'above 0'}"
+                )
 
 
 def ftl(

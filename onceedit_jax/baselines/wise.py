@@ -3,7 +3,7 @@
 The side memory is a copy of one layer's down-projection. How far the two differ on a prompt says
 whether the prompt is about an edit. The paper's sharding of edits into masked subspaces and their
 merging, which is for edits that come one after the other, is left out: all edits come at once.
-Its margins are for models of 4,096 units; what a model's activations are like says what to give.
+Its margins are for models of 4,096 units: choose them by the model's own activations.
 """
 
 import dataclasses

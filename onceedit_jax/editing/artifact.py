@@ -28,7 +28,7 @@ from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.parallel import sharding, spans_hosts
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 3
+FORMAT = 4
 MARK = "edit.json"  # tells an artifact from any other folder
 EXPORT_MARK = "gate.safetensors"  # tells an exported plug-in
 

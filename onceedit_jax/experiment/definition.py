@@ -37,7 +37,7 @@ def short(spec: str) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page; numbers are shown with three decimals, or digits where they are tiny."""
+    """A table of a page; numbers have three decimals, below .0005 three digits."""
 
     title: str
     columns: Sequence[str]

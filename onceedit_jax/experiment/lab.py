@@ -108,10 +108,14 @@ class Lab:
     def same_form(self, dataset: str, limit: int) -> list[Pair]:
         """Unedited questions in the edits' own form, with an answer to be scored on.
 
+        None where the data set's own locality prompts are such.
+
         Raises:
-          InputError: the data set has not so many that are kept out of training.
+          InputError: there are not so many that are kept out of training.
         """
         files = _dataset(dataset)
+        if not files.asked:
+            return []
         if limit > files.asked:
             raise InputError(
                 f"{limit} unedited questions of {dataset}: {files.asked} are kept out of training; "
@@ -231,6 +235,8 @@ class Lab:
             evaluated=self.evaluated(dataset),
             seen=seen,
         )
+        # What is held back has to look like what `edit` holds back; nothing else was trained on.
+        texts = dataclasses.replace(texts, paraphrases=[], varied=[], bare=[])
         return seal(model, tokenizer, trained, records, texts, settings, spent=spent, seen=seen)
 
     def examples(self, dataset: str) -> list[EditRecord]:
@@ -271,9 +277,8 @@ class Lab:
         self, ensemble: Ensemble, dataset: str, limit: int
     ) -> list[float] | list[None]:
         """Each target's locality on unedited questions in the edits' form; None for no such."""
-        if not _dataset(dataset).asked:
-            return [None] * len(ensemble.targets)
-        return self.locality(ensemble, self.same_form(dataset, limit))
+        pairs = self.same_form(dataset, limit)
+        return self.locality(ensemble, pairs) if pairs else [None] * len(ensemble.targets)
 
     def locality(self, ensemble: Ensemble, pairs: Sequence[Pair]) -> list[float]:
         """Each target's agreement with itself before the edit on further questions."""

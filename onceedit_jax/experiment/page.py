@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,19 @@ def write_page(
     *,
     seconds: float,
     versions: Mapping[str, str],
+    missing: Sequence[str] = (),
 ) -> None:
-    """Write `README.md` and the figures of an experiment into its folder."""
+    """Write `README.md` and the figures of an experiment into its folder.
+
+    Args:
+      place: the folder.
+      experiment: whose page it is.
+      setup: its configuration.
+      page: what was found.
+      seconds: that measuring took.
+      versions: of what measured.
+      missing: cells that are not measured, which the page tells of.
+    """
     for figure in page.figures:
         save_figure(figure.draw, place / f"{figure.name}.svg")
     told = (
@@ -34,6 +45,7 @@ def write_page(
         f"**Expected.** {experiment.expected}",
         f"**What came out.** {page.outcome}",
         f"**The paper.** {page.claim}",
+        *([f"**Not measured yet**, and so not judged: {'; '.join(missing)}."] if missing else []),
         *(markdown_table(table) for table in page.tables),
         *(f"![{figure.caption}]({figure.name}.svg)\n\n{figure.caption}" for figure in page.figures),
         told,

@@ -216,4 +216,5 @@ def publish(
         write_json(place / RESULTS, {**whole, "headline": dataclasses.asdict(page.tables[0])})
     seconds = sum(entry["seconds"] for entry in found.values())
     told = next(iter(found.values()))["versions"]
-    write_page(place, experiment, setup, page, seconds=seconds, versions=told)
+    missing = [cell for cell in experiment.cells(setup) if cell not in found]
+    write_page(place, experiment, setup, page, seconds=seconds, versions=told, missing=missing)
