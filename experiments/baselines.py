@@ -312,8 +312,9 @@ def page(setup: BaselinesSetup, results: Mapping[str, Result]) -> Page:
     whole = {method: total[-1] for method, total in taken.items() if len(total) == len(names)}
     told = ", ".join(f"{method} {average:.2f}" for method, average in averages.items())
     outcome = f"Avg over targets with {setup.limit} edits: {told}."
-    if once:
-        shown = ", ".join(f"{method} {total / once:.2f}" for method, total in whole.items())
+    others = {method: total for method, total in whole.items() if method != ONCE}
+    if once and others:
+        shown = ", ".join(f"{method} {total / once:.2f}" for method, total in others.items())
         outcome += f" Time for {len(names)} targets, one edit of the plug-in being 1: {shown}."
 
     def draw(figure: Any) -> None:
