@@ -92,11 +92,7 @@ def cells(setup: AblationSetup) -> Mapping[str, Cell]:
 def run(lab: Lab, setup: AblationSetup, cell: Cell) -> Result:
     """Teacher-forced scores of a rule."""
     plugin = lab.plugin(cell["dataset"], lab.settings())
-    changes = dict(cell["rule"])
-    threshold = changes.pop("alpha_threshold", None)
-    rule = lab.rule(changes.pop("preset"), **changes)
-    targets = cell.get("targets", setup.targets)
-    ensemble = lab.ensemble(plugin, targets, fusion=rule, alpha_threshold=threshold)
+    ensemble = lab.ruled(plugin, cell.get("targets", setup.targets), cell["rule"])
     found = lab.evaluate(ensemble, lab.records(cell["dataset"])[: cell.get("records")])
     if "others" in cell:
         found["same_form"] = lab.form_locality(ensemble, cell["dataset"], cell["others"])

@@ -115,10 +115,10 @@ def hidden(ensemble: Ensemble, prompts: Sequence[str]) -> list[NDArray[np.float3
 def furthest(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]]) -> float:
     """The largest difference of two lists of arrays, as a share of an array's largest entry.
 
-    Infinity where an entry is no number.
+    NaN where an entry is no number, which the results hold as null.
     """
     shares = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, wanted, strict=True)]
-    return float(np.nan_to_num(np.max(shares), nan=np.inf, posinf=np.inf))
+    return float(np.max(shares))  # not `max`, which passes a NaN over
 
 
 def same(found: Any, wanted: Any) -> float:
@@ -133,8 +133,7 @@ def page(setup: MeshSetup, results: Mapping[str, Result]) -> Page:
     rows = [
         [
             name,
-            f"{result['parameters']:.1e}",
-            f"{result['states']:.1e}",
+            *(_shown(result[what]) for what in ("parameters", "states")),
             float(np.abs(np.subtract(result["alphas"], one["alphas"])).max()),
             *(same(result[what], one[what]) for what in ("tokens", "answers")),
         ]
@@ -149,7 +148,7 @@ def page(setup: MeshSetup, results: Mapping[str, Result]) -> Page:
     wrong = [
         name
         for name, result in results.items()
-        if max(result["parameters"], result["states"]) > TOLERANCE
+        if any(result[w] is None or result[w] > TOLERANCE for w in ("parameters", "states"))
         or min(same(result[what], one[what]) for what in ("tokens", "answers")) < 1
     ]
     held = f"It does not hold on {' and '.join(wrong)}." if wrong else "It holds."
@@ -164,6 +163,10 @@ def page(setup: MeshSetup, results: Mapping[str, Result]) -> Page:
             )
         ],
     )
+
+
+def _shown(share: float | None) -> str:
+    return "no number" if share is None else f"{share:.1e}"
 
 
 EXPERIMENT = Experiment(

@@ -16,6 +16,7 @@ RULES: dict[str, dict[str, Any]] = {
         "search": "gradient",
         "normalization": "deepen",
         "gate": "token",
+        "alpha_threshold": 0.0,
     },
     "relative": {"preset": "relative"},
     "draft": {"preset": "draft"},
@@ -50,11 +51,9 @@ def cells(setup: PaperSetup) -> Mapping[str, Cell]:
 def run(lab: Lab, setup: PaperSetup, cell: Cell) -> Result:
     """Edit once a data set, and score the target by the rule, teacher-forced as in the paper."""
     plugin = lab.plugin(cell["dataset"], lab.settings())
-    changes = dict(cell["rule"])
-    rule = lab.rule(changes.pop("preset"), **changes)
-    threshold = 0.0 if rule.normalization == "deepen" else None
-    ensemble = lab.ensemble(plugin, setup.targets, fusion=rule, alpha_threshold=threshold)
-    return lab.evaluate(ensemble, lab.records(cell["dataset"]))
+    return lab.evaluate(
+        lab.ruled(plugin, setup.targets, cell["rule"]), lab.records(cell["dataset"])
+    )
 
 
 def page(setup: PaperSetup, results: Mapping[str, Result]) -> Page:

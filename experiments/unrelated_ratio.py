@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import OPEN, Cell, Experiment, Page, Result, judged
+from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, judged
 from onceedit_jax.experiment.sweep import Lowest, SweepSetup, measure, sweep_cells, sweep_page
 
 CLOSED = 0.9
@@ -45,11 +45,12 @@ def page(setup: RatioSetup, results: Mapping[str, Result]) -> Page:
         return " ".join(told)
 
     def claim(lowest: Lowest) -> str:
+        claim = f"unrelated inputs teach [WEIGHT] to stay closed (Loc of {CLOSED} or more)"
         if "token" not in setup.gates or len(names) == 1:
-            return OPEN
+            return judged(claim, None, "two ratios with gate `token` are not measured")
         none, most = (lowest(name, "token") for name in (names[0], names[-1]))
         return judged(
-            f"unrelated inputs teach [WEIGHT] to stay closed (Loc of {CLOSED} or more)",
+            claim,
             all(most[kind] >= CLOSED for kind in LOCALITY if kind in most),
             f"by the learnt token alone, from {names[0]} to {names[-1]}, "
             + ", ".join(

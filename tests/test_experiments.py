@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.experiment.report import fill_readme, headline, write_report
@@ -196,7 +197,9 @@ def test_every_experiment_has_a_configuration_and_a_smoke_run():
             *(configured or [ROOT / "configs" / f"{name}.yaml"]),
             *SMOKE.glob(f"{name}.yaml"),
         ):
-            assert experiment.cells(load_setup(path, experiment.setup))
+            setup = load_setup(path, experiment.setup)
+            assert setup.limit == yaml.safe_load(path.read_text())["limit"]
+            assert experiment.cells(setup)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -212,6 +215,16 @@ def test_a_published_page_says_what_its_results_say(name, tmp_path):
     for file in ("README.md", RESULTS):
         published = (ROOT / "results" / name / file).read_text()
         assert published == (tmp_path / file).read_text(), f"{name}/{file} is of another state"
+
+
+def test_a_mesh_whose_states_are_no_numbers_does_not_hold():
+    experiment = load_experiment(ROOT / "experiments", "meshes")
+    setup = load_setup(ROOT / "configs" / "meshes.yaml", experiment.setup)
+    kept = json.loads((ROOT / "results" / "meshes" / RESULTS).read_text())["cells"]
+    results = {name: entry["result"] for name, entry in kept.items()}
+    assert "It holds." in experiment.page(setup, results).outcome
+    results["data=8"]["states"] = None  # as results.json has NaN
+    assert "It does not hold on data=8." in experiment.page(setup, results).outcome
 
 
 def test_the_readme_shows_the_results_that_are_there():
@@ -235,6 +248,7 @@ def test_every_experiment_runs_on_a_real_plugin(shared, tmp_path):
         wanted = experiment.cells(load_setup(SMOKE / f"{name}.yaml", experiment.setup))
         assert json.loads((place / RESULTS).read_text())["cells"].keys() == wanted.keys()
         assert "| --- |" in (place / "README.md").read_text()
+        assert list(place.glob("*.svg")) or name in ("quality", "single-target", "paper")
     assert len(list((tmp_path / "work" / "plugins").glob("*/edit.json"))) == 1
     report = tmp_path / "report.html"
     assert write_report(tmp_path / "results", report, data=shared / "data") > 30

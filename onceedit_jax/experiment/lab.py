@@ -87,6 +87,7 @@ class Lab:
         self.data, self.work, self.setup, self.mesh = data, work, setup, mesh
         self.records = cache(self._records)
         self.base = cache(self._base)
+        self.evaluated = cache(self._evaluated)
 
     def target(self, spec: str) -> Target:
         """A target LLM, over the lab's mesh."""
@@ -124,7 +125,7 @@ class Lab:
         found = load_records(self.data / files.training, limit=limit)
         return [Pair(r.prompt, r.true_answers[0]) for r in found if r.true_answers]
 
-    def evaluated(self, dataset: str) -> list[EditRecord]:
+    def _evaluated(self, dataset: str) -> list[EditRecord]:
         """Records whose questions are never trained on."""
         files = _dataset(dataset)
         asked = load_records(self.data / files.training, limit=files.asked) if files.asked else []
@@ -257,6 +258,15 @@ class Lab:
                 on_block=on_block,
                 **options,
             )
+
+    def ruled(
+        self, plugin: EditedPlugin, targets: Sequence[str], rule: Mapping[str, Any]
+    ) -> Ensemble:
+        """`ensemble` by a cell's rule: `preset`, changed axes, and perhaps `alpha_threshold`."""
+        axes = dict(rule)
+        preset, threshold = axes.pop("preset"), axes.pop("alpha_threshold", None)
+        fusion = self.rule(preset, **axes)
+        return self.ensemble(plugin, targets, fusion=fusion, alpha_threshold=threshold)
 
     def evaluate(
         self, ensemble: Ensemble, records: Sequence[EditRecord], mode: Mode = "teacher-forced"
