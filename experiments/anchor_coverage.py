@@ -109,23 +109,17 @@ def page(setup: CoverageSetup, results: Mapping[str, Result]) -> Page:
     for spec in setup.targets:
         name = short(spec)
         curve = [
-            (kept, results[key]["rel"])
+            (kept, results[key]["coverage"], results[key]["rel"])
             for kept in setup.kept
             if (key := f"{name}, bytes, {kept:.0%}") in results
         ]
         if curve:
             told.append(
-                f"{name}: Rel "
-                + ", ".join(f"{r:.3f} with {k:.0%}" for k, r in curve)
-                + " of the anchors."
+                f"{name}, share of anchors kept, coverage of the text, Rel: "
+                + "; ".join(f"{kept:.0%}, {covers:.2f}, {rel:.2f}" for kept, covers, rel in curve)
+                + "."
             )
-            order += [more > fewer for (_, more), (_, fewer) in itertools.pairwise(curve)]
-            covered = (results[f"{name}, bytes, {kept:.0%}"]["coverage"] for kept, _ in curve[:2])
-            told.append(
-                "They cover "
-                + ", then ".join(f"{c:.2f}" for c in covered)
-                + " of the text with the first two."
-            )
+            order += [more > fewer for (*_, more), (*_, fewer) in itertools.pairwise(curve)]
         if (both := results.get(f"{name}, paper")) and curve:
             told.append(
                 f"The `paper` rule's {both['anchors']:,} anchors give Rel {both['rel']:.3f}."

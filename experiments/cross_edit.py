@@ -152,7 +152,7 @@ def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
             mean = float(np.mean(groups[f"{UNTOLD}: edits"]))
             loc = min(result["locality"][kind])
             if kind == "token":
-                opened.append((dataset, mean, loc))
+                opened.append((dataset, mean, float(np.mean(groups[UNEDITED])), loc))
             told.append(
                 f"{dataset}, `{kind}`: mean alpha {mean:.3f} on the {result['ungated']} edits the "
                 f"gate was not told of ({'above' if mean > HIGH else 'not above'} {HIGH}), "
@@ -175,11 +175,11 @@ def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
         " ".join(told),
         judged(
             "[WEIGHT] knows what the plug-in has learnt, and not only the form of prompts",
-            all(mean > HIGH and loc > HIGH for _, mean, loc in opened) if opened else None,
+            all(mean > HIGH and loc > HIGH for _, mean, _, loc in opened) if opened else None,
             "; ".join(
-                f"{dataset}: alpha {mean:.2f} on edits it was not told of, and Loc {loc:.2f} on "
-                "unedited prompts of their form"
-                for dataset, mean, loc in opened
+                f"{dataset}: mean alpha {mean:.2f} on edits it was not told of, {unedited:.2f} on "
+                f"unedited prompts of their form, where Loc is {loc:.2f}"
+                for dataset, mean, unedited, loc in opened
             )
             or "it is not measured",
         ),

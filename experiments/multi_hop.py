@@ -1,5 +1,6 @@
 """Do edits carry over to questions that need several facts, at once and step by step?"""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -172,11 +173,12 @@ def page(setup: HopSetup, results: Mapping[str, Result]) -> Page:
                 before = found["before"][t] if "before" in found else None
                 rows.append([dataset, way, target, before, found["after"][t]])
     told = [
-        f"{dataset}: "
+        f"{dataset}, {way}: "
         + ", ".join(
-            f"{way} {max(found['after']):.3f}" for way, found in result.items() if way != "targets"
+            f"{target} {after:.3f}" if before is None else f"{target} {before:.3f} to {after:.3f}"
+            for _, _, target, before, after in found
         )
-        for dataset, result in results.items()
+        for (dataset, way), found in itertools.groupby(rows, key=lambda row: row[:2])
     ]
 
     def draw(figure: Any) -> None:
@@ -187,7 +189,7 @@ def page(setup: HopSetup, results: Mapping[str, Result]) -> Page:
         axes.invert_yaxis()
 
     return Page(
-        f"Answered after the edits, the better target: {'; '.join(told)}.",
+        f"Share answered, before the edits to after them: {'; '.join(told)}.",
         OPEN,
         [
             Table(

@@ -46,15 +46,18 @@ def page(setup: SizeSetup, results: Mapping[str, Result]) -> Page:
             f"`{gate}`, Avg of the worse target by plug-in: {averages(names, lowest, gate)}."
             for gate in setup.gates
         ]
-        seconds = ", ".join(f"{name} {results[name]['seconds']:.0f} s" for name in names)
-        return " ".join([*told, f"Editing took {seconds}."])
+        costs = ", ".join(
+            f"{name} {results[name]['seconds']:.0f} s and {results[name]['megabytes']:.0f} MB"
+            for name in names
+        )
+        return " ".join([*told, f"An edit takes {costs}."])
 
     def claim(lowest: Lowest) -> str:
         values = {name: lowest(name, setup.gates[0])["avg"] for name in names}
         return judged(
             f"a small plug-in is sufficient (Avg within {NEARLY} of the best)",
             values[names[0]] >= max(values.values()) - NEARLY if len(values) > 1 else None,
-            "Avg of the worse target is "
+            f"with gate `{setup.gates[0]}` Avg of the worse target is "
             + ", ".join(f"{value:.3f} with {name}" for name, value in values.items()),
         )
 
@@ -66,7 +69,8 @@ EXPERIMENT = Experiment(
     expected=(
         "The paper compares plug-ins of 1.1 and 1.5 billion parameters and finds both sufficient. "
         "An edit is a few words that any of these models can learn, so a plug-in of 135 million "
-        "should serve as well as one of 270 million, and cost half as much."
+        "should serve as well as one of 270 million, and cost half as much. "
+        "Seconds are of one run."
     ),
     setup=SizeSetup,
     cells=cells,

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from onceedit_jax.runner import states_after
 CHUNK = 20  # searches at once: each holds a few [CHUNK, V] arrays
 TIE = 1e-3  # columns this close count as equal
 METRICS = ("rel", "gen", "loc")
+# The optimizer, reduction, rate and steps that DeePEn publishes.
+_SEARCH = SearchSettings()
+PUBLISHED = (_SEARCH.optimizer, _SEARCH.reduction, f"{_SEARCH.learning_rate:g}", _SEARCH.steps)
 
 
 @dataclass(frozen=True)
@@ -138,52 +141,48 @@ def _scores(lab: Lab, setup: SearchSetup, cell: Cell) -> Result:
     return {"scores": [{"target": s["target"], **s["after"]} for s in scores]}
 
 
+class Point(NamedTuple):
+    """A setting of the search, and how its end stands to the lookup: shares of prompts, and KL."""
+
+    target: str
+    start: str
+    optimizer: str
+    reduction: str
+    rate: str
+    steps: int
+    same: float
+    tied: float
+    loss: float
+
+
 def page(setup: SearchSetup, results: Mapping[str, Result]) -> Page:
-    """The grid, its worst and best corners in words, and the scores."""
+    """Agreement with the lookup in words and as a grid, and the scores."""
     grid = [
-        [*name.split(", "), f"{point['rate']:g}", point["steps"]]
-        + [point[key] for key in ("same", "same or tied", "loss")]
+        Point(*name.split(", "), f"{found['rate']:g}", found["steps"], *shares)
         for name, result in results.items()
-        for point in result.get("grid", ())
+        for found in result.get("grid", ())
+        for shares in [[found[key] for key in ("same", "same or tied", "loss")]]
     ]
-    told: list[str] = []
-    for start, optimizer, reduction in itertools.product(
-        setup.starts, setup.optimizers, setup.reductions
-    ):
-        shares = [row[7] for row in grid if row[1:4] == [start, optimizer, reduction]]
-        if shares:
-            told.append(
-                f"{start}, {optimizer}, {reduction}: the lookup's token or a tie on "
-                f"{min(shares):.1%} to {max(shares):.1%} of prompts."
-            )
     scores = [
         [*name.split(", ")[1:], score["target"], *(score[m] for m in METRICS)]
         for name, result in results.items()
         for score in result.get("scores", ())
     ]
+    kinds = list(itertools.product(setup.starts, setup.optimizers, setup.reductions))
+    told = [_agreed(kind, [p for p in grid if p[1:4] == kind]) for kind in kinds]
+    published = [f"{p.target} {p.tied:.0%} from {p.start}" for p in grid if p[2:6] == PUBLISHED]
+    told.append(f"With the published settings: {', '.join(published) or 'not measured'}.")
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, len(setup.starts), sharey=True, squeeze=False)[0]
         for axes, start in zip(panels, setup.starts, strict=True):
-            for optimizer, reduction in itertools.product(setup.optimizers, setup.reductions):
-                points = [
-                    (
-                        rate,
-                        np.mean(
-                            [
-                                r[7]
-                                for r in grid
-                                if r[1:5] == [start, optimizer, reduction, f"{rate:g}"]
-                            ]
-                        ),
-                    )
-                    for rate in sorted(setup.rates)
-                    if any(r[1:5] == [start, optimizer, reduction, f"{rate:g}"] for r in grid)
-                ]
-                if points:
-                    axes.plot(
-                        *zip(*points, strict=True), marker="o", label=f"{optimizer}, {reduction}"
-                    )
+            for kind in kinds:
+                found = [p for p in grid if p[1:4] == kind and kind[0] == start]
+                rates = sorted({p.rate for p in found}, key=float)
+                means = [np.mean([p.tied for p in found if p.rate == rate]) for rate in rates]
+                if found:
+                    label = ", ".join(kind[1:])
+                    axes.plot(list(map(float, rates)), means, marker="o", label=label)
             axes.set(
                 title=f"start: {start}", xlabel="learning rate", xscale="log", ylim=(-0.02, 1.02)
             )
@@ -192,37 +191,48 @@ def page(setup: SearchSetup, results: Mapping[str, Result]) -> Page:
             panels[0].legend()
 
     return Page(
-        " ".join(told),
+        " ".join(filter(None, told)),
         _claim(scores),
         [
-            Table(
-                "Agreement with the lookup",
-                (
-                    "target",
-                    "start",
-                    "optimizer",
-                    "reduction",
-                    "rate",
-                    "steps",
-                    "same",
-                    "same or tied",
-                    "last loss",
-                ),
-                grid,
-            ),
             Table(
                 "Scores with the published search but for start and rate",
                 ("start", "rate", "target", "Rel", "Gen", "Loc"),
                 scores,
             ),
+            Table(
+                "Agreement with the lookup, share of prompts, and the last KL divergence",
+                (*Point._fields[:6], "same", "same or tied", "KL"),
+                grid,
+            ),
         ],
-        [Figure("agreement", "Mean over steps and targets, by learning rate.", draw)],
+        [
+            Figure(
+                "agreement",
+                "Share of prompts on which the search ends at the lookup's token or a tie, by "
+                "learning rate; mean over steps and targets.",
+                draw,
+            )
+        ],
     )
+
+
+def _agreed(kind: tuple[str, ...], points: Sequence[Point]) -> str:
+    """In how many settings every prompt ends at the lookup's token, and where the fewest do."""
+    if not points:
+        return ""
+    every = sum(point.tied == 1 for point in points)
+    told = f"{', '.join(kind)}: the lookup's token or a tie on every prompt in {every} of "
+    told += f"{len(points)} settings"
+    least = min(points, key=lambda point: point.tied)
+    if every < len(points):
+        told += f", on {least.tied:.0%} of them at the least ({least.target}, rate {least.rate}, "
+        told += f"{least.steps} steps)"
+    return told + "."
 
 
 def _claim(scores: Sequence[Sequence[Any]]) -> str:
     """Whether zeros score higher, with the published search but for its start."""
-    rate = f"{SearchSettings().learning_rate:g}"
+    rate = PUBLISHED[2]
     worse = {
         start: min(rel for begin, at, _, rel, *_ in scores if (begin, at) == (start, rate))
         for start in dict.fromkeys(row[0] for row in scores if row[1] == rate)

@@ -58,7 +58,7 @@ def page(setup: SingleSetup, results: Mapping[str, Result]) -> Page:
         )
         if forced["portability"] is not None:  # not every data set asks for it
             told.append(
-                f"Its portability goes from {score['before']['portability']:.3f} to "
+                f"The target's portability goes from {score['before']['portability']:.3f} to "
                 f"{forced['portability']:.3f}."
             )
         kept += [forced[m] / max(alone[m], 1e-9) for m in ("rel", "gen")]
@@ -68,7 +68,8 @@ def page(setup: SingleSetup, results: Mapping[str, Result]) -> Page:
         judged(
             "a target answers edits nearly as the plug-in does, and unrelated questions as before",
             min(kept) >= NEARLY and min(local) >= NEARLY,
-            f"{min(kept):.1%} of Rel and Gen are kept, Loc is {min(local):.3f}, at the least",
+            f"by the default rule {min(kept):.1%} of Rel and Gen are kept, Loc is "
+            f"{min(local):.3f}, at the least",
         ),
         [
             Table(

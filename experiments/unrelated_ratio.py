@@ -7,10 +7,6 @@ from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, j
 from onceedit_jax.experiment.sweep import Lowest, SweepSetup, measure, sweep_cells, sweep_page
 
 CLOSED = 0.9
-LOCALITY = {
-    "loc": "the data set's own prompts",
-    "same form": "unedited questions in the edits' form",
-}
 
 
 @dataclass(frozen=True)
@@ -30,34 +26,40 @@ def cells(setup: RatioSetup) -> Mapping[str, Cell]:
 
 
 def page(setup: RatioSetup, results: Mapping[str, Result]) -> Page:
-    """What the fewest and the most unrelated rows give."""
+    """Scores by the number of unrelated rows."""
     names = list(results)
 
     def verdict(lowest: Lowest) -> str:
         told = []
         for gate in setup.gates:
-            ends = [(name, lowest(name, gate)) for name in dict.fromkeys((names[0], names[-1]))]
             scores = "; ".join(
-                f"at {name} " + ", ".join(f"{metric} {value:.3f}" for metric, value in s.items())
-                for name, s in ends
+                f"at {name} "
+                + ", ".join(f"{metric} {value:.2f}" for metric, value in lowest(name, gate).items())
+                for name in names
             )
             told.append(f"`{gate}`, the worse target: {scores}.")
         return " ".join(told)
 
     def claim(lowest: Lowest) -> str:
-        claim = f"unrelated inputs teach [WEIGHT] to stay closed (Loc of {CLOSED} or more)"
+        claim = (
+            f"unrelated inputs teach [WEIGHT] to stay closed on others (Loc of {CLOSED} or more)"
+        )
         if "token" not in setup.gates or len(names) == 1:
             return judged(claim, None, "two ratios with gate `token` are not measured")
-        none, most = (lowest(name, "token") for name in (names[0], names[-1]))
+        token = [lowest(name, "token") for name in names]
+        locality = ", ".join(
+            f"{scores['loc']:.2f} at {n}" for n, scores in zip(names, token, strict=True)
+        )
+        stricter = ""
+        if all("same form" in scores for scores in token):
+            stricter = (
+                "; on unedited questions in the edits' form, which the paper does not test, "
+                + ", ".join(f"{scores['same form']:.2f}" for scores in token)
+            )
         return judged(
             claim,
-            all(most[kind] >= CLOSED for kind in LOCALITY if kind in most),
-            f"by the learnt token alone, from {names[0]} to {names[-1]}, "
-            + ", ".join(
-                f"Loc on {words} goes from {none[kind]:.2f} to {most[kind]:.2f}"
-                for kind, words in LOCALITY.items()
-                if kind in most
-            ),
+            token[-1]["loc"] >= CLOSED,
+            f"by the learnt token alone Loc is {locality}{stricter}",
         )
 
     return sweep_page("unrelated rows an edit", results, verdict, claim)

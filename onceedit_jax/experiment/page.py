@@ -35,8 +35,8 @@ def write_page(
     for figure in page.figures:
         save_figure(figure.draw, place / f"{figure.name}.svg")
     told = (
-        f"Measured in {seconds / 60:.0f} minutes, jax {versions['jax']}, Python "
-        f"{versions['python']}, {versions['machine']}. Configuration: "
+        f"Measured in {_duration(seconds)} (an edit that was kept from before costs nothing), jax "
+        f"{versions['jax']}, Python {versions['python']}, {versions['machine']}. Configuration: "
         + ", ".join(f"{key} {_text(value)}" for key, value in dataclasses.asdict(setup).items())
         + "."
     )
@@ -85,6 +85,10 @@ def save_figure(draw: Any, path: Path) -> None:
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         draw(figure)
         figure.savefig(path, metadata={"Date": None})
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _text(value: Any) -> str:
