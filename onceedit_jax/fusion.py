@@ -32,7 +32,7 @@ class FusionSettings:
       weight: alpha from the plug-in's `gate`, or the same `fixed_alpha` for every input.
       fixed_alpha: alpha of `weight="fixed"`.
       gate: what alpha is read from: the learnt `token` (as published), the scope `memory`, or
-        `both`: the token's alpha where the memory finds an edit in reach, 0 elsewhere.
+        `both`, weighed by Bayes' rule where the memory finds an edit in reach and 0 elsewhere.
       normalization: of the transfer matrices.
       start: of the search: `zeros`, or the LLM's own logits as `prior`.
       target: of the search: P itself as `distribution`, or `one-hot` at its largest anchor.
