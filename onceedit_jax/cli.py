@@ -417,7 +417,7 @@ def keep_compilations() -> None:
 
 
 def _with_config(arguments: list[str]) -> list[str]:
-    """Replace `--config FILE` by the flags it holds, before those typed, which win."""
+    """Replace `--config FILE` by the flags it holds, but for those that are typed too."""
     if "--config" not in arguments:
         return arguments
     at = arguments.index("--config")
@@ -432,8 +432,19 @@ def _with_config(arguments: list[str]) -> list[str]:
         raise InputError(f"{path}: not YAML ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds {type(values).__name__}; expected flags and their values")
-    flags = [flag for name, value in values.items() for flag in _flag(str(name), value)]
     rest = arguments[:at] + arguments[at + 2 :]
+    # Left out, not only put before: a flag that may be given several times would hold both.
+    typed = {
+        part.split("=")[0].removeprefix("--no-").removeprefix("--").replace("_", "-")
+        for part in rest
+        if part.startswith("--")
+    }
+    flags = [
+        flag
+        for name, value in values.items()
+        if str(name).replace("_", "-") not in typed
+        for flag in _flag(str(name), value)
+    ]
     return rest[:1] + flags + rest[1:]
 
 

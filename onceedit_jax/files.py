@@ -1,11 +1,13 @@
-"""Folders that appear only when they are complete, and replace nothing but their own kind."""
+"""Files and folders that appear only when they are complete; a folder replaces only its kind."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from onceedit_jax.errors import InputError
+from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.hosts import is_first, meet
 
 
@@ -68,3 +70,27 @@ def fresh_folder(folder: Path, *, mark: str, together: bool = False) -> Iterator
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     meet(together, f"{folder} in place")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a sibling and rename it, so that nobody ever sees half a file.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    try:
+        handle, sibling = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(sibling, 0o666 & ~umask)  # mkstemp's own mode lets nobody else read it
+            os.replace(sibling, path)
+        except BaseException:
+            os.unlink(sibling)
+            raise
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error

@@ -149,6 +149,11 @@ def evaluate(
             f"--out {out} would write over the data {data}: the records go to "
             f"{_records_file(out).name} beside it; give --out another name"
         )
+    if out.suffix == ".jsonl":
+        raise InputError(
+            f"--out {out}: the summary is one JSON value, and the records go beside it as .jsonl; "
+            "give --out a name that ends otherwise, as in results.json"
+        )
     if part < 1:
         raise InputError(f"--part {part}: expected at least one record in a part")
     host = join(distributed)
@@ -243,7 +248,7 @@ def report_evaluation(
 
 def _records_file(out: Path) -> Path:
     """Where an evaluation's records go, beside its summary."""
-    return out.with_suffix(".jsonl")
+    return out.with_name(out.name.removesuffix(".json") + ".jsonl")
 
 
 def generate(

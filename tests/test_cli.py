@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from onceedit_jax.cli import _with_config, with_huge_pages
 from onceedit_jax.editing.artifact import FORMAT
 from onceedit_jax.errors import InputError
+from onceedit_jax.workflow import _records_file
 
 
 def onceedit(*arguments):
@@ -72,13 +74,15 @@ def test_unknown_flags_are_refused():
     assert onceedit("info", "x", "--colour").returncode == 2
 
 
-def test_a_config_file_stands_for_flags_and_typed_flags_come_last(tmp_path):
+def test_a_config_file_stands_for_flags_and_typed_flags_win(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("epochs: 3\nresume: true\ntarget: [a, b]\n")
-    found = _with_config(["edit", "--config", str(config), "--epochs", "5"])
-    assert found == [
-        "edit", "--epochs", "3", "--resume", "--target", "a", "--target", "b", "--epochs", "5",
-    ]  # fmt: skip
+    begin = ["edit", "--config", str(config)]
+    flags = ["--epochs", "3", "--resume", "--target", "a", "--target", "b"]
+    assert _with_config(begin) == ["edit", *flags]
+    typed = ["--epochs=5", "--no-resume"]
+    assert _with_config([*begin, *typed]) == ["edit", *flags[3:], *typed]
+    assert _with_config([*begin, "--target", "c"]) == ["edit", *flags[:3], "--target", "c"]
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
@@ -99,6 +103,15 @@ def test_info_reads_no_array(tmp_path):
     done = onceedit("info", tmp_path)
     assert done.returncode == 0
     assert "Where? -> Here" in done.stdout
+
+
+def test_an_evaluation_tells_summary_and_records_apart(tmp_path):
+    flags = ("--edited", tmp_path, "--target", "x", "--data", "y", "--out", tmp_path / "o.jsonl")
+    done = onceedit("evaluate", *flags)
+    assert done.returncode == 2
+    assert "o.jsonl" in done.stderr and "results.json" in done.stderr
+    assert _records_file(Path("eval.zsre")) == Path("eval.zsre.jsonl")
+    assert _records_file(Path("a/eval.json")) == Path("a/eval.jsonl")
 
 
 @pytest.mark.parametrize("out", ["questions.json", "questions.jsonl"])

@@ -14,11 +14,12 @@ from onceedit_jax.ensemble import Ensemble, Target, generation
 from onceedit_jax.ensemble import ensemble as ensemble_module
 from onceedit_jax.ensemble.pair import pair_anchors
 from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
+from onceedit_jax.evaluation.protocol import evaluate, evaluate_block, gathered, plugin_alone
 from onceedit_jax.fused_greedy import fused_continuation
 from onceedit_jax.fusion import PRESETS, FusionSettings
 from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.greedy import Continuation, greedy_continuation
+from onceedit_jax.tables import ExactTable
 from onceedit_jax.text.bridge import Bridge
 
 RECORDS = [
@@ -257,8 +258,26 @@ def test_gradient_search_reports_a_falling_loss(plugin, targets):
     assert losses[-1] < losses[0]
 
 
+def test_blocks_in_which_nothing_is_in_reach_have_no_losses_and_do_no_harm(plugin, targets):
+    settings = dataclasses.replace(PRESETS["relative"], search="gradient", gate="memory")
+    ensemble = Ensemble(plugin, targets[:1], fusion=settings)
+    far = EditRecord("How deep is the old well?", "the cat", subject="well", index=2)
+    options = {"mode": "teacher-forced", "max_new_tokens": 1}
+    parts = [[far], RECORDS[:1], RECORDS[1:]]
+    blocks = [evaluate_block(ensemble, part, **options) for part in parts]
+    assert not blocks[0].losses and blocks[1].losses and blocks[2].losses
+    records = [record for part in parts for record in part]
+    found = gathered(ensemble, records, blocks, mode="teacher-forced").losses
+    whole = evaluate(ensemble, records).losses
+    name = targets[0].name
+    np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
+
+
 def test_deepen_runs_on_exact_tables(plugin, targets):
-    found = evaluate(Ensemble(plugin, targets[:1], fusion="deepen"), RECORDS)
+    ensemble = Ensemble(plugin, targets[:1], fusion="deepen")
+    (transfer,) = ensemble._transfers
+    assert isinstance(transfer.plugin, ExactTable) and isinstance(transfer.target, ExactTable)
+    found = evaluate(ensemble, RECORDS)
     assert found.results[0]["search"] == "gradient"
     assert found.alphas["rel"] == [0.5, 0.5]
 

@@ -20,7 +20,8 @@ def measuring(log, fails=()):
         if records[0] in fails:
             raise RuntimeError("cut")
         log.append("".join(records))
-        return Block([{"of": record} for record in records], {"tiny": [1.5, len(records)]})
+        rows = [{"of": record, "answer": "two\u2028lines"} for record in records]
+        return Block(rows, {"tiny": [1.5, len(records)]}, {"tiny": len(records)})
 
     return measure
 
@@ -37,6 +38,8 @@ def test_parts_come_back_in_order_and_what_was_kept_is_not_measured_again(parts)
     blocks = parts.gather(RECORDS, measuring(log), Host(), size=2)
     assert log == ["ab", "cd", "ef", "g"] and text_of(blocks) == "abcdefg"
     assert [block.losses["tiny"] for block in blocks] == [[1.5, 2], [1.5, 2], [1.5, 2], [1.5, 1]]
+    assert [block.decisions["tiny"] for block in blocks] == [2, 2, 2, 1]
+    assert blocks[0].rows[0]["answer"] == "two\u2028lines"
     parts.remove()
     assert not parts.folder.exists()
 

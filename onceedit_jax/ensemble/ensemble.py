@@ -73,7 +73,8 @@ class TokenScores:
 class Scored:
     """Teacher-forced scores of N texts: alpha `[N]`, and for each target N `TokenScores`.
 
-    `losses` is the gradient search's mean loss after each step, for each target that searched.
+    `losses` `[decisions, steps + 1]` is the gradient search's before it and after each step, for
+    each target that searched.
     """
 
     alphas: NDArray[np.float32]
@@ -309,7 +310,7 @@ class Ensemble:
         alphas: NDArray[np.float32],
         active: NDArray[np.bool_],
     ) -> tuple[list[TokenScores], NDArray[np.float32] | None]:
-        """Target t on its texts, and its search's mean loss after each step."""
+        """Target t on its texts, and its search's loss at each decision and step."""
         counts = [len(text.tokens) - text.start for text in texts]
         prefixes = [
             tuple(text.tokens[:end])
@@ -331,7 +332,7 @@ class Ensemble:
             TokenScores(np.array(text.tokens[text.start :], np.int32), before[a:b], after[a:b])
             for text, a, b in zip(texts, stops - counts, stops, strict=True)
         ]
-        return tokens, None if decided.losses is None else decided.losses.mean(0)
+        return tokens, decided.losses
 
     def _active(self, alphas: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Where the plug-in has a say; elsewhere the target's logits pass through."""

@@ -76,8 +76,7 @@ def exact_match(answer: str, target: str) -> bool:
     word boundary: "Paris, France" matches "Paris", "Parisian" does not. An empty target matches
     nothing.
     """
-    lines = answer.splitlines()
-    said, wanted = normalise(lines[0] if lines else ""), normalise(target)
+    said, wanted = normalise(answer.split("\n", 1)[0]), normalise(target)
     if not wanted or not said.startswith(wanted):
         return False
     rest = said[len(wanted) :]

@@ -72,13 +72,16 @@ class Parts:
         return self.folder / f"{n:05d}.jsonl"
 
     def _write(self, n: int, block: Block) -> None:
-        write_jsonl(self._file(n), [{"losses": block.losses}, *block.rows])
+        searched = {"losses": block.losses, "decisions": block.decisions}
+        write_jsonl(self._file(n), [searched, *block.rows])
 
     def _read(self, n: int) -> Block:
         path = self._file(n)
         try:
-            first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            return Block(rows, first["losses"])
+            # Not `splitlines`: answers may hold U+2028 and other line ends of Unicode.
+            lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            first, *rows = map(json.loads, lines)
+            return Block(rows, first["losses"], first["decisions"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: no part of an evaluation ({error}); delete it, it is measured again"

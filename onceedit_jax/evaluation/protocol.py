@@ -51,10 +51,15 @@ class Evaluation:
 
 
 class Block(NamedTuple):
-    """What was found out about some records: their rows and losses, as `Evaluation` has them."""
+    """What was found out about some records.
+
+    `rows` are as in `Evaluation`; `losses` has for each target that searched the search's loss
+    after each step, summed over decisions, and `decisions` their number.
+    """
 
     rows: list[dict[str, Any]]
     losses: dict[str, list[float]]
+    decisions: dict[str, int]
 
 
 def questions(records: Sequence[EditRecord]) -> list[Question]:
@@ -99,6 +104,7 @@ def evaluate_block(
     pairs = [question.pair for question in asked]
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
+    decisions: dict[str, int] = {}
 
     def add(target: int, mode: str, alphas: Any, details: list[dict[str, Any]]) -> None:
         rows.extend(
@@ -126,8 +132,9 @@ def evaluate_block(
                     }
                 )
             add(t, "teacher-forced", scored.alphas, details)
-            if scored.losses[t] is not None:
-                losses[ensemble.targets[t].name] = np.asarray(scored.losses[t]).tolist()
+            if (searched := scored.losses[t]) is not None:
+                name = ensemble.targets[t].name
+                losses[name], decisions[name] = searched.sum(0).tolist(), len(searched)
     if mode in ("generate", "both"):
         answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
         for t in range(len(ensemble.targets)):
@@ -152,7 +159,7 @@ def evaluate_block(
                     }
                 )
             add(t, "generate", answers.alphas, details)
-    return Block(rows, losses)
+    return Block(rows, losses, decisions)
 
 
 def gathered(
@@ -194,14 +201,14 @@ def gathered(
     by_metric: dict[str, list[float]] = {metric: [] for metric in METRICS}
     for row in rows[-len(asked) :] if asked else ():  # the same for every target and mode
         by_metric[row["metric"]].append(row["alpha"])
-    losses = {
-        name: np.average(
-            [block.losses[name] for block in blocks],
-            axis=0,
-            weights=[len(block.rows) for block in blocks],
-        ).tolist()
-        for name in blocks[0].losses
-    }
+    losses: dict[str, list[float]] = {}
+    for target in ensemble.targets:
+        # A block in which no edit is in reach has searched nothing.
+        searched = [block for block in blocks if target.name in block.losses]
+        if searched:
+            total = np.sum([block.losses[target.name] for block in searched], axis=0)
+            count = sum(block.decisions[target.name] for block in searched)
+            losses[target.name] = (total / count).tolist()
     return Evaluation(results, rows, by_metric, losses)
 
 

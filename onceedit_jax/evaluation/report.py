@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from onceedit_jax.errors import RunError
+from onceedit_jax.files import write_whole
 from onceedit_jax.versions import versions
 
 # Below or beyond these an evaluation is suspicious enough to say what to do about it.
@@ -50,7 +48,7 @@ def write_json(path: str | Path, value: Any) -> None:
     Raises:
       RunError: the file cannot be written.
     """
-    _write(Path(path), json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+    write_whole(Path(path), json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -59,7 +57,8 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
       RunError: the file cannot be written.
     """
-    _write(Path(path), "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows))
+    lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    write_whole(Path(path), "".join(lines))
 
 
 def table(results: Results, plugin: Mapping[str, Any] | None = None) -> Table:
@@ -216,23 +215,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a sibling and rename it, so that nobody ever sees half a file."""
-    try:
-        handle, sibling = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(sibling, 0o666 & ~umask)  # mkstemp's own mode lets nobody else read it
-            os.replace(sibling, path)
-        except BaseException:
-            os.unlink(sibling)
-            raise
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
-        ) from error

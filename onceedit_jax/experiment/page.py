@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onceedit_jax.experiment.definition import Experiment, Page, Setup, Table
+from onceedit_jax.files import write_whole
 
 PAGE = "README.md"
 
@@ -18,7 +19,7 @@ def write_page(
     page: Page,
     *,
     seconds: float,
-    versions: Mapping[str, str],
+    versions: Sequence[Mapping[str, str]],
     missing: Sequence[str] = (),
 ) -> None:
     """Write `README.md` and the figures of an experiment into its folder.
@@ -29,14 +30,15 @@ def write_page(
       setup: its configuration.
       page: what was found.
       seconds: that measuring took.
-      versions: of what measured.
+      versions: of what measured, one a cell.
       missing: cells that are not measured, which the page tells of.
     """
     for figure in page.figures:
         save_figure(figure.draw, place / f"{figure.name}.svg")
     told = (
         f"Measured in {_duration(seconds)} (an edit that was kept from before costs nothing), jax "
-        f"{versions['jax']}, Python {versions['python']}, {versions['machine']}. Configuration: "
+        f"{_each('jax', versions)}, Python {_each('python', versions)}, "
+        f"{_each('machine', versions)}. Configuration: "
         + ", ".join(f"{key} {_text(value)}" for key, value in dataclasses.asdict(setup).items())
         + "."
     )
@@ -50,7 +52,7 @@ def write_page(
         *(f"![{figure.caption}]({figure.name}.svg)\n\n{figure.caption}" for figure in page.figures),
         told,
     ]
-    (place / PAGE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(place / PAGE, "\n\n".join(parts) + "\n")
 
 
 def markdown_table(table: Table) -> str:
@@ -85,6 +87,11 @@ def save_figure(draw: Any, path: Path) -> None:
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         draw(figure)
         figure.savefig(path, metadata={"Date": None})
+
+
+def _each(name: str, versions: Sequence[Mapping[str, str]]) -> str:
+    """A version, or all that the cells were measured with."""
+    return " and ".join(sorted({told[name] for told in versions}))
 
 
 def _duration(seconds: float) -> str:

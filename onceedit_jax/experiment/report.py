@@ -18,6 +18,7 @@ from onceedit_jax.experiment.definition import Table
 from onceedit_jax.experiment.lab import DATASETS, load_edits
 from onceedit_jax.experiment.page import PAGE, markdown_table
 from onceedit_jax.experiment.runner import RESULTS, records_file
+from onceedit_jax.files import write_whole
 
 COLUMNS = (
     "experiment", "cell", "rule", "target", "mode", "metric", "record", "prompt", "alpha",
@@ -52,7 +53,7 @@ def write_report(results: Path, out: Path, *, data: Path | None = None) -> int:
         # "</script>" in a prompt would end the element that holds the data.
         data=json.dumps({"columns": COLUMNS, "rows": rows}).replace("<", "\\u003c"),
     )
-    out.write_text(text, encoding="utf-8")
+    write_whole(out, text)
     return len(rows)
 
 
@@ -65,7 +66,7 @@ def fill_readme(readme: Path, results: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     if not _BLOCK.search(text):
         raise InputError(f"{readme}: no <!-- results: NAME --> ... <!-- end of results --> in it")
-    readme.write_text(_BLOCK.sub(lambda m: m[1] + headline(results / m[2]) + m[3], text), "utf-8")
+    write_whole(readme, _BLOCK.sub(lambda m: m[1] + headline(results / m[2]) + m[3], text))
 
 
 def headline(place: Path) -> str:

@@ -215,6 +215,6 @@ def publish(
     if page.tables:
         write_json(place / RESULTS, {**whole, "headline": dataclasses.asdict(page.tables[0])})
     seconds = sum(entry["seconds"] for entry in found.values())
-    told = next(iter(found.values()))["versions"]
+    told = [entry["versions"] for entry in found.values()]
     missing = [cell for cell in experiment.cells(setup) if cell not in found]
     write_page(place, experiment, setup, page, seconds=seconds, versions=told, missing=missing)
