@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 
+from onceedit_jax.checks import check_settings
 from onceedit_jax.errors import InputError
 from onceedit_jax.gate import GateKind
 from onceedit_jax.ranking import likely_tokens, most_likely
@@ -61,12 +62,18 @@ class FusionSettings:
         Raises:
           InputError: naming the settings and what to set instead.
         """
+        check_settings(self)
         if not 0 <= self.fixed_alpha <= 1:
             raise InputError(f"fixed_alpha={self.fixed_alpha}: expected a weight from 0 to 1")
         if self.proposal != "draft" and (self.trust or self.confidence == "sure"):
             raise InputError(
                 f"trust={self.trust} and confidence={self.confidence} speak of drafts, which "
                 f"proposal={self.proposal} has none of; leave them out, or set proposal=draft"
+            )
+        if self.trust and self.weight == "fixed":
+            raise InputError(
+                "trust=True goes by what the gate says of a prompt, and weight=fixed asks no gate; "
+                "leave one of the two out"
             )
         closed_form = self.start == "zeros" and self.target == "one-hot"
         if self.proposal == "relative" and self.search == "lookup" and not closed_form:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.special import xlogy
 
-from onceedit_jax.errors import InputError
+from onceedit_jax.checks import check_settings
 from onceedit_jax.tables import EXCLUDED, Table
 
 _TINY = 1e-30
@@ -52,10 +52,7 @@ class SearchSettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        if self.steps < 0:
-            raise InputError(f"search steps={self.steps}: expected 0 or more")
-        if not self.learning_rate > 0:
-            raise InputError(f"search learning_rate={self.learning_rate}: expected more than 0")
+        check_settings(self, above_zero=["learning_rate"], not_negative=["steps"])
 
 
 class SearchResult(NamedTuple):

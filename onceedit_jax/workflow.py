@@ -19,6 +19,7 @@ from onceedit_jax.data.leaks import drop_leaks, trained_on
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, contradicting, duplicates, without_nq
 from onceedit_jax.editing.artifact import MARK, EditedPlugin, read_info
+from onceedit_jax.editing.edit import earlier_edits
 from onceedit_jax.editing.edit import edit as edit_plugin
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.ensemble import Ensemble, load_target
@@ -85,8 +86,10 @@ def edit(
     later = load_records(evaluated) if evaluated else []
     if strip_nq:
         rows = [without_nq(row) for row in rows]
+    before = EditedPlugin.load(start, mesh=devices) if start else None
     if leave_out_leaks:
-        rows, dropped = drop_leaks(rows, [*records, *later])
+        earlier = earlier_edits(before, records) if before else []
+        rows, dropped = drop_leaks(rows, [*records, *earlier, *later])
         if dropped:
             err.print(f"left out {len(dropped)} unrelated rows that are evaluated")
     tokenizer = load_tokenizer(plugin)
@@ -101,7 +104,7 @@ def edit(
             settings,
             examples=load_records(examples) if examples else (),
             evaluated=later,
-            start=EditedPlugin.load(start, mesh=devices) if start else None,
+            start=before,
             replay=replay,
             mesh=devices,
             checkpoint=checkpoint,
@@ -113,10 +116,10 @@ def edit(
         return edited
     shutil.rmtree(checkpoint, ignore_errors=True)
     metrics, rule = edited.info["metrics"], PRESETS[edited.info["rule"]["fusion"]]
-    earlier = edited.info["edited_before"]
+    kept = edited.info["edited_before"]
     out_console.print(
         f"edited {edited.name} with {len(records)} facts"
-        f"{f', after {earlier} that stay,' if earlier else ''} in {metrics['epochs']} epochs "
+        f"{f', after {kept} that stay,' if kept else ''} in {metrics['epochs']} epochs "
         f"(Rel {metrics['reliability']:.2f}, gate {metrics['gate_accuracy']:.2f}, "
         f"alpha threshold {edited.alpha_threshold(rule.gate):.2f}): {out}"
     )

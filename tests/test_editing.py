@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from onceedit_jax.editing.batches import (
     make_batch,
 )
 from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust
-from onceedit_jax.editing.edit import edit, parameter_hash
+from onceedit_jax.editing.edit import earlier_edits, edit, parameter_hash
 from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.methods import edited_params, partition
 from onceedit_jax.editing.settings import EditSettings
@@ -34,6 +35,8 @@ from onceedit_jax.editing.trainer import batch_loss, train
 from onceedit_jax.editing.wordings import swapped_prompts, varied_prompts
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.evaluation.protocol import plugin_alone
+from onceedit_jax.gate import init_gate
+from onceedit_jax.models.decoder import init_params
 from onceedit_jax.shapes import pack
 
 RECORDS = [
@@ -77,13 +80,24 @@ def test_the_objective_is_generation_plus_lambda_times_gate(seed, weight):
     np.testing.assert_allclose(found.total, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_the_gate_does_not_move_the_answers_and_answers_do_not_move_the_gate():
-    logits, targets, mask = jnp.ones((1, 4)), jnp.zeros(1, int), jnp.ones(1)
+def test_the_gate_does_not_move_the_answers_and_answers_do_not_move_the_gate(tiny_model):
+    """[WEIGHT] is no token of the softmax: only the body of the model is in both terms."""
+    tokenizer = tiny_model()[1]
+    config = tiny_config(len(tokenizer.vocabulary), tie_embeddings=False)
+    params = init_params(config, jax.random.key(0))
+    gate = jax.tree.map(jnp.ones_like, init_gate(config.hidden_size))
+    batch = make_batch([edit_row(r, tokenizer, max_tokens=64) for r in RECORDS], 3)
 
-    def total(logits, gate):
-        return edit_loss(logits, targets, mask, gate, jnp.ones(1), jnp.ones(1)).generation
+    def loss(params, gate, batch, weight):
+        return batch_loss(params, gate, batch, config, weight)[0]
 
-    assert np.all(jax.grad(total, argnums=1)(logits, jnp.zeros(1)) == 0)
+    answers = jax.grad(loss, argnums=(0, 1))(params, gate, batch, 0.0)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(answers[1]))
+    assert (answers[0]["head"]["kernel"] != 0).any()
+    unasked = batch._replace(target_mask=jnp.zeros_like(batch.target_mask))
+    gates = jax.grad(loss, argnums=(0, 1))(params, gate, unasked, 1.0)
+    assert (gates[0]["head"]["kernel"] == 0).all()
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gates[1]))
 
 
 def test_an_edit_row_ends_with_the_end_token_and_reads_the_gate_at_the_prompt(tiny_model):
@@ -333,6 +347,52 @@ def test_settings_that_cannot_train_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("method", "last_n_layers"), ("optimizer", "Adam"), ("schedule", "cos")],
+)
+def test_a_setting_that_is_none_of_its_choices_is_refused(name, value):
+    with pytest.raises(InputError, match=f"setting {name}={value}: expected one of"):
+        EditSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("records", "unrelated", "expected"),
+    [
+        ([EditRecord(" ", "x")], UNRELATED, "edit 1 of 1: its prompt is empty"),
+        ([RECORDS[0], EditRecord("x", "")], UNRELATED, "edit 2 of 2: its target is empty"),
+        (RECORDS, [UnrelatedRow("nq question: ")], "unrelated row 1 of 1: its prompt is empty"),
+    ],
+)
+def test_texts_without_a_word_are_refused(tiny_model, records, unrelated, expected):
+    with pytest.raises(InputError, match=expected):
+        edit(*tiny_model(), records, unrelated, FAST)
+
+
+def test_a_plugin_of_short_floats_is_refused(tiny_model):
+    model, tokenizer = tiny_model()
+    short = replace(model, params=jax.tree.map(lambda a: a.astype("bfloat16"), model.params))
+    with pytest.raises(InputError, match=r'bfloat16; editing needs float32.*dtype="float32"'):
+        edit(short, tokenizer, RECORDS, UNRELATED, FAST)
+
+
+def test_no_later_negative_is_an_earlier_edits(tiny_model):
+    model, tokenizer = tiny_model()
+    settings = replace(FAST, epochs=1)
+    first = edit(model, tokenizer, RECORDS[:1], UNRELATED, settings)
+    with pytest.raises(InputError, match="1 of 13 unrelated rows"):
+        rows = [*UNRELATED, UnrelatedRow(RECORDS[0].prompt)]
+        edit(model, tokenizer, RECORDS[1:2], rows, settings, start=first)
+    # One that is asked again is no edit any more, and a new one.
+    assert earlier_edits(first, [replace(RECORDS[0], target="x")]) == []
+    said = [UnrelatedRow("Norland"), UnrelatedRow("Norland")]
+    other = replace(RECORDS[0], prompt="What is the capital of Sudland?", subject="Sudland")
+    named = swapped_prompts([other], said, 1, np.random.default_rng(0))
+    assert [row.prompt for row in named] == [RECORDS[0].prompt]
+    rng = np.random.default_rng(0)
+    assert swapped_prompts([other], said, 1, rng, others=RECORDS[:1]) == []
+
+
+@pytest.mark.parametrize(
     ("edits", "others", "wanted"),
     [
         ([0.99, 0.98], [0.01, 0.01], 0.413),
@@ -390,6 +450,11 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_model, tmp_path):
         train(
             model.params, model.config, rows, settings, run_fingerprint="b", resume=True, **options
         )
+    changes = ({"method": "lora"}, {"optimizer": "sgd"}, {"method": "last-n-layers"})
+    for change in changes:  # which keep other arrays, or arrays of another shape
+        other = replace(settings, last_layers=1, **change)
+        with pytest.raises(InputError, match="other edits"):
+            train(model.params, model.config, rows, other, resume=True, **options)
 
 
 RUN = """

@@ -223,6 +223,9 @@ def test_the_presets_are_the_three_published_points():
         ({"start": "prior", "search": "gradient"}, "proposal=relative"),
         ({"weight": "fixed", "fixed_alpha": 1.5}, "from 0 to 1"),
         ({"trust": True}, "set proposal=draft"),
+        ({"proposal": "draft", "trust": True, "weight": "fixed"}, "leave one of the two out"),
+        ({"normalization": "center"}, "normalization=center: expected one of centered, deepen"),
+        ({"gate": "neither"}, "gate=neither: expected one of token, memory, both"),
         ({"proposal": "relative", "confidence": "sure"}, "set proposal=draft"),
     ],
 )

@@ -105,6 +105,15 @@ def test_the_line_is_halfway_from_unrelated_texts_to_a_whole_key():
     assert reach_threshold([]) == pytest.approx(0.5)
 
 
+def test_a_whole_key_is_in_reach_even_where_every_unrelated_row_holds_one():
+    names = ("Her", *(f"Lord {' '.join('XVIII'[: n % 6])} of {n}" for n in range(40)))
+    records = [EditRecord(f"Who is {name}?", "x", subject=name) for name in names]
+    memory = scope_memory(records, ["Her again"] * 40)
+    assert reaches(memory, [record.prompt for record in records]).min() < 1  # by rounding
+    threshold = reach_threshold(reaches(memory, ["Who saw her?"] * 20))
+    assert (reaches(memory, [record.prompt for record in records]) >= threshold).all()
+
+
 def test_each_kind_of_gate_reads_what_its_name_says():
     logit, near = np.array([2.0, 2.0, -1.0], np.float32), np.array([True, False, True])
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from onceedit_jax.baselines.layers import Rows, down_projection, target_loss, with_down_projection
-from onceedit_jax.errors import InputError
+from onceedit_jax.checks import check_settings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, hidden_states, stack_layers
 
@@ -41,12 +41,8 @@ class FTLSettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        for name, value in dataclasses.asdict(self).items():
-            least = name == "enough"
-            if not (value >= 0 if least else value > 0):
-                raise InputError(
-                    f"setting {name}={value}: must be {'0 or more' if least else 'above 0'}"
-                )
+        above_zero = dataclasses.asdict(self).keys() - {"enough"}
+        check_settings(self, above_zero=above_zero, not_negative=["enough"])
 
 
 def ftl(

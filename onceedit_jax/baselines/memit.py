@@ -21,6 +21,7 @@ from onceedit_jax.baselines.layers import (
 )
 from onceedit_jax.baselines.rome import subject_key
 from onceedit_jax.baselines.values import ValueSettings, value_change
+from onceedit_jax.checks import check_settings
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, stack_layers
@@ -46,8 +47,7 @@ class MEMITSettings(ValueSettings):
           InputError: naming the setting, its value and what was expected.
         """
         super().__post_init__()
-        if not self.moment_weight > 0:
-            raise InputError(f"setting moment_weight={self.moment_weight}: must be above 0")
+        check_settings(self, above_zero=["moment_weight"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +69,7 @@ class AlphaEditSettings(ValueSettings):
           InputError: naming the setting, its value and what was expected.
         """
         super().__post_init__()
-        for name in ("threshold", "ridge"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"setting {name}={getattr(self, name)}: must be above 0")
+        check_settings(self, above_zero=["threshold", "ridge"])
 
 
 def memit_update(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from onceedit_jax.baselines.layers import Edit, Rows, at, target_loss
-from onceedit_jax.errors import InputError
+from onceedit_jax.checks import check_settings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed
 from onceedit_jax.models.intervention import Observed, observe
@@ -45,12 +45,11 @@ class ValueSettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        for name in ("steps", "learning_rate", "clamp"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"setting {name}={getattr(self, name)}: must be above 0")
-        for name in ("enough", "kl_weight", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"setting {name}={getattr(self, name)}: must be 0 or more")
+        check_settings(
+            self,
+            above_zero=["steps", "learning_rate", "clamp"],
+            not_negative=["enough", "kl_weight", "weight_decay"],
+        )
 
 
 @partial(jax.jit, static_argnames=("config", "layer", "settings"))

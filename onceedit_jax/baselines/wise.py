@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from onceedit_jax.baselines.layers import Rows, down_projection, observed, target_loss
-from onceedit_jax.errors import InputError
+from onceedit_jax.checks import check_settings
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params
 from onceedit_jax.models.intervention import isolate_layer, observe
@@ -48,9 +48,7 @@ class WISESettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        for name, value in dataclasses.asdict(self).items():
-            if not value > 0:
-                raise InputError(f"setting {name}={value}: must be above 0")
+        check_settings(self, above_zero=dataclasses.asdict(self))
 
 
 @jax.tree_util.register_dataclass

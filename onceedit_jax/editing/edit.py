@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from onceedit_jax.data.leaks import check_leaks, digest
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
 from onceedit_jax.editing.seal import seal
@@ -69,20 +69,22 @@ def edit(
       The edited plug-in, not yet saved.
 
     Raises:
-      InputError: no records, too few unrelated rows, a row that is also evaluated, a checkpoint of
-        another run, or a `start` of another base.
+      InputError: no records, one without a prompt or target, too few unrelated rows, a row that is
+        also evaluated or an earlier edit's, a model whose parameters are not float32, a checkpoint
+        of another run, or a `start` of another base.
       RunError: the loss stopped being finite.
     """
     begun = time.monotonic()
-    if not records:
-        raise InputError("no edits given: expected at least one record with prompt and target")
+    _check(model, records, unrelated)
+    if replay < 0:
+        raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
     if start is not None and start.base_hash != model.content_hash:
         raise InputError(
             f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
             f"{model.name}, {model.content_hash[:12]}: go on from a plug-in of the same base"
         )
-    check_leaks(unrelated, [*records, *evaluated])
-    earlier = _still_valid(start, records) if start else []
+    earlier = earlier_edits(start, records) if start else []
+    check_leaks(unrelated, [*records, *earlier, *evaluated])
     present = [*records, *_replayed(earlier, round(replay * len(records)), settings.seed)]
     seen = start.info["trained_texts"] if start else ()
     texts = training_texts(
@@ -94,6 +96,7 @@ def edit(
         examples=examples,
         evaluated=evaluated,
         ungated=ungated,
+        earlier=earlier,
         seen=seen,
     )
     limit = settings.max_tokens
@@ -154,7 +157,29 @@ def edit(
     )
 
 
-def _still_valid(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
+def _check(
+    model: LoadedModel, records: Sequence[EditRecord], unrelated: Sequence[UnrelatedRow]
+) -> None:
+    """Refuse what nothing can be learnt from."""
+    if not records:
+        raise InputError("no edits given: expected at least one record with prompt and target")
+    for i, record in enumerate(records):
+        for name in ("prompt", "target"):
+            if not getattr(record, name).strip():
+                raise InputError(f"edit {i + 1} of {len(records)}: its {name} is empty")
+    for i, row in enumerate(unrelated):
+        if not strip_nq(row.prompt).strip():
+            raise InputError(f"unrelated row {i + 1} of {len(unrelated)}: its prompt is empty")
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)}
+    if dtypes != {"float32"}:
+        # At a rate of 1e-4 most steps are lost in the rounding of shorter floats.
+        raise InputError(
+            f"{model.name}: parameters of {', '.join(sorted(dtypes))}; editing needs float32: load "
+            'the plug-in with dtype="float32"'
+        )
+
+
+def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
     """The edits of an earlier stage that none of the new ones asks again."""
     asked = {normalise(record.prompt) for record in records}
     return [

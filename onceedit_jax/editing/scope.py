@@ -15,6 +15,7 @@ from onceedit_jax.shapes import doubling, pad_rows
 from onceedit_jax.text.words import names, word_id, words
 
 TEXTS = 64  # texts asked about at once
+WHOLE = 1 - 1e-4  # of a key: its weights are float32 and need not sum to 1
 
 
 def scope_memory(records: Sequence[EditRecord], others: Sequence[str]) -> dict[str, Any]:
@@ -64,8 +65,9 @@ def reach_threshold(held_back: ArrayLike) -> float:
     """How much of a key a text must hold to be in an edit's reach.
 
     Halfway from the held-back unrelated rows (their 95th percentile) to a whole key, so always more
-    than half of it: one of a name's two words does not do.
+    than half of it: one of a name's two words does not do. A whole key always does, even where
+    unrelated rows hold some edit's.
     """
     held_back = np.asarray(held_back, float)
     usual = float(np.quantile(held_back, 0.95)) if held_back.size else 0.0
-    return (usual + 1) / 2
+    return min((usual + 1) / 2, WHOLE)

@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from onceedit_jax.errors import InputError
+from onceedit_jax.checks import check_settings
 
 Method = Literal["full", "lora", "last-n-layers"]
 
@@ -79,25 +79,17 @@ class EditSettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        positive = (
-            "learning_rate",
-            "batch_size",
-            "epochs",
-            "lora_rank",
-            "last_layers",
-            "max_tokens",
-        )
-        not_negative = (
-            "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
-            "swapped_ratio", "disguised", "varied_ratio", "paraphrase_ratio", "context_share",
-            "held_back", "early_stop", "seed",
+        check_settings(
+            self,
+            above_zero=(
+                "learning_rate", "batch_size", "epochs", "lora_rank", "last_layers", "max_tokens",
+            ),
+            not_negative=(
+                "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
+                "swapped_ratio", "disguised", "varied_ratio", "paraphrase_ratio", "context_share",
+                "held_back", "early_stop", "seed",
+            ),
         )  # fmt: skip
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"setting {name}={getattr(self, name)}: must be above 0")
-        for name in not_negative:
-            if not getattr(self, name) >= 0:
-                raise InputError(f"setting {name}={getattr(self, name)}: must be 0 or more")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -64,6 +64,7 @@ def training_texts(
     examples: Sequence[EditRecord] = (),
     evaluated: Sequence[EditRecord] = (),
     ungated: Collection[int] = (),
+    earlier: Sequence[EditRecord] = (),
     seen: Collection[str] = (),
 ) -> TrainingTexts:
     """All texts of an edit, by the settings' seed; none of them is a question that is evaluated.
@@ -77,6 +78,7 @@ def training_texts(
       examples: records whose rephrases show how a question may be put otherwise.
       evaluated: further records whose questions may not be trained on.
       ungated: positions of records that lend the gate no row, on either side.
+      earlier: edits of earlier stages: no negative is made about their subjects.
       seen: digests of texts that an earlier stage trained on: none of them can be held back.
 
     Raises:
@@ -87,7 +89,9 @@ def training_texts(
     gated = [record for i, record in enumerate(records) if i not in left_out]
     negatives, held_back = (
         without_evaluated(prompts, asked)
-        for prompts in choose_unrelated(gated, unrelated, settings, templates=templates)
+        for prompts in choose_unrelated(
+            gated, unrelated, settings, templates=templates, earlier=earlier
+        )
     )
     held_back = [text for text in held_back if digest(text) not in known]
     rng = np.random.default_rng([settings.seed, 2])
@@ -118,6 +122,7 @@ def choose_unrelated(
     settings: EditSettings,
     *,
     templates: Templates | None = None,
+    earlier: Sequence[EditRecord] = (),
 ) -> tuple[list[str], list[str]]:
     """Draw the unrelated rows that are trained on and those held back, by the settings' seed.
 
@@ -143,6 +148,6 @@ def choose_unrelated(
     # Swapped prompts are split as the rows are: those held back were never trained on.
     count = round(settings.swapped_ratio * len(records))
     total = count + round(count * kept / wanted if wanted else settings.swapped_ratio * kept)
-    swapped = swapped_prompts(records, unrelated, total, rng, templates=templates)
+    swapped = swapped_prompts(records, unrelated, total, rng, templates=templates, others=earlier)
     training, held_back = chosen[:wanted] + swapped[:count], chosen[wanted:] + swapped[count:]
     return [row.prompt for row in training], [row.prompt for row in held_back]

@@ -276,13 +276,20 @@ def _save(folder: Path, state: Any, history: list[dict[str, float]], fingerprint
 
 def _restore(folder: Path, state: Any, fingerprint: str) -> tuple[Any, list[dict[str, float]]]:
     leaves, structure = jax.tree.flatten(state)
-    # As they lie now, whatever devices the run that was cut had.
-    places = [leaf.sharding for leaf in leaves]
-    saved = load_tree(folder, lambda found: {**dict.fromkeys(found), "leaves": places})
+    another = InputError(
+        f"{folder}: this checkpoint belongs to a run with other edits, unrelated rows, "
+        "settings or base model; drop --resume to start over, or restore what was changed"
+    )
+
+    def lay(found: Any) -> Any:
+        # What is trained, or by what, is another run's before its fingerprint can be read.
+        if [leaf.shape for leaf in found["leaves"]] != [leaf.shape for leaf in leaves]:
+            raise another
+        # As they lie now, whatever devices the run that was cut had.
+        return {**dict.fromkeys(found), "leaves": [leaf.sharding for leaf in leaves]}
+
+    saved = load_tree(folder, lay)
     if saved["fingerprint"] != fingerprint:
-        raise InputError(
-            f"{folder}: this checkpoint belongs to a run with other edits, unrelated rows, "
-            "settings or base model; drop --resume to start over, or restore what was changed"
-        )
+        raise another
     history = [dict(zip(HISTORY, map(float, entry), strict=True)) for entry in saved["history"]]
     return jax.tree.unflatten(structure, saved["leaves"]), history

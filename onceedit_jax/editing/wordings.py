@@ -87,6 +87,7 @@ def swapped_prompts(
     rng: np.random.Generator,
     *,
     templates: Templates | None = None,
+    others: Sequence[EditRecord] = (),
 ) -> list[UnrelatedRow]:
     """Negatives in the edits' own form: an edit's prompt about something no edit is about.
 
@@ -101,6 +102,7 @@ def swapped_prompts(
       count: rows asked for; fewer where the combinations run out.
       rng: source of the choice.
       templates: other wordings, in which the positives come too.
+      others: further edits, whose subjects and prompts are avoided as well.
     """
     wordings = {
         i: [record.prompt, *paraphrases(record, templates or {})]
@@ -108,8 +110,9 @@ def swapped_prompts(
         if record.subject and record.subject in record.prompt
     }
     carriers = list(wordings)
-    known = {normalise(str(records[i].subject)) for i in carriers}
-    taken = {normalise(text) for r in records for text in (r.prompt, r.rephrase) if text}
+    edits = [*records, *others]
+    known = {normalise(record.subject) for record in edits if record.subject}
+    taken = {normalise(text) for r in edits for text in (r.prompt, r.rephrase) if text}
     rows: list[UnrelatedRow] = []
     for _ in range(20 * count if carriers and unrelated else 0):
         if len(rows) >= count:

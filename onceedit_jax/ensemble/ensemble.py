@@ -183,7 +183,8 @@ class Ensemble:
           on_block: told about tables being built.
 
         Raises:
-          InputError: for an unknown preset, no targets, or another number of transfers.
+          InputError: for an unknown preset, no targets, another number of transfers, or a threshold
+            that is no weight.
         """
         if not targets:
             raise InputError("no targets given: expected at least one target LLM")
@@ -198,6 +199,8 @@ class Ensemble:
         if alpha_threshold is None:
             fixed = fusion.weight == "fixed"
             alpha_threshold = 0.0 if fixed else plugin.alpha_threshold(fusion.gate)
+        if not 0 <= alpha_threshold <= 1:
+            raise InputError(f"alpha_threshold={alpha_threshold}: expected a weight from 0 to 1")
         self.threshold, self.settings = alpha_threshold, fusion
         self.mesh = data_mesh() if mesh is None else mesh
         if table is None:
@@ -236,7 +239,12 @@ class Ensemble:
 
     @_over_the_mesh
     def alphas(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Alpha of each prompt, `[N]`: the fixed weight, or what the gate says."""
+        """Alpha of each prompt, `[N]`: the fixed weight, or what the gate says.
+
+        Raises:
+          InputError: a prompt is empty.
+        """
+        _check_prompts(prompts)
         if self.settings.weight == "fixed":
             return np.full(len(prompts), self.settings.fixed_alpha, np.float32)
         return self.plugin.alphas(prompts, self.settings.gate)
@@ -247,6 +255,9 @@ class Ensemble:
 
         The text is `prompt + " " + target`; each answer token is predicted from the true prefix,
         which the plug-in reads as it would itself write that text.
+
+        Raises:
+          InputError: a prompt is empty.
         """
         self._drafter.forget()
         alphas = self.alphas([pair.prompt for pair in pairs])
@@ -268,6 +279,9 @@ class Ensemble:
 
         An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts under the
         threshold are answered by the target alone, without a step of the plug-in.
+
+        Raises:
+          InputError: a prompt is empty.
         """
         self._drafter.forget()
         before = self.answers_alone(prompts, max_new_tokens=max_new_tokens)
@@ -283,8 +297,11 @@ class Ensemble:
 
     @_over_the_mesh
     def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
-        """Each target's fused answers to N prompts, without asking what it said before."""
-        _check_prompts(prompts)
+        """Each target's fused answers to N prompts, without asking what it said before.
+
+        Raises:
+          InputError: a prompt is empty.
+        """
         self._drafter.forget()
         alphas = self.alphas(prompts)
         active = self._active(alphas)
@@ -298,7 +315,11 @@ class Ensemble:
 
     @_over_the_mesh
     def answers_alone(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
-        """Each target's answers to N prompts, as if there were no plug-in."""
+        """Each target's answers to N prompts, as if there were no plug-in.
+
+        Raises:
+          InputError: a prompt is empty.
+        """
         _check_prompts(prompts)
         return [self._own_answers(t, prompts, max_new_tokens) for t in range(len(self.targets))]
 

@@ -1,0 +1,32 @@
+"""What records of settings check of themselves, in one wording."""
+
+from collections.abc import Collection
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from onceedit_jax.errors import InputError
+
+
+def check_settings(
+    settings: Any, *, above_zero: Collection[str] = (), not_negative: Collection[str] = ()
+) -> None:
+    """Refuse values that would be taken for something else further on.
+
+    Args:
+      settings: a dataclass; whatever it declares as a `Literal` has to be one of its values.
+      above_zero: names of numbers that must be more than 0.
+      not_negative: names of numbers that must be 0 or more.
+
+    Raises:
+      InputError: naming the setting, its value and what was expected.
+    """
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            listed = ", ".join(get_args(kind))
+            raise InputError(f"setting {name}={value}: expected one of {listed}")
+    for name in above_zero:
+        if not getattr(settings, name) > 0:
+            raise InputError(f"setting {name}={getattr(settings, name)}: must be above 0")
+    for name in not_negative:
+        if not getattr(settings, name) >= 0:
+            raise InputError(f"setting {name}={getattr(settings, name)}: must be 0 or more")
