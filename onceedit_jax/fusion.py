@@ -123,7 +123,7 @@ class Transfer:
     Attributes:
       plugin: the plug-in's relative table R_s.
       target: the target's relative table R_l.
-      lookup: `[A]` int32 from `transfer.lookup_table`.
+      lookup: `[A]` int32 from `tables.lookup_table`.
       vocabulary_ids: `[Vs]` int32, the target token of each plug-in token, -1 for none.
     """
 

@@ -26,9 +26,9 @@ from onceedit_jax.models.decoder import hidden_states, param_shapes, unembed
 from onceedit_jax.models.sharding import fit_heads, fitted_config, param_shardings
 from onceedit_jax.parallel import sharding, using
 from onceedit_jax.ranking import most_likely
+from onceedit_jax.table_building import ROW_ENTRIES
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-TABLE_ENTRIES = 64  # entries a row of a top-k table keeps
 _ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 
 
@@ -127,7 +127,7 @@ def plan_model(
 
 def table_bytes(rows: int) -> int:
     """A top-k relative table: indices and values of each row's entries, and what is left of it."""
-    return rows * (TABLE_ENTRIES * 8 + 4)
+    return rows * (ROW_ENTRIES * 8 + 4)
 
 
 def step_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:

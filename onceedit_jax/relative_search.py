@@ -75,7 +75,7 @@ def lookup(relative: jax.Array, lookup_table: jax.Array) -> jax.Array:
 
     Args:
       relative: `P [B, A]`.
-      lookup_table: `[A]` int32 from `transfer.lookup_table`.
+      lookup_table: `[A]` int32 from `tables.lookup_table`.
 
     Returns:
       `[B]` int32 tokens.

@@ -11,12 +11,14 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback
+from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback, unembed
 from onceedit_jax.parallel import batch_multiple, mesh_of, shard_batch, to_host, using
+from onceedit_jax.ranking import most_likely
 from onceedit_jax.shapes import batch_of, bucket, pad_rows, round_up, row_positions
 
 Tokens = Sequence[int]
 ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
+CHUNK = 64  # next tokens decided at once
 
 
 @partial(jax.jit, static_argnames=("config", "compute_dtype"))
@@ -46,7 +48,11 @@ def states_after(
 
     Returns:
       `[N, D]` float32.
+
+    Raises:
+      InputError: a prefix is longer than the model's learnt positions.
     """
+    config.check_length(max(map(len, prefixes), default=0))
     mesh = mesh_of(params)
     rows, places = share_rows(prefixes)
     states = np.zeros((len(prefixes), config.hidden_size), np.float32)
@@ -64,6 +70,48 @@ def states_after(
             for prefix, column in asked[row]:
                 states[prefix] = hidden[line, column]
     return states
+
+
+@partial(jax.jit, static_argnames="config")
+def _likeliest(head: Any, config: ModelConfig, states: jax.Array) -> jax.Array:
+    return most_likely(unembed(head, config, states))
+
+
+def tokens_after(
+    params: Any, config: ModelConfig, states: NDArray[np.float32], *, chunk: int = CHUNK
+) -> NDArray[np.int32]:
+    """A model's own next tokens.
+
+    Args:
+      params: the model's parameters.
+      config: its configuration.
+      states: `[N, D]` from `states_after`.
+      chunk: states at once: bounds the `[chunk, V]` logits.
+
+    Returns:
+      `[N]` int32.
+    """
+    mesh, head = mesh_of(params), head_of(params)
+    found = [np.zeros(0, np.int32)]
+    with using(mesh):
+        for start in range(0, len(states), chunk):
+            part = states[start : start + chunk]
+            found.append(to_host(_likeliest(head, config, padded(mesh, part)))[: len(part)])
+    return np.concatenate(found)
+
+
+def head_of(params: Any) -> Any:
+    """The part of the parameters that `unembed` reads."""
+    return {name: params[name] for name in ("embed", "head") if name in params}
+
+
+def padded(mesh: Mesh, rows: NDArray[Any]) -> Any:
+    """Rows filled up to a bucketed number, and laid over the devices if there are several."""
+    height = round_up(bucket(len(rows), smallest=1), batch_multiple(mesh))
+    # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
+    filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
+    filled = np.concatenate([rows, *[filler] * (height - len(rows))])
+    return shard_batch(mesh, filled) if mesh.size > 1 else filled
 
 
 def shared_batch(mesh: Mesh, rows: list[list[int]], *, largest: int, width: int = 0) -> Any:
@@ -135,8 +183,12 @@ class CachedRows:
         Returns:
           `[B, C, D]`, C at least the largest count: a row's states after its last tokens, in
           order; entries beyond its count mean nothing.
+
+        Raises:
+          InputError: a row is longer than the model's learnt positions.
         """
         new = [list(row) for row in rows]
+        self.config.check_length(max(map(len, new)))
         counts = [1] * len(new) if counts is None else list(counts)
         multiple = batch_multiple(mesh_of(self.params))
         height = round_up(bucket(len(new), smallest=1), multiple)

@@ -43,6 +43,7 @@ from onceedit_jax.transfer import (
 )
 
 Kind = Literal["topk", "dense", "exact"]
+ROW_ENTRIES = 64  # that a row of a top-k table keeps
 
 
 class RowStatistics(NamedTuple):
@@ -197,7 +198,7 @@ def build_table(
     temperature: float | None = None,
     num_tokens: int | None = None,
     kind: Kind = "topk",
-    k: int = 64,
+    k: int = ROW_ENTRIES,
     quick: bool = True,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[DenseTable | TopKTable | ExactTable, TransferHealth]:

@@ -53,7 +53,8 @@ def transfer_matrix(
       embeddings: `[V, D]` input embeddings.
       anchor_ids: `[A]` int32 rows that are anchors.
       normalization: `centered`, or `deepen` as published.
-      temperature: of `centered` (default: calibrated) or `deepen` (default: 100).
+      temperature: of `centered` (default: calibrated, on the host: give it under `jit`) or `deepen`
+        (default: 100).
       num_tokens: rows from here on are padding.
 
     Returns:
@@ -160,8 +161,12 @@ def exact_relative(
 
     Returns:
       `[B, A]` float32.
+
+    Raises:
+      InputError: if an anchor is no row of the embeddings.
     """
     embeddings, ids = jnp.asarray(embeddings), np.asarray(anchor_ids)
+    check_anchors(ids, len(embeddings))
     tokens, origin, anchors = frame(embeddings, ids, normalization, num_tokens)
     total, size = len(embeddings), min(BLOCK, len(embeddings))
     sums = jnp.zeros((len(probabilities), len(ids)), jnp.float32)

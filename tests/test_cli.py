@@ -4,12 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from onceedit_jax import cli
 from onceedit_jax.cli import _with_config, with_huge_pages
+from onceedit_jax.data.loaders import FORMATS
 from onceedit_jax.editing.artifact import FORMAT
 from onceedit_jax.errors import InputError
+from onceedit_jax.fusion import PRESETS
+from onceedit_jax.gate import GateKind
 from onceedit_jax.workflow import _records_file
 
 
@@ -68,6 +73,19 @@ def test_the_command_starts_over_once_for_huge_pages():
 
 def test_debug_shows_where_an_error_arose():
     assert "Traceback" in onceedit("--debug", "info", "nowhere").stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        (cli.Format, ["auto", *FORMATS]),
+        (cli.Fusion, PRESETS),
+        (cli.Gate, get_args(GateKind)),
+    ],
+)
+def test_flags_offer_what_the_library_has(typed, known):
+    """Written twice: `--help` may not wait for jax."""
+    assert sorted(get_args(typed)) == sorted(known)
 
 
 def test_unknown_flags_are_refused():

@@ -28,15 +28,15 @@ from onceedit_jax.editing.batches import (
 from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust
 from onceedit_jax.editing.edit import earlier_edits, edit, parameter_hash
 from onceedit_jax.editing.loss import edit_loss
-from onceedit_jax.editing.methods import edited_params, partition
+from onceedit_jax.editing.methods import merged, partition
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.texts import choose_unrelated, training_texts
-from onceedit_jax.editing.trainer import batch_loss, train
+from onceedit_jax.editing.trainer import _step, batch_loss, train
 from onceedit_jax.editing.wordings import swapped_prompts, varied_prompts
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.gate import init_gate
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.decoder import init_params, stack_layers
 from onceedit_jax.shapes import pack
 
 RECORDS = [
@@ -215,9 +215,9 @@ def test_an_untrained_partition_is_the_model_itself(tiny_model, method):
     model = tiny_model()[0]
     settings = EditSettings(method=method, last_layers=1, lora_rank=2)
     parts = partition(model.params, settings, jax.random.key(0))
-    merged = edited_params(parts, parts.trainable)
-    assert jax.tree.structure(merged) == jax.tree.structure(model.params)
-    assert parameter_hash(merged) == parameter_hash(model.params)
+    whole = stack_layers(merged(parts.trainable, parts.frozen, settings))
+    assert jax.tree.structure(whole) == jax.tree.structure(model.params)
+    assert parameter_hash(whole) == parameter_hash(model.params)
 
 
 def test_last_layers_leave_the_lower_ones_alone(tiny_model):
@@ -250,6 +250,16 @@ def test_training_without_the_gate_ends_when_every_edit_is_learnt(tiny_model):
     history = train(model.params, model.config, rows, settings).history
     assert len(history) < settings.epochs
     assert [epoch["reliability"] for epoch in history[-2:]] == [1.0, 1.0]
+
+
+def test_a_second_stage_compiles_nothing(tiny_model):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    settings = EditSettings(method="lora", epochs=1)
+    train(model.params, model.config, rows, settings)
+    compiled = _step._cache_size()
+    train(tiny_model(seed=1)[0].params, model.config, rows, replace(settings))
+    assert _step._cache_size() == compiled
 
 
 def test_the_same_seed_gives_the_same_plugin(tiny_model):

@@ -26,6 +26,8 @@ def test_accuracy_is_over_a_rows_scored_tokens_and_nothing_else():
     mask = [[1, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     found = token_accuracy(predicted, gold, mask)
     np.testing.assert_allclose(found, [2 / 3, 1 / 2, NAN])
+    assert token_accuracy(predicted[0], gold[0], mask[0]) == found[0]
+    assert token_accuracy(predicted[0], gold[0]) == 1 / 2  # every token is scored
 
 
 def test_locality_compares_with_the_same_model_before_whatever_is_true():
@@ -34,9 +36,9 @@ def test_locality_compares_with_the_same_model_before_whatever_is_true():
     np.testing.assert_allclose(agreement(before, before, [[1, 1, 1]]), [1.0])
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (2, 3), (2, 2)), ((3,), (3,), (3,))])
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 3), (2, 2)), ((3,), (2,), (3,)), ((), (), ())])
 def test_accuracy_refuses_shapes_that_do_not_match(shapes):
-    with pytest.raises(ValueError, match=r"one shape \[N, T\]"):
+    with pytest.raises(ValueError, match=r"one shape \[\.\.\., T\]"):
         token_accuracy(*(np.zeros(shape, int) for shape in shapes))
 
 

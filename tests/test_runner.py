@@ -1,12 +1,21 @@
 """Running ragged rows is the same as running each row alone, whatever is shared or cached."""
 
+import jax
 import numpy as np
 import pytest
+from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onceedit_jax.models.decoder import forward, unembed
-from onceedit_jax.runner import CachedRows, common_prefix, share_rows, states_after
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.decoder import forward, init_params, unembed
+from onceedit_jax.runner import (
+    CachedRows,
+    common_prefix,
+    share_rows,
+    states_after,
+    tokens_after,
+)
 from onceedit_jax.shapes import bucket, pad_rows
 
 token_rows = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=12)
@@ -40,6 +49,26 @@ def test_few_buckets_cover_all_lengths():
 def test_a_row_too_long_for_its_batch_is_refused():
     with pytest.raises(ValueError, match="3 tokens"):
         pad_rows([[1, 2, 3]], width=2)
+
+
+def test_a_text_beyond_learnt_positions_is_refused():
+    config = tiny_config(20, rope=None, max_positions=8)
+    params = init_params(config, jax.random.key(0))
+    states_after(params, config, [[1] * 8])
+    with pytest.raises(InputError, match="9 tokens: this llama has learnt 8 positions; shorten"):
+        states_after(params, config, [[1], [1] * 9])
+    rows = CachedRows(params, config, room=4)
+    rows.advance([[1] * 7])
+    with pytest.raises(InputError, match="learnt 8 positions"):
+        rows.advance([[1] * 9])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 70])
+def test_next_tokens_are_the_argmax_whatever_their_number(model, count):
+    states = np.random.default_rng(count).normal(size=(count, model.config.hidden_size))
+    found = tokens_after(model.params, model.config, states.astype(np.float32))
+    wanted = np.argmax(logits(model, states.astype(np.float32)), -1)
+    assert found.dtype == np.int32 and found.tolist() == wanted.tolist()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ FT+L) compares itself with it: no weight moves farther than a bound.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -72,34 +72,34 @@ def ftl(
     """
     first = down_projection(params, layer)
     params = with_down_projection(params, layer, first)
-    optimizer = optax.adam(settings.learning_rate)
-    step = _make_step(config, layer, settings, optimizer)
-    down, state = first, optimizer.init(first)
+    down, state = first, optax.adam(settings.learning_rate).init(first)
     for _ in range(settings.epochs):
         losses = []
         for rows in batches:
-            down, state, loss = step(params, first, down, state, rows)
+            down, state, loss = _step(params, first, down, state, rows, config, layer, settings)
             losses.append(loss)
         if jnp.mean(jnp.stack(losses)) < settings.enough:
             break
     return stack_layers(with_down_projection(params, layer, down))
 
 
-def _make_step(
-    config: ModelConfig, layer: int, settings: FTLSettings, optimizer: optax.GradientTransformation
-) -> Callable[..., tuple[jax.Array, Any, jax.Array]]:
-    @partial(jax.jit, donate_argnames="state")
-    def step(
-        params: Params, first: jax.Array, down: jax.Array, state: Any, rows: Rows
-    ) -> tuple[jax.Array, Any, jax.Array]:
-        def objective(down: jax.Array) -> jax.Array:
-            edited = with_down_projection(params, layer, down)
-            states, _ = hidden_states(edited, config, rows.tokens, rows.positions)
-            return target_loss(edited, config, states, rows)
+@partial(jax.jit, donate_argnames="state", static_argnames=("config", "layer", "settings"))
+def _step(
+    params: Params,
+    first: jax.Array,
+    down: jax.Array,
+    state: Any,
+    rows: Rows,
+    config: ModelConfig,
+    layer: int,
+    settings: FTLSettings,
+) -> tuple[jax.Array, Any, jax.Array]:
+    def objective(down: jax.Array) -> jax.Array:
+        edited = with_down_projection(params, layer, down)
+        states, _ = hidden_states(edited, config, rows.tokens, rows.positions)
+        return target_loss(edited, config, states, rows)
 
-        loss, gradient = jax.value_and_grad(objective)(down)
-        updates, state = optimizer.update(gradient, state)
-        moved = optax.apply_updates(down, updates)
-        return jnp.clip(moved, first - settings.bound, first + settings.bound), state, loss
-
-    return step
+    loss, gradient = jax.value_and_grad(objective)(down)
+    updates, state = optax.adam(settings.learning_rate).update(gradient, state)
+    moved = optax.apply_updates(down, updates)
+    return jnp.clip(moved, first - settings.bound, first + settings.bound), state, loss

@@ -13,10 +13,11 @@ from onceedit_jax.baselines.edits import target_rows
 from onceedit_jax.baselines.layers import Rows
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.ensemble.pair import Target
-from onceedit_jax.evaluation.metrics import record_means, scores
+from onceedit_jax.evaluation.metrics import record_means, scores, token_accuracy
 from onceedit_jax.evaluation.protocol import METRICS, questions
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, hidden_states, unembed
+from onceedit_jax.ranking import most_likely
 
 States = Callable[[Rows], jax.Array]  # rows to states [B, T, D] after the final norm
 
@@ -56,7 +57,7 @@ def score(
         for metric in METRICS:
             chosen = [i for i, q in enumerate(asked) if q.metric == metric]
             wanted = before if metric == "loc" else gold
-            shares = [float(np.mean((said == wanted)[i, gold[i] >= 0])) for i in chosen]
+            shares = token_accuracy(said[chosen], wanted[chosen], gold[chosen] >= 0)
             owners = [asked[i].record for i in chosen]
             means[metric] = record_means(shares, owners, len(records))
         found[when] = scores(*(means[metric] for metric in METRICS)).as_dict()
@@ -78,4 +79,4 @@ def _states(params: Params, config: ModelConfig, rows: Rows) -> jax.Array:
 @partial(jax.jit, static_argnames="config")
 def _most_likely(params: Params, config: ModelConfig, states: jax.Array, rows: Rows) -> jax.Array:
     read = jnp.take_along_axis(states, rows.columns[:, :, None], axis=1)
-    return jnp.argmax(unembed(params, config, read), axis=-1).astype(jnp.int32)
+    return most_likely(unembed(params, config, read))

@@ -7,7 +7,7 @@ Its margins are for models of 4,096 units: choose them by the model's own activa
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -117,12 +117,11 @@ def wise(
     """
     params = isolate_layer(params, layer)
     first = down_projection(params, layer)
-    optimizer = optax.adam(settings.learning_rate)
-    step = _make_step(config, layer, settings, optimizer)
-    down, state, count = first, optimizer.init(first), 0
+    down, state, count = first, optax.adam(settings.learning_rate).init(first), 0
     for _ in range(settings.epochs):
         for rows in batches:
-            down, state = step(params, first, down, state, rows, unrelated[count % len(unrelated)])
+            other = unrelated[count % len(unrelated)]
+            down, state = _step(params, first, down, state, rows, other, config, layer, settings)
             count += 1
     least = jnp.asarray(jnp.inf)
     for rows in batches:
@@ -168,40 +167,38 @@ def wise_states(
     return observe(params, config, tokens, positions, layer, change).states
 
 
-def _make_step(
-    config: ModelConfig, layer: int, settings: WISESettings, optimizer: optax.GradientTransformation
-) -> Callable[..., tuple[jax.Array, Any]]:
-    @partial(jax.jit, donate_argnames="state")
-    def step(
-        params: Params,
-        first: jax.Array,
-        down: jax.Array,
-        state: Any,
-        rows: Rows,
-        unrelated: tuple[jax.Array, jax.Array],
-    ) -> tuple[jax.Array, Any]:
-        tokens, positions = unrelated
-        other_key = observe(params, config, tokens, positions, layer).key
-        ends = jnp.argmax(positions, axis=1)
-        pairs = _real(rows) & (positions[:, 0] >= 0)
+@partial(jax.jit, donate_argnames="state", static_argnames=("config", "layer", "settings"))
+def _step(
+    params: Params,
+    first: jax.Array,
+    down: jax.Array,
+    state: Any,
+    rows: Rows,
+    unrelated: tuple[jax.Array, jax.Array],
+    config: ModelConfig,
+    layer: int,
+    settings: WISESettings,
+) -> tuple[jax.Array, Any]:
+    tokens, positions = unrelated
+    other_key = observe(params, config, tokens, positions, layer).key
+    ends = jnp.argmax(positions, axis=1)
+    pairs = _real(rows) & (positions[:, 0] >= 0)
 
-        def objective(down: jax.Array) -> jax.Array:
-            difference = down - first
+    def objective(down: jax.Array) -> jax.Array:
+        difference = down - first
 
-            def change(key: jax.Array, output: jax.Array) -> jax.Array:
-                return output + _written(key, difference).astype(output.dtype)
+        def change(key: jax.Array, output: jax.Array) -> jax.Array:
+            return output + _written(key, difference).astype(output.dtype)
 
-            seen = observe(params, config, rows.tokens, rows.positions, layer, change)
-            edits = activation(seen.key, difference, rows.columns[:, 0])
-            others = activation(other_key, difference, ends)
-            hinges = jnp.sum(margin_loss(edits, others, settings) * pairs)
-            mean = hinges / jnp.maximum(jnp.sum(pairs), 1)
-            return target_loss(params, config, seen.states, rows) + mean
+        seen = observe(params, config, rows.tokens, rows.positions, layer, change)
+        edits = activation(seen.key, difference, rows.columns[:, 0])
+        others = activation(other_key, difference, ends)
+        hinges = jnp.sum(margin_loss(edits, others, settings) * pairs)
+        mean = hinges / jnp.maximum(jnp.sum(pairs), 1)
+        return target_loss(params, config, seen.states, rows) + mean
 
-        updates, state = optimizer.update(jax.grad(objective)(down), state)
-        return optax.apply_updates(down, updates), state
-
-    return step
+    updates, state = optax.adam(settings.learning_rate).update(jax.grad(objective)(down), state)
+    return optax.apply_updates(down, updates), state
 
 
 def _written(key: jax.Array, change: jax.Array) -> jax.Array:

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from onceedit_jax.editing.batches import Batch, TrainingRow, epoch_batches
 from onceedit_jax.editing.checkpoints import has_tree, load_tree, save_tree
 from onceedit_jax.editing.loss import edit_loss
-from onceedit_jax.editing.methods import Parts, edited_params, partition
+from onceedit_jax.editing.methods import merged, partition
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gate import gate_logit, init_gate
 from onceedit_jax.hosts import first_decides, is_first
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.models.decoder import hidden_states, stack_layers, unembed
 from onceedit_jax.models.sharding import divided
 from onceedit_jax.parallel import batch_multiple, constrain, mesh_of, replicate, shard_batch, using
 
@@ -161,7 +161,8 @@ def train(
     """
     parts = partition(params, settings, jax.random.key(settings.seed))
     steps_per_epoch = -(-(len(rows) + len(pools)) // settings.batch_size)
-    optimizer = make_optimizer(settings, steps_per_epoch * settings.epochs)
+    total_steps = steps_per_epoch * settings.epochs
+    optimizer = make_optimizer(settings, total_steps)
     # Donated buffers are consumed, and the caller keeps the base model: train a copy.
     fresh = {"model": parts.trainable, "gate": gate or init_gate(config.hidden_size)}
     trainable = jax.tree.map(jnp.copy, fresh)
@@ -179,7 +180,6 @@ def train(
         assert checkpoint is not None
         state, history = _restore(checkpoint, state, run_fingerprint)
 
-    step = _make_step(parts, config, optimizer, settings.gate_weight)
     saved_at = time.monotonic()
     for epoch in range(len(history), settings.epochs):
         if _learnt(history, settings.early_stop):
@@ -189,7 +189,9 @@ def train(
         batches = epoch_batches(rows, settings, epoch, pools=pools, multiple=batch_multiple(mesh))
         for i, batch in enumerate(batches):
             with using(mesh):
-                state, outcome = step(state, parts.frozen, _shared(mesh, batch))
+                state, outcome = _step(
+                    state, parts.frozen, _shared(mesh, batch), config, settings, total_steps
+                )
             values = np.array([float(value) for value in outcome])
             if not np.isfinite(values[0]):
                 raise RunError(
@@ -202,7 +204,7 @@ def train(
                 Progress(
                     epoch=epoch + 1,
                     step=epoch * steps_per_epoch + i + 1,
-                    steps=steps_per_epoch * settings.epochs,
+                    steps=total_steps,
                     loss=sums[0] / (i + 1),
                     reliability=_share(sums[1], sums[2]),
                     gate_accuracy=_share(sums[3], sums[4]),
@@ -220,29 +222,29 @@ def train(
             _save(checkpoint, state, history, run_fingerprint)
             saved_at = time.monotonic()
     trained = state["trainable"]
-    return Trained(edited_params(parts, trained["model"]), trained["gate"], history)
+    edited = stack_layers(merged(trained["model"], parts.frozen, settings))
+    return Trained(edited, trained["gate"], history)
 
 
-def _make_step(
-    parts: Parts,
+@partial(jax.jit, donate_argnums=0, static_argnames=("config", "settings", "total_steps"))
+def _step(
+    state: Any,
+    frozen: Params,
+    batch: Batch,
     config: ModelConfig,
-    optimizer: optax.GradientTransformation,
-    gate_weight: float,
-) -> Callable[[Any, Params, Batch], tuple[Any, StepOutcome]]:
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: Any, frozen: Params, batch: Batch) -> tuple[Any, StepOutcome]:
-        def objective(trainable: Params) -> tuple[jax.Array, StepOutcome]:
-            params = parts.merge(trainable["model"], frozen)
-            return batch_loss(params, trainable["gate"], batch, config, gate_weight)
+    settings: EditSettings,
+    total_steps: int,
+) -> tuple[Any, StepOutcome]:
+    optimizer = make_optimizer(settings, total_steps)
 
-        gradients, outcome = jax.grad(objective, has_aux=True)(state["trainable"])
-        updates, optimizer_state = optimizer.update(
-            gradients, state["optimizer"], state["trainable"]
-        )
-        trainable = optax.apply_updates(state["trainable"], updates)
-        return {"trainable": trainable, "optimizer": optimizer_state}, outcome
+    def objective(trainable: Params) -> tuple[jax.Array, StepOutcome]:
+        params = merged(trainable["model"], frozen, settings)
+        return batch_loss(params, trainable["gate"], batch, config, settings.gate_weight)
 
-    return step
+    gradients, outcome = jax.grad(objective, has_aux=True)(state["trainable"])
+    updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["trainable"])
+    trainable = optax.apply_updates(state["trainable"], updates)
+    return {"trainable": trainable, "optimizer": optimizer_state}, outcome
 
 
 def _shared(mesh: Mesh, batch: Batch) -> Batch:

@@ -102,6 +102,7 @@ class Drafter:
             self.tokenizer.encode_bytes(text) + written.tokens
             for text, written in zip(texts, earlier, strict=True)
         ]
+        self.config.check_length(max(map(len, rows)) + steps)
         found = greedy_continuation(
             self.params,
             self.config,

@@ -39,10 +39,9 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed, unstack_layers
 from onceedit_jax.models.sharding import place
 from onceedit_jax.models.weights import LoadedModel
-from onceedit_jax.parallel import batch_multiple, data_mesh, replicate, shard_batch, to_host, using
+from onceedit_jax.parallel import data_mesh, replicate, to_host, using
 from onceedit_jax.ranking import most_likely
-from onceedit_jax.runner import states_after
-from onceedit_jax.shapes import bucket, round_up
+from onceedit_jax.runner import CHUNK, head_of, padded, states_after, tokens_after
 from onceedit_jax.table_building import Kind, TransferHealth
 from onceedit_jax.text.bridge import Bridge
 
@@ -50,7 +49,6 @@ M = TypeVar("M", EditedPlugin, LoadedModel)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CHUNK = 64  # next-token decisions made at once: bounds the [CHUNK, V] arrays
 EXACT_CHUNK = 256  # an exact table costs one pass whatever the number of decisions
 
 
@@ -123,11 +121,6 @@ def decide(
     )
     step = fusion_rule(settings)(inputs, transfer)
     return Decision(most_likely(inputs.target_logits), step.tokens, step.losses)
-
-
-@partial(jax.jit, static_argnames="config")
-def _own_tokens(params: Params, config: ModelConfig, states: jax.Array) -> jax.Array:
-    return most_likely(unembed(params, config, states))
 
 
 def _over_the_mesh(
@@ -345,7 +338,10 @@ class Ensemble:
         weights = np.repeat(np.where(self._trusted(alphas), 1, alphas), counts)
         decided = self._decided(t, view, states[fused], weights[fused])
         before = np.zeros(len(states), np.int32)
-        before[fused], before[~fused] = decided.own, self._own(t, states[~fused])
+        before[fused], before[~fused] = (
+            decided.own,
+            tokens_after(model.params, model.config, states[~fused], chunk=self._chunk),
+        )
         after = before.copy()
         after[fused] = decided.fused
         stops = np.cumsum(counts)
@@ -484,15 +480,6 @@ class Ensemble:
         tokenizer = self.targets[t].tokenizer
         return [tokenizer.decode(answer, continuation=True).strip() for answer in answers]
 
-    def _own(self, t: int, states: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The target's own next tokens, from states `[N, D]`."""
-        params, config = _head(self.targets[t].model.params), self.targets[t].model.config
-        found = [
-            to_host(_own_tokens(params, config, self._padded(part)))[: len(part)]
-            for part in np.split(states, range(self._chunk, len(states), self._chunk))
-        ]
-        return np.concatenate([np.zeros(0, np.int32), *found])
-
     def _decided(self, t: int, view: View, target_states: Any, alphas: Any) -> Decision:
         """`decide` for any number of texts, in chunks."""
         nothing = np.zeros(0, np.int32)
@@ -501,12 +488,12 @@ class Ensemble:
             rows = slice(start, start + self._chunk)
             alpha = alphas[rows]
             step = decide(
-                _head(self.plugin.params),
-                _head(self.targets[t].model.params),
+                head_of(self.plugin.params),
+                head_of(self.targets[t].model.params),
                 self._transfers[t],
-                {name: self._padded(array[rows]) for name, array in view.items()},
-                self._padded(target_states[rows]),
-                self._padded(alpha),
+                {name: padded(self.mesh, array[rows]) for name, array in view.items()},
+                padded(self.mesh, target_states[rows]),
+                padded(self.mesh, alpha),
                 settings=self.settings,
                 plugin_config=self.plugin.config,
                 target_config=self.targets[t].model.config,
@@ -518,14 +505,6 @@ class Ensemble:
         return Decision(
             np.concatenate(own), np.concatenate(fused), np.concatenate(losses) if losses else None
         )
-
-    def _padded(self, rows: NDArray[Any]) -> Any:
-        """Rows filled up to a bucketed number, and laid over the devices if there are several."""
-        height = round_up(bucket(len(rows), smallest=1), batch_multiple(self.mesh))
-        # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
-        filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
-        filled = np.concatenate([rows, *[filler] * (height - len(rows))])
-        return shard_batch(self.mesh, filled) if self.mesh.size > 1 else filled
 
     def _spread(self, model: M) -> M:
         """A model whose parameters lie over the mesh."""
@@ -560,8 +539,3 @@ def _check_prompts(prompts: Sequence[str]) -> None:
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise InputError(f"prompt {i + 1} of {len(prompts)} is empty; expected a text to go on")
-
-
-def _head(params: Params) -> Params:
-    """The part of the parameters that `unembed` reads."""
-    return {name: params[name] for name in ("embed", "head") if name in params}

@@ -51,8 +51,12 @@ def own_answers(
       prompts: at most `PROMPTS` texts.
       endings: where its answers end, from `answer_endings`.
       max_new_tokens: longest continuation.
+
+    Raises:
+      InputError: a prompt and its continuation are longer than the model's learnt positions.
     """
     rows = [model.tokenizer.encode(prompt) for prompt in prompts]
+    model.config.check_length(max(map(len, rows)) + max_new_tokens)
     found = greedy_continuation(
         model.params,
         model.config,
@@ -92,6 +96,9 @@ def fused_answers(
       spelling: of the target's tokens, by the plug-in.
       settings: the fusion rule; one that reads both models' logits.
       max_new_tokens: longest continuation.
+
+    Raises:
+      InputError: a prompt and its continuation are longer than a model's learnt positions.
     """
     bridge = Bridge(target.tokenizer, plugin.tokenizer)
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
@@ -106,6 +113,8 @@ def fused_answers(
             "plugin": [bridge.cross(prompts[i], answers[i].tokens) for i in rows],
             "target": [heads[i] + answers[i].tokens for i in rows],
         }
+        for model, texts in zip((plugin, target), read.values(), strict=True):
+            model.config.check_length(max(map(len, texts)) + max_new_tokens)
         # One width for both, so that few pairs of shapes are compiled.
         width = max(len(text) for texts in read.values() for text in texts)
         plugin_prompts, target_prompts = (

@@ -31,40 +31,45 @@ def normalise(text: str) -> str:
     return text.strip(EDGE_PUNCTUATION + " ") or text
 
 
-def token_accuracy(predicted: ArrayLike, gold: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
-    """Share of each row's scored tokens that are predicted right, teacher-forced.
+def token_accuracy(
+    predicted: ArrayLike, gold: ArrayLike, mask: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Share of each text's scored tokens that are predicted right, teacher-forced.
 
     Args:
-        predicted: argmax tokens `[N, T]`, int; column t is the prediction FOR token t, made at the
-            position before it with the true prefix.
-        gold: the target's tokens `[N, T]`, int.
-        mask: `[N, T]` bool, true at target tokens (neither prompt nor padding).
+        predicted: argmax tokens `[..., T]`, int; column t is the prediction FOR token t, made at
+            the position before it with the true prefix.
+        gold: the target's tokens `[..., T]`, int.
+        mask: `[..., T]` bool, true at target tokens, neither prompt nor padding (default: all).
 
     Returns:
-        `[N]` float64 in [0, 1]; NaN for a row without a scored token.
+        `[...]` float64 in [0, 1]; NaN for a text without a scored token.
 
     Raises:
-        ValueError: the three shapes differ or are not `[N, T]`.
+        ValueError: the shapes differ.
     """
-    predicted, gold, mask = np.asarray(predicted), np.asarray(gold), np.asarray(mask, dtype=bool)
-    if not (predicted.ndim == 2 and predicted.shape == gold.shape == mask.shape):
+    predicted, gold = np.asarray(predicted), np.asarray(gold)
+    mask = np.ones(gold.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
+    if not (predicted.ndim and predicted.shape == gold.shape == mask.shape):
         raise ValueError(
-            "token_accuracy: predicted, gold and mask must have one shape [N, T], found "
+            "token_accuracy: predicted, gold and mask must have one shape [..., T], found "
             f"{predicted.shape}, {gold.shape} and {mask.shape}"
         )
-    scored = mask.sum(axis=1)
-    right = ((predicted == gold) & mask).sum(axis=1)
+    scored = mask.sum(axis=-1)
+    right = ((predicted == gold) & mask).sum(axis=-1)
     return np.where(scored > 0, right / np.maximum(scored, 1), np.nan)
 
 
-def agreement(after: ArrayLike, before: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
-    """Locality of each row: how often the edited system says what the SAME target said before.
+def agreement(
+    after: ArrayLike, before: ArrayLike, mask: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Locality of each text: how often the edited system says what the SAME target said before.
 
-    Both are argmax tokens `[N, T]` at the positions of the gold answer, which itself is not
+    Both are argmax tokens `[..., T]` at the positions of the gold answer, which itself is not
     compared: a target that is wrong in the same way as before the edit is perfectly local.
 
     Returns:
-        `[N]` float64 in [0, 1]; NaN for a row without a scored token.
+        `[...]` float64 in [0, 1]; NaN for a text without a scored token.
     """
     return token_accuracy(after, before, mask)
 

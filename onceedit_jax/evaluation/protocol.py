@@ -6,18 +6,23 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from onceedit_jax.data.records import EditRecord, Pair, contradicting
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.ensemble.ensemble import Ensemble
-from onceedit_jax.evaluation.metrics import Scores, exact_match, normalise, record_means, scores
+from onceedit_jax.ensemble.ensemble import Ensemble, TokenScores
+from onceedit_jax.evaluation.metrics import (
+    Scores,
+    agreement,
+    exact_match,
+    normalise,
+    record_means,
+    scores,
+    token_accuracy,
+)
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, unembed
-from onceedit_jax.parallel import to_host
-from onceedit_jax.runner import states_after
+from onceedit_jax.models.decoder import Params
+from onceedit_jax.runner import states_after, tokens_after
 from onceedit_jax.text.tokenizer import Tokenizer
 
 Mode = Literal["teacher-forced", "generate", "both"]
@@ -122,44 +127,36 @@ def evaluate_block(
     if mode in ("teacher-forced", "both"):
         scored = ensemble.score(pairs)
         for t, texts in enumerate(scored.targets):
-            details: list[dict[str, Any]] = []
-            for question, text in zip(asked, texts, strict=True):
-                gold = text.before if question.metric == "loc" else text.gold
-                details.append(
-                    {
-                        "before": _share(text.before, gold),
-                        "after": _share(text.after, gold),
-                    }
-                )
+            details = [_forced(q.metric, text) for q, text in zip(asked, texts, strict=True)]
             add(t, "teacher-forced", scored.alphas, details)
             if (searched := scored.losses[t]) is not None:
                 name = ensemble.targets[t].name
                 losses[name], decisions[name] = searched.sum(0).tolist(), len(searched)
     if mode in ("generate", "both"):
         answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
-        for t in range(len(ensemble.targets)):
-            details = []
-            for question, before, after in zip(
-                asked, answers.before[t], answers.after[t], strict=True
-            ):
-                if question.metric == "loc":
-                    right = (1.0, float(normalise(before) == normalise(after)))
-                else:
-                    wanted = question.pair.target
-                    right = (
-                        float(exact_match(before, wanted)),
-                        float(exact_match(after, wanted)),
-                    )
-                details.append(
-                    {
-                        "before": right[0],
-                        "after": right[1],
-                        "answer_before": before,
-                        "answer_after": after,
-                    }
-                )
+        for t, said in enumerate(zip(answers.before, answers.after, strict=True)):
+            details = [_generated(q, *pair) for q, *pair in zip(asked, *said, strict=True)]
             add(t, "generate", answers.alphas, details)
     return Block(rows, losses, decisions)
+
+
+def _forced(metric: str, text: TokenScores) -> dict[str, Any]:
+    """A question's scores before and after, given the true prefix at every token."""
+    if metric == "loc":
+        return {"before": 1.0, "after": float(agreement(text.after, text.before))}
+    before, after = (token_accuracy(said, text.gold) for said in (text.before, text.after))
+    return {"before": float(before), "after": float(after)}
+
+
+def _generated(question: Question, before: str, after: str) -> dict[str, Any]:
+    """A question's scores before and after, and the free answers they are of."""
+    if question.metric == "loc":
+        right = (True, normalise(before) == normalise(after))
+    else:
+        wanted = question.pair.target
+        right = (exact_match(before, wanted), exact_match(after, wanted))
+    scored = {"before": float(right[0]), "after": float(right[1])}
+    return {**scored, "answer_before": before, "answer_after": after}
 
 
 def gathered(
@@ -225,22 +222,13 @@ def model_alone(
     texts = [tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in asked]
     prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
     states = states_after(params, config, prefixes)
-    predicted = np.concatenate(
-        [
-            to_host(jnp.argmax(unembed(params, config, jnp.asarray(part)), -1))
-            for part in np.array_split(states, max(1, len(states) // 64))
-        ]
-    )
+    predicted = tokens_after(params, config, states)
     values, taken = [], 0
     for tokens, start in texts:
         gold = np.array(tokens[start:])
-        values.append(_share(predicted[taken : taken + len(gold)], gold))
+        values.append(float(token_accuracy(predicted[taken : taken + len(gold)], gold)))
         taken += len(gold)
     return _average(asked, values, len(records))
-
-
-def _share(predicted: NDArray[np.int32], gold: NDArray[np.int32]) -> float:
-    return float(np.mean(predicted == gold))
 
 
 def _average(

@@ -141,6 +141,18 @@ class ModelConfig:
         """Factor on the attention scores."""
         return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
 
+    def check_length(self, tokens: int) -> None:
+        """Refuse texts longer than a table of learnt positions: nothing is known beyond it.
+
+        Raises:
+            InputError: `tokens` are more than `max_positions`, and there is no rope.
+        """
+        if self.rope is None and tokens > self.max_positions:
+            raise InputError(
+                f"a text of {tokens} tokens: this {self.family} has learnt {self.max_positions} "
+                "positions; shorten the prompt, or ask for fewer new tokens (max_new_tokens)"
+            )
+
     def with_num_tokens(self, num_tokens: int) -> ModelConfig:
         """The same model whose tokenizer has `num_tokens` tokens; later rows count as padding.
 

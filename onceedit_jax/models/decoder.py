@@ -6,8 +6,8 @@ Reads top to bottom: norm, attention, MLP, block, forward, head, initial paramet
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -182,12 +182,18 @@ class MLP(nnx.Module):
         self.down_bias = init.bias(bias, d)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return self.write(self.read(x))
+
+    def read(self, x: jax.Array) -> jax.Array:
+        """From `x` [B, T, D] to what the down-projection reads, [B, T, F]."""
         inner = _project("btd,df->btf", x, self.up, self.up_bias)
         activation = _ACTIVATIONS[self.activation]
         if self.gate is None:
-            inner = activation(inner)
-        else:
-            inner = activation(_project("btd,df->btf", x, self.gate, self.gate_bias)) * inner
+            return activation(inner)
+        return activation(_project("btd,df->btf", x, self.gate, self.gate_bias)) * inner
+
+    def write(self, inner: jax.Array) -> jax.Array:
+        """What the down-projection writes, [B, T, D]."""
         return _project("btf,fd->btd", inner, self.down, self.down_bias)
 
 
@@ -230,6 +236,18 @@ def _graphs(config: ModelConfig) -> tuple[Any, Any]:
         structure(lambda init: Block(config, init)),
         structure(lambda init: Norm(config, init, config.hidden_size, config.norm)),
     )
+
+
+class Probe(NamedTuple):
+    """Where `decode` lets its caller into a layer, which has to be in a group of its own.
+
+    `mlp` takes its place: from the MLP and what it reads [B, T, D] to what it writes; `stream` is
+    shown the residual stream [B, T, D] after the layer.
+    """
+
+    layer: int
+    mlp: Callable[[MLP, jax.Array], jax.Array]
+    stream: Callable[[jax.Array], None]
 
 
 def forward(
@@ -277,6 +295,23 @@ def hidden_states(
     `segments` [B, T] int32 lets several texts share a row, without a cache: a token attends to
     tokens of its own segment alone, and positions start anew in each.
     """
+    return decode(
+        params, config, tokens, positions, cache, segments=segments, compute_dtype=compute_dtype
+    )
+
+
+def decode(
+    params: Params,
+    config: ModelConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: Cache | None = None,
+    *,
+    segments: jax.Array | None = None,
+    compute_dtype: DTypeLike = "float32",
+    probe: Probe | None = None,
+) -> tuple[jax.Array, Cache | None]:
+    """`hidden_states`, with a layer laid open to `probe`."""
     positions = positions.astype(jnp.int32)
     key_positions = positions if cache is None else write_positions(cache, positions)
     block_graph, norm_graph = _graphs(config)
@@ -293,7 +328,11 @@ def hidden_states(
         local_turn = rotation(clipped, config.rope, local=True)
 
     def layer(
-        stream: tuple[jax.Array, ...], weights: Params, index: Any, sliding: Any
+        stream: tuple[jax.Array, ...],
+        weights: Params,
+        index: Any,
+        sliding: Any,
+        probe: Probe | None = None,
     ) -> tuple[jax.Array, ...]:
         x, *stored = stream
 
@@ -312,12 +351,16 @@ def hidden_states(
 
         # Here and not before: only one layer's weights are ever wide.
         block = nnx.merge(block_graph, widened(weights, compute_dtype))
+        if probe is not None:
+            block.mlp = partial(probe.mlp, block.mlp)
         x = block(
             constrain(x, "batch", "length", None),
             mask=_pick(sliding, nearby, visible),
             turn=_pick(sliding, local_turn, turn),
             remember=remember,
         )
+        if probe is not None:
+            probe.stream(x)
         return x, *stored
 
     x = _embed(params["embed"], config, tokens, clipped, jnp.dtype(compute_dtype))
@@ -327,7 +370,8 @@ def hidden_states(
         size = group_size(group)
         flags = config.sliding_layers[first : first + size]
         if size == 1:
-            stream = layer(stream, jax.tree.map(lambda a: a[0], group), first, flags[0])
+            opened = probe if probe is not None and probe.layer == first else None
+            stream = layer(stream, jax.tree.map(lambda a: a[0], group), first, flags[0], opened)
         else:
             uniform = flags[0] if len(set(flags)) == 1 else None
 

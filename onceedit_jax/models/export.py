@@ -16,20 +16,11 @@ from safetensors.numpy import save_file
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, stack_layers
-from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+from onceedit_jax.models.families import FAMILIES, checkpoint_tensors, config_from_hf
 from onceedit_jax.parallel import to_host
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_WEIGHTS, _CONFIG, _INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
-_AUTO_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "gptj": "GPTJForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-}
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
 def export_hf(
@@ -41,6 +32,8 @@ def export_hf(
     dtype: str = "float32",
 ) -> Path:
     """Writes `model.safetensors` and `config.json`; other files of the folder are left alone.
+
+    Where shards of another checkpoint lie there, readers take the new file before these.
 
     Both files are written whole under temporary names first, so a failure leaves the folder as it
     was.
@@ -56,8 +49,7 @@ def export_hf(
         The folder.
 
     Raises:
-        InputError: `hf_config` describes another model, the parameters have other shapes, or the
-            folder holds a sharded checkpoint, which readers would take instead.
+        InputError: `hf_config` describes another model, or the parameters have other shapes.
     """
     folder = Path(folder)
     if dtype not in _DTYPES:
@@ -67,15 +59,10 @@ def export_hf(
             f"{folder}: hf_config describes another model than config; expected the values of the "
             "config.json that the model was loaded with"
         )
-    if (folder / _INDEX).exists():
-        raise InputError(
-            f"{folder}: holds {_INDEX}, a checkpoint in shards that readers would take instead of "
-            "the new weights; choose an empty folder"
-        )
     tensors = checkpoint_arrays(params, config, jnp.dtype(dtype))
     # Older versions of transformers know only `torch_dtype`, newer ones read both.
     values = {key: value for key, value in hf_config.items() if key != "dtype"}
-    values |= {"architectures": [_AUTO_CLASSES[config.family]], "torch_dtype": dtype}
+    values |= {"architectures": [FAMILIES[config.family].auto_class], "torch_dtype": dtype}
 
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {name: folder / f"{name}.tmp" for name in (_WEIGHTS, _CONFIG)}

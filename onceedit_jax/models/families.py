@@ -25,6 +25,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models import hf_config
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import param_shapes
+from onceedit_jax.models.layout import INPUT_AXES
 from onceedit_jax.models.tensors import CheckpointTensor, Leaf, Rule, Stored, extents
 
 __all__ = [
@@ -39,9 +40,9 @@ __all__ = [
 ]
 
 
-def _layer(name: str, *leaves: str, stored: Stored = "linear", inputs: int = 1) -> Rule:
+def _layer(name: str, *leaves: str, stored: Stored = "linear") -> Rule:
     paths = tuple(("layers", *leaf.split(".")) for leaf in leaves)
-    return Rule(name, paths, stored, inputs)
+    return Rule(name, paths, stored, INPUT_AXES.get(paths[0][-1], 1))
 
 
 def _norm(name: str, leaf: str) -> tuple[Rule, Rule]:
@@ -69,7 +70,7 @@ _LLAMA_BODY = (
             ),
         )
     ),
-    _layer("layers.{layer}.self_attn.o_proj.weight", "attention.wo", inputs=2),
+    _layer("layers.{layer}.self_attn.o_proj.weight", "attention.wo"),
     _layer("layers.{layer}.self_attn.o_proj.bias", "attention.bo", stored="vector"),
     *_norm("layers.{layer}.self_attn.q_norm", "layers.attention.q_norm"),
     *_norm("layers.{layer}.self_attn.k_norm", "layers.attention.k_norm"),
@@ -102,7 +103,7 @@ _GPTJ_RULES = (
     _layer("h.{layer}.attn.q_proj.weight", "attention.wq"),
     _layer("h.{layer}.attn.k_proj.weight", "attention.wk"),
     _layer("h.{layer}.attn.v_proj.weight", "attention.wv"),
-    _layer("h.{layer}.attn.out_proj.weight", "attention.wo", inputs=2),
+    _layer("h.{layer}.attn.out_proj.weight", "attention.wo"),
     _layer("h.{layer}.mlp.fc_in.weight", "mlp.up"),
     _layer("h.{layer}.mlp.fc_in.bias", "mlp.up_bias", stored="vector"),
     _layer("h.{layer}.mlp.fc_out.weight", "mlp.down"),
@@ -128,7 +129,7 @@ _GPT2_RULES = (
         "attention.bv",
         stored="vector",
     ),
-    _layer("h.{layer}.attn.c_proj.weight", "attention.wo", stored="conv1d", inputs=2),
+    _layer("h.{layer}.attn.c_proj.weight", "attention.wo", stored="conv1d"),
     _layer("h.{layer}.attn.c_proj.bias", "attention.bo", stored="vector"),
     *_norm("h.{layer}.ln_2", "layers.mlp_norm"),
     _layer("h.{layer}.mlp.c_fc.weight", "mlp.up", stored="conv1d"),
@@ -149,22 +150,24 @@ class Family:
         rules: Tensors, in model order.
         prefix: What precedes names in the body of the model (not of the head); checkpoints of
             the bare body lack it.
+        auto_class: Class that `transformers` loads it with.
     """
 
     read_config: Callable[[Mapping[str, Any], str], ModelConfig]
     rules: tuple[Rule, ...]
     prefix: str
+    auto_class: str
 
 
 #: Keyed by the `model_type` of config.json.
 FAMILIES: dict[str, Family] = {
-    "llama": Family(hf_config.llama, _LLAMA_RULES, "model."),
-    "mistral": Family(hf_config.mistral, _LLAMA_RULES, "model."),
-    "qwen2": Family(hf_config.qwen, _LLAMA_RULES, "model."),
-    "qwen3": Family(hf_config.qwen, _LLAMA_RULES, "model."),
-    "gemma3_text": Family(hf_config.gemma3, _GEMMA3_RULES, "model."),
-    "gptj": Family(hf_config.gptj, _GPTJ_RULES, "transformer."),
-    "gpt2": Family(hf_config.gpt2, _GPT2_RULES, "transformer."),
+    "llama": Family(hf_config.llama, _LLAMA_RULES, "model.", "LlamaForCausalLM"),
+    "mistral": Family(hf_config.mistral, _LLAMA_RULES, "model.", "MistralForCausalLM"),
+    "qwen2": Family(hf_config.qwen, _LLAMA_RULES, "model.", "Qwen2ForCausalLM"),
+    "qwen3": Family(hf_config.qwen, _LLAMA_RULES, "model.", "Qwen3ForCausalLM"),
+    "gemma3_text": Family(hf_config.gemma3, _GEMMA3_RULES, "model.", "Gemma3ForCausalLM"),
+    "gptj": Family(hf_config.gptj, _GPTJ_RULES, "transformer.", "GPTJForCausalLM"),
+    "gpt2": Family(hf_config.gpt2, _GPT2_RULES, "transformer.", "GPT2LMHeadModel"),
 }
 
 # Constants that older versions of transformers stored with the weights.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.families import FAMILIES
 from onceedit_jax.models.gguf import GGUFFile, dequantize
 from onceedit_jax.models.tensors import Box
 
@@ -48,7 +49,6 @@ class Architecture:
 
     Attributes:
         model_type: the HF family.
-        auto_class: class that `transformers` loads it with.
         settings: metadata key (after `architecture.`) to HF configuration key; all are required.
         constants: HF configuration values that a GGUF file leaves unsaid.
         outer: stems of the tensors outside the layers.
@@ -60,7 +60,6 @@ class Architecture:
     """
 
     model_type: str
-    auto_class: str
     settings: dict[str, str]
     constants: dict[str, Any] = field(default_factory=dict)
     outer: dict[str, str] = field(default_factory=lambda: _OUTER)
@@ -75,7 +74,6 @@ _POST_NORM = {**_LAYER, "ffn_norm": "post_attention_layernorm"}
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(
         "llama",
-        "LlamaForCausalLM",
         _RMS,
         constants={"hidden_act": "silu"},
         layer=_POST_NORM,
@@ -83,21 +81,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2": Architecture(
         "qwen2",
-        "Qwen2ForCausalLM",
         _RMS,
         constants={"hidden_act": "silu", "use_sliding_window": False},
         layer=_POST_NORM,
     ),
     "qwen3": Architecture(
         "qwen3",
-        "Qwen3ForCausalLM",
         _RMS,
         constants={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
         layer=_POST_NORM,
     ),
     "gemma3": Architecture(
         "gemma3_text",
-        "Gemma3ForCausalLM",
         {**_RMS, "attention.sliding_window": "sliding_window"},
         constants={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False},
         layer={
@@ -110,7 +105,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "gpt2": Architecture(
         "gpt2",
-        "GPT2LMHeadModel",
         {
             "embedding_length": "n_embd",
             "block_count": "n_layer",
@@ -171,7 +165,7 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
                 "supported; choose another model"
             )
     config: dict[str, Any] = {
-        "architectures": [architecture.auto_class],
+        "architectures": [FAMILIES[architecture.model_type].auto_class],
         "model_type": architecture.model_type,
         **architecture.constants,
     }

@@ -1,4 +1,4 @@
-"""Layouts of the layer parameters: stacked to scan, split to freeze, unstacked to unroll."""
+"""Layouts of the layer parameters: stacked to scan, split to freeze, unstacked to unroll; axes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 Params = dict[str, Any]
+
+#: How many axes, after the layer axis, a layer's matrix contracts with its input.
+INPUT_AXES = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
 
 
 def layer_groups(layers: Any) -> tuple[Params, ...]:
