@@ -80,13 +80,18 @@ def cells(setup: AblationSetup) -> Mapping[str, Cell]:
                 found[f"{dataset}, {preset} {alpha}"] = {"dataset": dataset, "rule": rule}
     for spec, names in setup.exact.items():
         for name in names:
-            found[f"zsre, {name}, published matrices, {short(spec)}"] = {
+            found[exact_cell(name, spec)] = {
                 "dataset": "zsre",
                 "rule": {**CHAIN[name], "normalization": "deepen"},
                 "targets": [spec],
                 "records": setup.exact_records,
             }
     return found
+
+
+def exact_cell(name: str, spec: str) -> str:
+    """The cell of a rule with the published matrices."""
+    return f"zsre, {name}, published matrices, {short(spec)}"
 
 
 def run(lab: Lab, setup: AblationSetup, cell: Cell) -> Result:
@@ -124,6 +129,20 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
             rel = [average(result, metric="rel") for result in published]
             why.append(f"{dataset}: Avg {listed(means)} (unedited {idle:.2f}), Rel {listed(rel)}")
     rows += [row for name, result in results.items() for row in scored(name, result)]
+    for spec, names in setup.exact.items():
+        cells = {name: results.get(exact_cell(name, spec)) for name in names}
+        exact = {name: average(result) for name, result in cells.items() if result}
+        if exact:
+            told.append(
+                f"With the published matrices, on {setup.exact_records} edits of zsre, "
+                f"{short(spec)} has Avg "
+                + ", ".join(f"{name} {mean:.2f}" for name, mean in exact.items())
+                + "."
+            )
+        if all(name in exact for name in PUBLISHED):
+            means = [exact[name] for name in PUBLISHED]
+            steps += [after - before for before, after in itertools.pairwise(means)]
+            why.append(f"with the published matrices, {short(spec)}: Avg {listed(means)}")
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, len(setup.datasets), sharey=True, squeeze=False)[0]
@@ -153,7 +172,7 @@ def page(setup: AblationSetup, results: Mapping[str, Result]) -> Page:
             "the dynamic weight raises DeePEn's average, and zero start with one-hot target raises "
             f"it further (by {NOTABLE} or more)",
             all(step >= NOTABLE for step in steps) if steps else None,
-            "; ".join(why) or "not all of these are measured",
+            f"with `centered` matrices {'; '.join(why)}" if why else "not all is measured",
         ),
         [
             Table(

@@ -87,10 +87,10 @@ def page(setup: GateSetup, results: Mapping[str, Result]) -> Page:
         judged(
             "alpha, read from one trained token, tells edits and their rephrases from the data "
             "set's unrelated prompts",
-            worst["token"][0] > HIGH and token["unrelated"] < LOW,
+            worst["token"][0] > HIGH and token["unrelated"] < LOW if "unrelated" in token else None,
             "mean alpha of the `token` gate is "
             + ", ".join(f"{mean:.2f} on {PROMPTS[name]}" for name, mean in token.items())
-            + f" ({worst['both'][1]:.2f} at the most on the latter two with the scope memory)",
+            + f" (with the scope memory {worst['both'][1]:.2f} at the most where no edit is asked)",
         ),
         [
             Table(

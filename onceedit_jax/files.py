@@ -78,6 +78,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
       RunError: the file cannot be written.
     """
+    path = path.resolve()  # what a link points to is written, and the link stays
     try:
         handle, sibling = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -92,5 +93,5 @@ def write_whole(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise RunError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
+            f"{path}: cannot be written ({error.strerror}); free the place or choose another"
         ) from error

@@ -91,7 +91,7 @@ def edit(
         earlier = earlier_edits(before, records) if before else []
         rows, dropped = drop_leaks(rows, [*records, *earlier, *later])
         if dropped:
-            err.print(f"left out {len(dropped)} unrelated rows that are evaluated")
+            err.print(f"left out {len(dropped)} unrelated rows that are evaluated, or edits")
     tokenizer = load_tokenizer(plugin)
     model = load_model(plugin, num_tokens=len(tokenizer.vocabulary), mesh=devices)
     checkpoint = out.with_name(out.name + ".checkpoint")

@@ -55,7 +55,7 @@ def test_a_text_beyond_learnt_positions_is_refused():
     config = tiny_config(20, rope=None, max_positions=8)
     params = init_params(config, jax.random.key(0))
     states_after(params, config, [[1] * 8])
-    with pytest.raises(InputError, match="9 tokens: this llama has learnt 8 positions; shorten"):
+    with pytest.raises(InputError, match=r"9 tokens, .* this llama has learnt 8 positions"):
         states_after(params, config, [[1], [1] * 9])
     rows = CachedRows(params, config, room=4)
     rows.advance([[1] * 7])

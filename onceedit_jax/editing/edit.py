@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from onceedit_jax.data.leaks import check_leaks, digest
+from onceedit_jax.data.leaks import check_leaks, digest, drop_leaks
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
@@ -84,7 +84,13 @@ def edit(
             f"{model.name}, {model.content_hash[:12]}: go on from a plug-in of the same base"
         )
     earlier = earlier_edits(start, records) if start else []
-    check_leaks(unrelated, [*records, *earlier, *evaluated])
+    check_leaks(unrelated, [*records, *evaluated])
+    if asked := drop_leaks(unrelated, earlier)[1]:
+        raise InputError(
+            f"{len(asked)} of {len(unrelated)} unrelated rows are edits that the plug-in to go on "
+            f"from holds, and would be unlearnt: {asked[0].prompt[:70]!r}. Remove them from the "
+            "unrelated file, or pass --drop-leaks to leave them out"
+        )
     present = [*records, *_replayed(earlier, round(replay * len(records)), settings.seed)]
     seen = start.info["trained_texts"] if start else ()
     texts = training_texts(

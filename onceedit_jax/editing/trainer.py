@@ -180,6 +180,9 @@ def train(
         assert checkpoint is not None
         state, history = _restore(checkpoint, state, run_fingerprint)
 
+    # Compiled for this training alone, and let go with it: another has another number of steps.
+    made_for = {"config": config, "settings": settings, "optimizer": optimizer}
+    step = jax.jit(partial(_step, **made_for), donate_argnums=0)
     saved_at = time.monotonic()
     for epoch in range(len(history), settings.epochs):
         if _learnt(history, settings.early_stop):
@@ -189,9 +192,7 @@ def train(
         batches = epoch_batches(rows, settings, epoch, pools=pools, multiple=batch_multiple(mesh))
         for i, batch in enumerate(batches):
             with using(mesh):
-                state, outcome = _step(
-                    state, parts.frozen, _shared(mesh, batch), config, settings, total_steps
-                )
+                state, outcome = step(state, parts.frozen, _shared(mesh, batch))
             values = np.array([float(value) for value in outcome])
             if not np.isfinite(values[0]):
                 raise RunError(
@@ -226,17 +227,15 @@ def train(
     return Trained(edited, trained["gate"], history)
 
 
-@partial(jax.jit, donate_argnums=0, static_argnames=("config", "settings", "total_steps"))
 def _step(
     state: Any,
     frozen: Params,
     batch: Batch,
+    *,
     config: ModelConfig,
     settings: EditSettings,
-    total_steps: int,
+    optimizer: optax.GradientTransformation,
 ) -> tuple[Any, StepOutcome]:
-    optimizer = make_optimizer(settings, total_steps)
-
     def objective(trainable: Params) -> tuple[jax.Array, StepOutcome]:
         params = merged(trainable["model"], frozen, settings)
         return batch_loss(params, trainable["gate"], batch, config, settings.gate_weight)

@@ -56,7 +56,7 @@ def own_answers(
       InputError: a prompt and its continuation are longer than the model's learnt positions.
     """
     rows = [model.tokenizer.encode(prompt) for prompt in prompts]
-    model.config.check_length(max(map(len, rows)) + max_new_tokens)
+    model.config.check_length(max(map(len, rows)) + max_new_tokens - 1)  # the last is not read
     found = greedy_continuation(
         model.params,
         model.config,
@@ -104,6 +104,7 @@ def fused_answers(
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(target.tokenizer) for _ in prompts]
     pieces, counts = (to_host(table) for table in spelling)
+    target.config.check_length(max(map(len, heads)) + max_new_tokens - 1)
     mesh = mesh_of(target.params)
     height = round_up(group_height(len(prompts), PROMPTS), batch_multiple(mesh))
     while open_rows := _open_rows(answers, max_new_tokens):
@@ -113,8 +114,9 @@ def fused_answers(
             "plugin": [bridge.cross(prompts[i], answers[i].tokens) for i in rows],
             "target": [heads[i] + answers[i].tokens for i in rows],
         }
-        for model, texts in zip((plugin, target), read.values(), strict=True):
-            model.config.check_length(max(map(len, texts)) + max_new_tokens)
+        limit = max_new_tokens - min(len(answers[i].tokens) for i in rows)
+        # One of the target's tokens may be several of the plug-in's.
+        plugin.config.check_length(max(map(len, read["plugin"])) + pieces.shape[1] * limit)
         # One width for both, so that few pairs of shapes are compiled.
         width = max(len(text) for texts in read.values() for text in texts)
         plugin_prompts, target_prompts = (
@@ -135,7 +137,7 @@ def fused_answers(
             endings,
             settings=settings,
             steps=max_new_tokens,
-            limit=max_new_tokens - min(len(answers[i].tokens) for i in rows),
+            limit=limit,
         )
         tokens = to_host(found.tokens).tolist()
         decided = (to_host(found.length) + to_host(found.stopped)).tolist()

@@ -46,7 +46,7 @@ class Evaluation:
       results: one entry per target and mode, in the summary's schema (docs/data.md).
       records: one entry per target, mode and question, for the JSON lines.
       alphas: metric name to the alphas of its questions.
-      losses: target name to the gradient search's mean loss after each step, where it searched.
+      losses: target name to the gradient search's mean loss before it and after each step.
     """
 
     results: list[dict[str, Any]]
@@ -59,7 +59,7 @@ class Block(NamedTuple):
     """What was found out about some records.
 
     `rows` are as in `Evaluation`; `losses` has for each target that searched the search's loss
-    after each step, summed over decisions, and `decisions` their number.
+    before it and after each step, summed over decisions, and `decisions` their number.
     """
 
     rows: list[dict[str, Any]]

@@ -113,7 +113,7 @@ def warnings(
     Args:
       results: as in `summary`.
       alphas: metric name ("rel", "gen", "loc", ...) to the alphas of its prompts.
-      losses: target name to the search's mean loss after each step.
+      losses: target name to the search's mean loss before it and after each step.
       coverage: target name to the share of its text's tokens that are anchors, if known.
       trained: evaluated questions that the plug-in was trained on.
     """
@@ -143,7 +143,7 @@ def warnings(
         if len(steps) > 1 and not steps[-1] < steps[0]:
             found.append(
                 f"search loss not falling: {target} went from {steps[0]:.4g} to {steps[-1]:.4g} in "
-                f"{len(steps)} steps. Lower the search's learning rate, or use --search lookup"
+                f"{len(steps) - 1} steps. Lower the search's learning rate, or use --search lookup"
             )
     return found + _targets_behind(results, coverage)
 

@@ -149,8 +149,8 @@ class ModelConfig:
         """
         if self.rope is None and tokens > self.max_positions:
             raise InputError(
-                f"a text of {tokens} tokens: this {self.family} has learnt {self.max_positions} "
-                "positions; shorten the prompt, or ask for fewer new tokens (max_new_tokens)"
+                f"a text of {tokens} tokens, with those to be written: this {self.family} has "
+                f"learnt {self.max_positions} positions; shorten the prompt"
             )
 
     def with_num_tokens(self, num_tokens: int) -> ModelConfig:

@@ -20,7 +20,7 @@ from onceedit_jax.models.families import FAMILIES, checkpoint_tensors, config_fr
 from onceedit_jax.parallel import to_host
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_WEIGHTS, _CONFIG, _INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 
 
 def export_hf(
@@ -32,8 +32,6 @@ def export_hf(
     dtype: str = "float32",
 ) -> Path:
     """Writes `model.safetensors` and `config.json`; other files of the folder are left alone.
-
-    Where shards of another checkpoint lie there, readers take the new file before these.
 
     Both files are written whole under temporary names first, so a failure leaves the folder as it
     was.
@@ -49,7 +47,8 @@ def export_hf(
         The folder.
 
     Raises:
-        InputError: `hf_config` describes another model, or the parameters have other shapes.
+        InputError: `hf_config` describes another model, the parameters have other shapes, or the
+            folder holds a sharded checkpoint, which some readers would take instead.
     """
     folder = Path(folder)
     if dtype not in _DTYPES:
@@ -58,6 +57,11 @@ def export_hf(
         raise InputError(
             f"{folder}: hf_config describes another model than config; expected the values of the "
             "config.json that the model was loaded with"
+        )
+    if (folder / _INDEX).exists():
+        raise InputError(
+            f"{folder}: holds {_INDEX}, a checkpoint in shards that some readers would take "
+            "instead of the new weights; choose an empty folder"
         )
     tensors = checkpoint_arrays(params, config, jnp.dtype(dtype))
     # Older versions of transformers know only `torch_dtype`, newer ones read both.
