@@ -361,19 +361,16 @@ def _claim(
     best = max(rivals, key=lambda method: averages[method])
     quickest = min(rivals, key=lambda method: whole[method])
     # Like with like: the rivals, and the paper's own edit, learn the prompts alone.
-    own, words = ONCE, "it"
-    if BARE in whole:
-        own, words = BARE, "trained on the prompts alone, as its rivals are, it"
+    own = BARE if BARE in whole else ONCE
     told = [
-        f"{name} {averages[method]:.2f} in {whole[method]:.0f} s"
-        for name, method in (
-            (f"{words} has Avg", own),
-            (f"the best of them for all targets, {best},", best),
-            (f"the quickest, {quickest},", quickest),
-            ("trained on other wordings too it has", ONCE),
-        )[: 4 if BARE in whole else 3]
+        ("it has Avg", own),
+        (f"the best of them for all targets, {best},", best),
+        (f"the quickest, {quickest},", quickest),
     ]
-    why = "; ".join(told)
+    if own == BARE:
+        told[0] = ("trained on the prompts alone, as its rivals are, it has Avg", BARE)
+        told.append(("trained on other wordings too it has", ONCE))
+    why = "; ".join(f"{words} {averages[m]:.2f} in {whole[m]:.0f} s" for words, m in told)
     return judged(claim, averages[own] > averages[best] and whole[own] < whole[quickest], why)
 
 

@@ -338,10 +338,8 @@ class Ensemble:
         weights = np.repeat(np.where(self._trusted(alphas), 1, alphas), counts)
         decided = self._decided(t, view, states[fused], weights[fused])
         before = np.zeros(len(states), np.int32)
-        before[fused], before[~fused] = (
-            decided.own,
-            tokens_after(model.params, model.config, states[~fused], chunk=self._chunk),
-        )
+        alone = tokens_after(model.params, model.config, states[~fused], chunk=self._chunk)
+        before[fused], before[~fused] = decided.own, alone
         after = before.copy()
         after[fused] = decided.fused
         stops = np.cumsum(counts)

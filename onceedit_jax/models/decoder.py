@@ -239,7 +239,7 @@ def _graphs(config: ModelConfig) -> tuple[Any, Any]:
 
 
 class Probe(NamedTuple):
-    """Where `decode` lets its caller into a layer, which has to be in a group of its own.
+    """Where `hidden_states` lets its caller into a layer, which has to be in a group of its own.
 
     `mlp` takes its place: from the MLP and what it reads [B, T, D] to what it writes; `stream` is
     shown the residual stream [B, T, D] after the layer.
@@ -289,29 +289,13 @@ def hidden_states(
     *,
     segments: jax.Array | None = None,
     compute_dtype: DTypeLike = "float32",
+    probe: Probe | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """`forward` without the head: states [B, T, D] after the final norm, in `compute_dtype`.
 
     `segments` [B, T] int32 lets several texts share a row, without a cache: a token attends to
-    tokens of its own segment alone, and positions start anew in each.
+    tokens of its own segment alone, and positions start anew in each. `probe` is let into a layer.
     """
-    return decode(
-        params, config, tokens, positions, cache, segments=segments, compute_dtype=compute_dtype
-    )
-
-
-def decode(
-    params: Params,
-    config: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
-    cache: Cache | None = None,
-    *,
-    segments: jax.Array | None = None,
-    compute_dtype: DTypeLike = "float32",
-    probe: Probe | None = None,
-) -> tuple[jax.Array, Cache | None]:
-    """`hidden_states`, with a layer laid open to `probe`."""
     positions = positions.astype(jnp.int32)
     key_positions = positions if cache is None else write_positions(cache, positions)
     block_graph, norm_graph = _graphs(config)

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import MLP, Probe, decode
+from onceedit_jax.models.decoder import MLP, Probe, hidden_states
 from onceedit_jax.models.layout import Params, group_size, layer_groups, split_layers
 
 Change = Callable[[jax.Array, jax.Array], jax.Array]
@@ -79,7 +79,7 @@ def observe(
         seen.extend((key, module.write(key)))
         return change(*seen)
 
-    states, _ = decode(
+    states, _ = hidden_states(
         isolate_layer(params, layer),
         config,
         tokens,

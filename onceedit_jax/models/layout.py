@@ -1,4 +1,4 @@
-"""Layouts of the layer parameters: stacked to scan, split to freeze, unstacked to unroll; axes."""
+"""The layer parameters' axes and layouts: stacked to scan, split to freeze, unstacked to unroll."""
 
 from __future__ import annotations
 
