@@ -25,6 +25,7 @@ from onceedit_jax.experiment.forgetting import forgetting
 from onceedit_jax.experiment.lab import Lab
 
 METRICS = ("rel", "gen", "loc", "avg")
+KEPT = ("first", "all")  # measures that rise and fall with the batches
 MEASURES = {
     "first": "Rel of the first batch",
     "all": "Rel of all so far",
@@ -163,13 +164,23 @@ def page(setup: SequentialSetup, results: Mapping[str, Result]) -> Page:
         for when, scores in (("all", result["scores"]), ("first batch", result["first"]))
         for score in scores
     ]
+    lowest = {
+        name: {measure: min(stage[measure] for stage in result["stages"][1:]) for measure in KEPT}
+        for name, result in results.items()
+    }
     ends = [
-        [name, *(result["stages"][-1][m] for m in MEASURES), result["stages"][-1]["seconds"]]
+        [
+            name,
+            *(result["stages"][-1][measure] for measure in MEASURES),
+            *(lowest[name][measure] for measure in KEPT),
+            result["stages"][-1]["seconds"],
+        ]
         for name, result in results.items()
     ]
     start = next(iter(results.values()))["stages"][0]
     told = [
-        f"{name}: {end['first']:.2f} of the first batch, {end['all']:.2f} of all, perplexity "
+        f"{name}: {end['first']:.2f} of the first batch, {end['all']:.2f} of all (after some batch "
+        f"no more than {lowest[name]['first']:.2f} and {lowest[name]['all']:.2f}), perplexity "
         f"{end['perplexity']:.1f}, facts {end['facts']:.2f}, {end['seconds']:.0f} s"
         for name, result in results.items()
         for end in result["stages"][-1:]
@@ -198,8 +209,14 @@ def page(setup: SequentialSetup, results: Mapping[str, Result]) -> Page:
                 rows,
             ),
             Table(
-                "The plug-in by itself at the end, and seconds of editing in all",
-                ("strategy", *MEASURES.values(), "seconds"),
+                "The plug-in by itself at the end, its lowest Rel after any batch, and seconds of "
+                "editing in all",
+                (
+                    "strategy",
+                    *MEASURES.values(),
+                    *(f"lowest {MEASURES[measure]}" for measure in KEPT),
+                    "seconds",
+                ),
                 ends,
             ),
         ],
