@@ -15,7 +15,7 @@ from rich.progress import (
 
 from onceedit_jax.editing.trainer import Progress as Step
 
-err = Console(stderr=True)
+err = Console(stderr=True, markup=False)  # "[/INST]" is a text like any other
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def editing_progress() -> Iterator[Callable[[Step], None]]:
         TextColumn("editing"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -45,8 +45,13 @@ def editing_progress() -> Iterator[Callable[[Step], None]]:
 @contextmanager
 def table_progress() -> Iterator[Callable[[str, int, int], None]]:
     """One bar per transfer table; none where the tables are in the cache."""
-    columns = (TextColumn("transfer table of {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=err) as bar:
+    columns = (
+        TextColumn("transfer table of {task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
         tasks: dict[str, int] = {}
 
         def show(name: str, done: int, total: int) -> None:

@@ -5,40 +5,57 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.hosts import is_first, meet
 
 
-def check_replaceable(folder: Path, *, mark: str) -> None:
-    """Make sure that writing this folder loses nothing.
+class FolderKind(NamedTuple):
+    """What a folder that is replaced as a whole may hold.
 
-    Args:
-      folder: what shall be written.
-      mark: the file that an earlier result of the same kind holds.
+    Attributes:
+      mark: the file that tells it from any other folder.
+      entries: patterns of the names beside it.
+    """
+
+    mark: str
+    entries: tuple[str, ...]
+
+
+def check_replaceable(folder: Path, kind: FolderKind) -> None:
+    """Make sure that writing this folder loses nothing but an earlier result of its kind.
 
     Raises:
       InputError: if something else is there.
     """
-    if not folder.exists() or (folder / mark).is_file():
+    if not folder.exists():
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: this is a file; give the name of a folder to write")
-    if any(folder.iterdir()):
+    names = sorted(entry.name for entry in folder.iterdir())
+    if names and kind.mark not in names:
         raise InputError(
-            f"{folder}: this folder holds other files (no {mark} among them) and would be "
+            f"{folder}: this folder holds other files (no {kind.mark} among them) and would be "
             "replaced; give a new folder's name, or empty it yourself"
+        )
+    known = (kind.mark, *kind.entries)
+    if others := [name for name in names if not any(fnmatch(name, entry) for entry in known)]:
+        raise InputError(
+            f"{folder}: {', '.join(others[:3])} would be lost when this folder is replaced; move "
+            "away what is your own, or give a new folder's name"
         )
 
 
 @contextmanager
-def fresh_folder(folder: Path, *, mark: str, together: bool = False) -> Iterator[Path]:
+def fresh_folder(folder: Path, kind: FolderKind, *, together: bool = False) -> Iterator[Path]:
     """Write a folder beside its place and move it there in the end.
 
     Args:
       folder: its place; an earlier result of the same kind is replaced, anything else refused.
-      mark: the file by which that kind is known.
+      kind: what such a folder holds.
       together: whether several hosts write it, on a file system that they share.
 
     Yields:
@@ -47,8 +64,9 @@ def fresh_folder(folder: Path, *, mark: str, together: bool = False) -> Iterator
     Raises:
       InputError: if `folder` holds something else.
     """
-    check_replaceable(folder, mark=mark)
-    folder = folder.absolute()  # "." has no name to put another beside
+    check_replaceable(folder, kind)
+    # "." has no name to put another beside, and what a link points to is replaced, not the link.
+    folder = folder.resolve()
     fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     first = is_first(together)
     if first:

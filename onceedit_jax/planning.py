@@ -49,7 +49,7 @@ def report_plan(
         table.add_row(label, *texts)
     out_console.print(table)
     for text in verdict(plans, known, count, rows):
-        out_console.print(text, markup=False)
+        out_console.print(text)
 
 
 def lines(

@@ -18,7 +18,7 @@ from onceedit_jax.console import editing_progress, err, table_progress
 from onceedit_jax.data.leaks import drop_leaks, trained_on
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, contradicting, duplicates, without_nq
-from onceedit_jax.editing.artifact import MARK, EditedPlugin, read_info
+from onceedit_jax.editing.artifact import ARTIFACT, EditedPlugin, read_info
 from onceedit_jax.editing.edit import earlier_edits
 from onceedit_jax.editing.edit import edit as edit_plugin
 from onceedit_jax.editing.settings import EditSettings, fingerprint
@@ -47,7 +47,7 @@ from onceedit_jax.transfer import Normalization
 from onceedit_jax.versions import versions
 
 # Tables keep their shape in a file or a pipe, where there is no terminal to ask for its width.
-out_console = Console(width=None if sys.stdout.isatty() else 110)
+out_console = Console(width=None if sys.stdout.isatty() else 110, markup=False)
 
 
 def edit(
@@ -71,7 +71,7 @@ def edit(
 ) -> EditedPlugin:
     """Edit a plug-in with a file of edits and write the artifact."""
     host = join(distributed)
-    check_replaceable(out, mark=MARK)
+    check_replaceable(out, ARTIFACT)
     devices = parse_mesh(mesh)
     if host.count > 1:  # an edit is one piece of work: all hosts do it together
         devices = devices or data_mesh(jax.devices())
@@ -94,7 +94,8 @@ def edit(
             err.print(f"left out {len(dropped)} unrelated rows that are evaluated, or edits")
     tokenizer = load_tokenizer(plugin)
     model = load_model(plugin, num_tokens=len(tokenizer.vocabulary), mesh=devices)
-    checkpoint = out.with_name(out.name + ".checkpoint")
+    checkpoint = out.resolve()
+    checkpoint = checkpoint.with_name(checkpoint.name + ".checkpoint")
     with editing_progress() as on_step:
         edited = edit_plugin(
             model,
@@ -119,7 +120,7 @@ def edit(
     kept = edited.info["edited_before"]
     out_console.print(
         f"edited {edited.name} with {len(records)} facts"
-        f"{f', after {kept} that stay,' if kept else ''} in {metrics['epochs']} epochs "
+        f"{f', after {kept} earlier ones,' if kept else ''} in {metrics['epochs']} epochs "
         f"(Rel {metrics['reliability']:.2f}, gate {metrics['gate_accuracy']:.2f}, "
         f"alpha threshold {edited.alpha_threshold(rule.gate):.2f}): {out}"
     )
@@ -244,7 +245,7 @@ def report_evaluation(
         coverage=coverage,
         trained=trained_on(records, info["trained_texts"]),
     ):
-        out_console.print(f"warning: {text}", markup=False)
+        out_console.print(f"warning: {text}")
     out_console.print(f"written: {out}")
     return whole
 
@@ -333,7 +334,7 @@ def transfer(
         out_console.print(f"argmax P as by exact products, {found.distributions} texts: {shares}")
     for side, name in zip(health, (source.name, target_model.name), strict=True):
         for text in side.warnings():
-            out_console.print(f"warning: {name}: {text}", markup=False)
+            out_console.print(f"warning: {name}: {text}")
 
 
 def export(edited: Path, out: Path, dtype: str) -> None:
@@ -350,10 +351,10 @@ def info(edited: Path) -> None:
     for key in ("hf_config", "config"):
         values["base"].pop(key, None)
     values.pop("history", None)
-    values["edits"] = len(edits)
+    values["edits"], values["trained_texts"] = len(edits), len(values["trained_texts"])
     out_console.print_json(json.dumps(values))
     for item in edits[:10]:
-        out_console.print(f"  {item['prompt']} -> {item['target']}", markup=False)
+        out_console.print(f"  {item['prompt']} -> {item['target']}")
     if len(edits) > 10:
         out_console.print(f"  and {len(edits) - 10} more")
 

@@ -111,16 +111,18 @@ def test_a_config_that_holds_no_flags_is_refused(tmp_path, text):
         _with_config(["edit", "--config", str(config)])
 
 
-def test_info_reads_no_array(tmp_path):
+def test_info_reads_no_array_and_counts_long_lists(tmp_path):
     values = {
         "format": FORMAT,
         "base": {"name": "tiny", "config": {}, "hf_config": {}},
         "edits": [{"prompt": "Where?", "target": "Here", "subject": None}],
+        "trained_texts": ["0123abcd"] * 1000,
     }
     (tmp_path / "edit.json").write_text(json.dumps(values))
     done = onceedit("info", tmp_path)
     assert done.returncode == 0
     assert "Where? -> Here" in done.stdout
+    assert "0123abcd" not in done.stdout and '"trained_texts": 1000' in done.stdout
 
 
 def test_an_evaluation_tells_summary_and_records_apart(tmp_path):

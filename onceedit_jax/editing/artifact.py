@@ -18,7 +18,7 @@ from onceedit_jax.editing.calibration import token_logits
 from onceedit_jax.editing.checkpoints import load_tree, save_tree
 from onceedit_jax.editing.scope import reaches
 from onceedit_jax.errors import InputError
-from onceedit_jax.files import fresh_folder
+from onceedit_jax.files import FolderKind, fresh_folder
 from onceedit_jax.gate import GateKind, gated
 from onceedit_jax.hosts import is_first
 from onceedit_jax.models.config import ModelConfig
@@ -30,7 +30,14 @@ from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 4
 MARK = "edit.json"  # tells an artifact from any other folder
+ARTIFACT = FolderKind(MARK, ("params", "tokenizer"))
 EXPORT_MARK = "gate.safetensors"  # tells an exported plug-in
+# What `transformers` writes of a tokenizer depends on its kind and on the version.
+EXPORT = FolderKind(
+    EXPORT_MARK,
+    ("config.json", "model.safetensors", "*token*.json", "tokenizer*", "vocab*", "merges.txt",
+     "*chat_template*", "*.model"),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +114,7 @@ class EditedPlugin:
           InputError: if the folder holds something else.
         """
         folder = Path(folder)
-        with fresh_folder(folder, mark=EXPORT_MARK) as fresh:
+        with fresh_folder(folder, EXPORT) as fresh:
             export_hf(fresh, self.params, self.config, self.info["base"]["hf_config"], dtype=dtype)
             self.tokenizer.save(fresh)
             save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT_MARK)
@@ -130,7 +137,7 @@ class EditedPlugin:
             "memory": self.memory,
             "base_embeddings": self.base_embeddings,
         }
-        with fresh_folder(folder, mark=MARK, together=together) as fresh:
+        with fresh_folder(folder, ARTIFACT, together=together) as fresh:
             save_tree(fresh / "params", arrays)
             if is_first(together):
                 self.tokenizer.save(fresh / "tokenizer")
