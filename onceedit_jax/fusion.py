@@ -65,6 +65,16 @@ class FusionSettings:
         check_settings(self)
         if not 0 <= self.fixed_alpha <= 1:
             raise InputError(f"fixed_alpha={self.fixed_alpha}: expected a weight from 0 to 1")
+        if self.weight == "gate" and self.fixed_alpha != FusionSettings.fixed_alpha:
+            raise InputError(
+                f"fixed_alpha={self.fixed_alpha}: weight=gate takes alpha from the gate; leave it "
+                "out, or set weight=fixed"
+            )
+        if self.proposal != "relative" and self.normalization != FusionSettings.normalization:
+            raise InputError(
+                f"normalization={self.normalization} is of relative tables, which "
+                f"proposal={self.proposal} has none of; leave it out, or set proposal=relative"
+            )
         if self.proposal != "draft" and (self.trust or self.confidence == "sure"):
             raise InputError(
                 f"trust={self.trust} and confidence={self.confidence} speak of drafts, which "

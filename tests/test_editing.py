@@ -18,13 +18,9 @@ from hypothesis import strategies as st
 
 from onceedit_jax.data.leaks import digest
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.editing import trainer
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.batches import (
-    edit_row,
-    epoch_batches,
-    gate_row,
-    make_batch,
-)
+from onceedit_jax.editing.batches import edit_row, epoch_batches, gate_row, make_batch
 from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust
 from onceedit_jax.editing.edit import earlier_edits, edit, parameter_hash
 from onceedit_jax.editing.loss import edit_loss
@@ -339,6 +335,42 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_model):
     }
     with pytest.raises(RunError, match="learning_rate"):
         train(broken, model.config, rows, EditSettings(epochs=1))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_parameters_are_kept(
+    tiny_model, monkeypatch, tmp_path
+):
+    def steep(params, gate, *rest):
+        loss, outcome = batch_loss(params, gate, *rest)
+        return loss + jnp.sqrt(0 * jnp.sum(gate["kernel"])), outcome
+
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    monkeypatch.setattr(trainer, "batch_loss", steep)
+    options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
+    with pytest.raises(RunError, match="loss or its gradient became nan in epoch 1"):
+        train(model.params, model.config, rows, EditSettings(epochs=1), **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_are_no_tokens_are_told_by_the_tokenizer(tiny_model):
+    model, tokenizer = tiny_model()
+    tokens = model.params["embed"]["tokens"]
+    config = replace(model.config, vocab_size=len(tokens) + 3, num_tokens=len(tokens) + 3)
+    embed = {**model.params["embed"], "tokens": jnp.pad(tokens, ((0, 3), (0, 0)))}
+    padded = replace(model, config=config, params={**model.params, "embed": embed})
+    edited = edit(padded, tokenizer, RECORDS, UNRELATED, replace(FAST, epochs=1))
+    assert edited.config.num_tokens == len(tokenizer.vocabulary) == len(tokens)
+    small = replace(model.config, vocab_size=9, num_tokens=9)
+    with pytest.raises(InputError, match="9"):
+        edit(replace(model, config=small), tokenizer, RECORDS, UNRELATED, FAST)
+
+
+def test_an_edit_beyond_the_learnt_positions_is_refused_before_training(tiny_model):
+    model, tokenizer = tiny_model()
+    short = replace(model.config, rope=None, max_positions=4)
+    with pytest.raises(InputError, match="learnt 4 positions"):
+        edit(replace(model, config=short), tokenizer, RECORDS, UNRELATED, FAST)
 
 
 def test_settings_that_cannot_train_are_refused():

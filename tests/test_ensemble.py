@@ -1,6 +1,7 @@
 """The ensemble stage on tiny models: what is scored, what is generated, what is left alone."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, Target, generation
 from onceedit_jax.ensemble import ensemble as ensemble_module
+from onceedit_jax.ensemble.ensemble import Answers
 from onceedit_jax.ensemble.pair import pair_anchors
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import evaluate, evaluate_block, gathered, plugin_alone
@@ -21,6 +23,7 @@ from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.greedy import Continuation, greedy_continuation
 from onceedit_jax.tables import ExactTable
 from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.workflow import print_answers
 
 RECORDS = [
     EditRecord(
@@ -305,7 +308,40 @@ def test_the_plugin_alone_is_scored_in_its_own_tokens(plugin):
     assert alone["loc"] is None
 
 
+def test_an_answer_of_no_tokens_is_refused(plugin, targets):
+    ensemble = Ensemble(plugin, targets, fusion="vocabulary", alpha_threshold=0)
+    for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
+        with pytest.raises(InputError, match="max_new_tokens=0"):
+            ask(["Who?"], max_new_tokens=0)
+
+
+def test_targets_of_one_name_are_told_apart_by_their_folders(plugin, targets):
+    def placed(place):
+        model = dataclasses.replace(targets[0].model, name="hf", source=Path(place))
+        return Target(model, targets[0].tokenizer)
+
+    both = [placed("a/hf"), placed("b/hf")]
+    names = [target.name for target in Ensemble(plugin, [*both, targets[1]]).targets]
+    assert names == ["a/hf", "b/hf", targets[1].name]
+    with pytest.raises(InputError, match="2 targets are called a/hf"):
+        Ensemble(plugin, [both[0], both[0]])
+
+
+def test_what_a_model_writes_is_shown_as_it_is(plugin, targets, capsys):
+    class Speaking:
+        def generate(self, prompts, *, max_new_tokens):
+            written = [["[/INST] [bold]yes"] * len(prompts)]
+            return Answers(np.ones(len(prompts), np.float32), written, written)
+
+    Speaking.targets = targets[:1]
+    print_answers(Speaking(), ["Who is [/b]?"])
+    shown = capsys.readouterr().out
+    assert "[/INST] [bold]yes" in shown and "Who is [/b]?" in shown
+
+
 def test_unknown_fusion_and_no_targets_are_refused(plugin, targets):
+    with pytest.raises(InputError, match="table=exact"):
+        Ensemble(plugin, targets, fusion="draft", table="exact")
     with pytest.raises(InputError, match="expected one of"):
         Ensemble(plugin, targets, fusion="average")
     with pytest.raises(InputError, match="no targets"):

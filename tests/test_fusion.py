@@ -227,6 +227,8 @@ def test_the_presets_are_the_three_published_points():
         ({"normalization": "center"}, "normalization=center: expected one of centered, deepen"),
         ({"gate": "neither"}, "gate=neither: expected one of token, memory, both"),
         ({"proposal": "relative", "confidence": "sure"}, "set proposal=draft"),
+        ({"fixed_alpha": 0.7}, "set weight=fixed"),
+        ({"proposal": "draft", "normalization": "deepen"}, "set proposal=relative"),
     ],
 )
 def test_combinations_without_a_meaning_are_refused(change, remedy):

@@ -159,11 +159,30 @@ def test_a_search_whose_loss_does_not_fall_is_named(steps):
 
 def test_a_target_behind_the_others_is_named_with_its_anchor_coverage():
     low = {**FINE, "rel": 0.7, "avg": 0.86}
-    (text,) = warned(result("a"), result("b", after=low), coverage={"a": 0.9, "b": 0.41})
+    (text,) = warned(
+        result("a", search="lookup"),
+        result("b", search="lookup", after=low),
+        coverage={"a": 0.9, "b": 0.41},
+    )
     assert text.startswith("target behind the others: b has Avg 0.860, a 0.963")
     assert "anchor coverage is 0.410" in text
-    (unknown,) = warned(result("a"), result("b", after=low), coverage={"b": None})
+    (unknown,) = warned(
+        result("a", search="lookup"), result("b", search="lookup", after=low), coverage={"b": None}
+    )
     assert "not measured" in unknown
+
+
+def test_what_helps_a_target_that_is_behind_goes_by_its_rule():
+    low = {**FINE, "rel": 0.7, "avg": 0.86}
+
+    def remedy(fusion):
+        members = (result("a"), result("b", after=low))
+        (text,) = warned(*({**member, "fusion": fusion} for member in members))
+        return text.split("use ")[1]
+
+    assert remedy("draft").startswith("--confidence sure")
+    assert remedy("vocabulary").startswith("--fusion draft")
+    assert remedy("draft, sure").startswith("a plug-in")
 
 
 def test_modes_are_not_compared_with_one_another():

@@ -38,6 +38,18 @@ def test_a_text_reaches_an_edit_by_the_words_of_its_subject(text, expected):
     assert reaches(MEMORY, [text])[0] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("Who is the president of the US?", "United States"),
+        ("서울은 어느 나라의 수도입니까", "서울"),
+    ],
+)
+def test_an_edits_own_prompt_is_in_reach_whatever_its_subject(prompt, subject):
+    memory = scope_memory([EditRecord(prompt, "x", subject=subject)], OTHERS)
+    assert reaches(memory, [prompt, "Who wrote the song?"]).tolist() == [1.0, 0.0]
+
+
 def test_rare_words_weigh_more_than_common_ones():
     rare, common = reaches(MEMORY, ["of two lovers", "who wrote the play"])
     assert 0 < common < 0.5 < rare < 1

@@ -66,8 +66,8 @@ def calibrate_trust(
 ) -> float:
     """The alpha from which a draft may be taken without asking the target.
 
-    Halfway, in logits, between the highest held-back unrelated row, none of which may be trusted,
-    and the edits' median, kept inside `[low, high]`.
+    Halfway, in logits, between the highest held-back unrelated row and the edits' median, kept
+    inside `[low, high]`: a row above `high` is taken for an edit, as it is by the gate.
     """
     edits, held_back = np.asarray(edits, float), np.asarray(held_back, float)
     if held_back.size == 0 or edits.size == 0:

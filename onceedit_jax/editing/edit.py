@@ -1,6 +1,7 @@
 """Edit once: from records and unrelated rows to an edited plug-in."""
 
 import hashlib
+import itertools
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -56,8 +57,8 @@ def edit(
       examples: records, not edits, whose rephrases show how questions may be put otherwise; a
         training split of the edits' own kind is best.
       evaluated: further records whose questions may not be trained on.
-      start: an edited plug-in of the same base to go on from. Its edits stay, but for those whose
-        prompt one of `records` asks again.
+      start: an edited plug-in of the same base to go on from. Its edits stay in scope and are
+        replayed, but for those whose prompt one of `records` asks again.
       replay: earlier edits that are trained again, for each new one.
       ungated: positions of records whose answers are learnt while the gate is not told of them.
       mesh: how devices share the work (default: all of them the rows of a batch).
@@ -69,13 +70,17 @@ def edit(
       The edited plug-in, not yet saved.
 
     Raises:
-      InputError: no records, one without a prompt or target, too few unrelated rows, a row that is
-        also evaluated or an earlier edit's, a model whose parameters are not float32, a checkpoint
-        of another run, or a `start` of another base.
+      InputError: no records, one without a prompt or target or longer than the model's learnt
+        positions, too few unrelated rows, a row that is also evaluated or an earlier edit's, a
+        model whose parameters are not float32 or that has fewer rows than the tokenizer tokens, a
+        checkpoint of another run, or a `start` of another base.
       RunError: the loss stopped being finite.
     """
     begun = time.monotonic()
     _check(model, records, unrelated)
+    # Rows of the embedding that are no tokens are never predicted.
+    config = model.config.with_num_tokens(len(tokenizer.vocabulary))
+    model = replace(model, config=config)
     if replay < 0:
         raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
     if start is not None and start.base_hash != model.content_hash:
@@ -123,6 +128,7 @@ def edit(
         for prompts, related in sides
         for prompt in prompts
     ]
+    config.check_length(max(len(row.tokens) for row in itertools.chain(rows, *pools)))
     params = (start or model).params
     mesh = mesh or data_mesh()
     if mesh.size > 1 or jax.local_device_count() > 1:
@@ -130,7 +136,7 @@ def edit(
     prepared = time.monotonic() - begun
     trained = train(
         params,
-        model.config,
+        config,
         rows,
         settings,
         gate=start.gate if start else None,

@@ -19,7 +19,10 @@ WHOLE = 1 - 1e-4  # of a key: its weights are float32 and need not sum to 1
 
 
 def scope_memory(records: Sequence[EditRecord], others: Sequence[str]) -> dict[str, Any]:
-    """One key an edit: the words of its subject, else the names in its prompt, else its words.
+    """One key an edit: words of its prompt that say what it is about.
+
+    They are its subject's if the prompt holds all of these, else the names in it, else all of them.
+    So an edit's own prompt is always in its reach.
 
     A word is worth its inverse document frequency over edits and other texts, so that "HD 180902"
     weighs more than "which".
@@ -44,10 +47,12 @@ def scope_memory(records: Sequence[EditRecord], others: Sequence[str]) -> dict[s
 
 
 def _key(record: EditRecord) -> set[str]:
-    for text in (record.subject or "", names(record.prompt), record.prompt):
-        if key := set(words(text)):
+    asked = set(words(record.prompt))
+    for text in (record.subject or "", names(record.prompt)):
+        # "서울은" holds no word "서울", and "the US" none of "United States".
+        if (key := set(words(text))) and key <= asked:
             return key
-    return set()
+    return asked
 
 
 def reaches(memory: dict[str, Any], texts: Sequence[str]) -> NDArray[np.float32]:

@@ -37,7 +37,8 @@ class EditSettings:
         templates that examples show, drawn anew every epoch. Without examples there are none.
       context_share: share of these that begin with a sentence about something else; so do as many
         of the unrelated rows.
-      held_back: unrelated rows kept out of training, per edit; they fix the gate's threshold.
+      held_back: unrelated rows kept out of training, per edit, with the swapped prompts made of
+        them; they fix the gate's threshold.
       method: "full", "lora" or "last-n-layers".
       lora_rank: rank of the LoRA factors.
       lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.

@@ -156,7 +156,7 @@ def train(
       on_step: called after every step.
 
     Raises:
-      RunError: if the loss stops being finite.
+      RunError: if the loss or its gradient stops being finite.
       InputError: if the checkpoint belongs to another run.
     """
     parts = partition(params, settings, jax.random.key(settings.seed))
@@ -196,9 +196,9 @@ def train(
             values = np.array([float(value) for value in outcome])
             if not np.isfinite(values[0]):
                 raise RunError(
-                    f"the loss became {values[0]} in epoch {epoch + 1}, step {i + 1}: lower "
-                    f"learning_rate (now {settings.learning_rate}) or set clip_norm; "
-                    "the last checkpoint is untouched"
+                    f"the loss or its gradient became {values[0]} in epoch {epoch + 1}, "
+                    f"step {i + 1}: lower learning_rate (now {settings.learning_rate}) or set "
+                    "clip_norm; the last checkpoint is untouched"
                 )
             sums += values
             on_step(
@@ -243,6 +243,9 @@ def _step(
     gradients, outcome = jax.grad(objective, has_aux=True)(state["trainable"])
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["trainable"])
     trainable = optax.apply_updates(state["trainable"], updates)
+    # Where the loss is finite and its gradient is not, these parameters are lost all the same.
+    norm = optax.global_norm(gradients)
+    outcome = outcome._replace(loss=jnp.where(jnp.isfinite(norm), outcome.loss, norm))
     return {"trainable": trainable, "optimizer": optimizer_state}, outcome
 
 

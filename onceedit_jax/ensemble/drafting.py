@@ -32,7 +32,8 @@ class Draft:
       data: its bytes, whole words of them unless it is one long word.
       ends: for each of its tokens, the offset in `data` where it ends.
       probabilities: for each of its tokens, the plug-in's probability of it.
-      end: probability of the end-of-answer token after it; None where the draft was cut short.
+      end: probability of the end-of-answer token or new line after it; None where the draft was
+        cut short.
       whole: whether there is no more of it: it ended, or has as many tokens as a draft may have.
     """
 

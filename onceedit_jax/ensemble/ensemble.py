@@ -24,7 +24,14 @@ from onceedit_jax.ensemble.generation import (
     own_answers,
     trusted_answers,
 )
-from onceedit_jax.ensemble.pair import OnBlock, Side, Target, build_transfer, pair_spelling
+from onceedit_jax.ensemble.pair import (
+    OnBlock,
+    Side,
+    Target,
+    build_transfer,
+    pair_spelling,
+    told_apart,
+)
 from onceedit_jax.errors import InputError
 from onceedit_jax.fused_greedy import Spelling
 from onceedit_jax.fusion import (
@@ -176,8 +183,9 @@ class Ensemble:
           on_block: told about tables being built.
 
         Raises:
-          InputError: for an unknown preset, no targets, another number of transfers, or a threshold
-            that is no weight.
+          InputError: for an unknown preset, no targets, two that results could not tell apart,
+            another number of transfers, a threshold that is no weight, or a kind of table for a
+            rule that has none.
         """
         if not targets:
             raise InputError("no targets given: expected at least one target LLM")
@@ -194,6 +202,11 @@ class Ensemble:
             alpha_threshold = 0.0 if fixed else plugin.alpha_threshold(fusion.gate)
         if not 0 <= alpha_threshold <= 1:
             raise InputError(f"alpha_threshold={alpha_threshold}: expected a weight from 0 to 1")
+        if table is not None and fusion.proposal != "relative":
+            raise InputError(
+                f"table={table} is a kind of relative table, which proposal={fusion.proposal} has "
+                "none of; leave it out, or set proposal=relative"
+            )
         self.threshold, self.settings = alpha_threshold, fusion
         self.mesh = data_mesh() if mesh is None else mesh
         if table is None:
@@ -202,7 +215,8 @@ class Ensemble:
         whole = {"gate": self._placed(plugin.gate), "memory": self._placed(plugin.memory)}
         self.plugin = dataclasses.replace(self._spread(plugin), **whole)
         self.targets = [
-            dataclasses.replace(target, model=self._spread(target.model)) for target in targets
+            dataclasses.replace(target, model=self._spread(target.model))
+            for target in told_apart(targets)
         ]
         layout = unstack_layers if unrolled else lambda params: params
         self._decoding_plugin = layout(self.plugin.params)
@@ -274,7 +288,7 @@ class Ensemble:
         threshold are answered by the target alone, without a step of the plug-in.
 
         Raises:
-          InputError: a prompt is empty.
+          InputError: a prompt is empty, or an answer shall have no token.
         """
         self._drafter.forget()
         before = self.answers_alone(prompts, max_new_tokens=max_new_tokens)
@@ -293,8 +307,9 @@ class Ensemble:
         """Each target's fused answers to N prompts, without asking what it said before.
 
         Raises:
-          InputError: a prompt is empty.
+          InputError: a prompt is empty, or an answer shall have no token.
         """
+        _check_length(max_new_tokens)
         self._drafter.forget()
         alphas = self.alphas(prompts)
         active = self._active(alphas)
@@ -311,8 +326,9 @@ class Ensemble:
         """Each target's answers to N prompts, as if there were no plug-in.
 
         Raises:
-          InputError: a prompt is empty.
+          InputError: a prompt is empty, or an answer shall have no token.
         """
+        _check_length(max_new_tokens)
         _check_prompts(prompts)
         return [self._own_answers(t, prompts, max_new_tokens) for t in range(len(self.targets))]
 
@@ -526,6 +542,11 @@ class _Text:
     def of(cls, pair: Pair, target: Target) -> "_Text":
         tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
         return cls(tokens, start)
+
+
+def _check_length(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens}: expected an answer of 1 token or more")
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:

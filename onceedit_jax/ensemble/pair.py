@@ -8,7 +8,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,24 @@ def load_target(spec: str | Path, *, dtype: str = "float32", mesh: Mesh | None =
     tokenizer = load_tokenizer(spec)
     model = load_model(spec, dtype=dtype, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
     return Target(model, tokenizer)
+
+
+def told_apart(targets: Sequence[Target]) -> list[Target]:
+    """Targets whose names differ: folders of one name are called by the folder above as well.
+
+    Raises:
+      InputError: two targets are the same.
+    """
+    counts, named = Counter(target.name for target in targets), []
+    for target in targets:
+        model = target.model
+        if counts[target.name] > 1:
+            model = dataclasses.replace(model, name=f"{model.source.parent.name}/{model.name}")
+        named.append(dataclasses.replace(target, model=model))
+    for name, count in Counter(target.name for target in named).items():
+        if count > 1:
+            raise InputError(f"{count} targets are called {name}: give each once")
+    return named
 
 
 @dataclasses.dataclass(frozen=True)

@@ -143,7 +143,8 @@ def warnings(
         if len(steps) > 1 and not steps[-1] < steps[0]:
             found.append(
                 f"search loss not falling: {target} went from {steps[0]:.4g} to {steps[-1]:.4g} in "
-                f"{len(steps) - 1} steps. Lower the search's learning rate, or use --search lookup"
+                f"{len(steps) - 1} steps. Lower the search's learning rate, or use --search lookup "
+                "where it starts from zeros"
             )
     return found + _targets_behind(results, coverage)
 
@@ -170,15 +171,29 @@ def _targets_behind(results: Results, coverage: Mapping[str, float | None]) -> l
         best, highest = max(members, key=lambda member: member[1])
         for target, average in members:
             if average < highest - TARGET_GAP:
-                share = coverage.get(target)
-                known = "not measured" if share is None else f"{share:.3f}"
                 found.append(
                     f"target behind the others: {target} has Avg {average:.3f}, {best} "
-                    f"{highest:.3f} ({mode}, {rule}). Its anchor coverage is {known}; where it is "
-                    "low, few answers cross by anchors: use --fusion vocabulary, or a plug-in "
-                    "whose tokenizer is closer"
+                    f"{highest:.3f} ({mode}, {rule}). {_remedy(rule, coverage.get(target))}"
                 )
     return found
+
+
+def _remedy(rule: str, coverage: float | None) -> str:
+    """What helps a target that falls behind by this rule."""
+    closer = "a plug-in whose tokenizer is closer"
+    if rule == "draft":
+        return f"Its own words outweigh drafts: use --confidence sure, or {closer}"
+    if rule.startswith("draft"):
+        return f"Its tokenizer may not be able to write what the plug-in drafts: use {closer}"
+    if rule == "vocabulary":
+        return (
+            f"Words that its tokenizer splits otherwise get lost: use --fusion draft, or {closer}"
+        )
+    known = "not measured" if coverage is None else f"{coverage:.3f}"
+    return (
+        f"Its anchor coverage is {known}; where it is low, few answers cross by anchors: use "
+        f"--fusion draft, or {closer}"
+    )
 
 
 def histogram(values: Sequence[float], *, bins: int = 10, width: int = 40) -> str:

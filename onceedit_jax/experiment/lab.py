@@ -36,8 +36,8 @@ class Dataset:
 
     Attributes:
       edits: what is edited and evaluated.
-      training: a split that shares no subject with it: unedited prompts of the same form come from
-        here, and the templates of paraphrases.
+      training: another split of the same kind: unedited prompts of the same form come from here,
+        and the templates of paraphrases.
       unrelated: texts for the gate's other side.
       strip_nq: take "nq question:" off, in training and evaluation.
       asked: so many of `training` are evaluated, as unedited questions in the edits' form; none

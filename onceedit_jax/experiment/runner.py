@@ -27,6 +27,7 @@ from onceedit_jax.experiment.page import write_page
 from onceedit_jax.versions import versions
 
 RESULTS = "results.json"
+OUT_OF_DATE = "out_of_date"  # its cells that another configuration measured
 RECORDS = "records"  # folder of the records' numbers, one file a cell
 
 Entry = Mapping[str, Any]  # a measured cell: fingerprint, cell, seconds, versions and result
@@ -183,7 +184,8 @@ def _kept(path: Path) -> dict[str, Entry]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return {**results.get(OUT_OF_DATE, {}), **results["cells"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not the results of an experiment ({error}); move the file away"
@@ -206,7 +208,9 @@ def publish(
       found: entries that are up to date, by cell, at least one.
       rest: others, which are kept and not told of.
     """
-    whole = {"setup": dataclasses.asdict(setup), "headline": None, "cells": {**found, **rest}}
+    whole = {"setup": dataclasses.asdict(setup), "headline": None, "cells": dict(found)}
+    if rest:
+        whole[OUT_OF_DATE] = dict(rest)
     # Whatever becomes of the page, what was measured is kept.
     write_json(place / RESULTS, whole)
     # As the file gives them back, so that a page made anew is the page made now.
