@@ -5,8 +5,6 @@ and is reported as a ratio of medians.
 """
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 
 import jax
 
-from onceedit_jax.versions import versions
+from onceedit_jax.versions import machine, versions
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
@@ -35,21 +33,6 @@ def seconds_each(
             if turn:
                 taken[name].append(time.perf_counter() - begun)
     return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "load": os.getloadavg()[0],
-    }
 
 
 def write(

@@ -90,6 +90,7 @@ def test_a_run_that_was_cut_goes_on_with_the_cells_it_has_not_measured(project):
     cells = json.loads((place / RESULTS).read_text())["cells"]
     assert [entry["result"]["square"] for entry in cells.values()] == [0, 1, 4]
     assert all(entry["versions"]["jax"] for entry in cells.values())
+    assert all(entry["machine"]["cores"] >= 1 for entry in cells.values())
     before = (place / "README.md").read_bytes(), (place / "curve.svg").read_bytes()
     run()
     assert (folder / "log").read_text() == "012"

@@ -24,13 +24,13 @@ from onceedit_jax.evaluation.report import write_json, write_jsonl
 from onceedit_jax.experiment.definition import Cell, Experiment, Setup
 from onceedit_jax.experiment.lab import Lab
 from onceedit_jax.experiment.page import write_page
-from onceedit_jax.versions import versions
+from onceedit_jax.versions import machine, versions
 
 RESULTS = "results.json"
 OUT_OF_DATE = "out_of_date"  # its cells that another configuration measured
 RECORDS = "records"  # folder of the records' numbers, one file a cell
 
-Entry = Mapping[str, Any]  # a measured cell: fingerprint, cell, seconds, versions and result
+Entry = Mapping[str, Any]  # a measured cell: fingerprint, cell, seconds, versions, machine, result
 
 
 def run_experiment(
@@ -102,6 +102,7 @@ def run_experiment(
             "cell": description,
             "seconds": round(time.monotonic() - begun, 1),
             "versions": versions(),
+            "machine": machine(),
             "result": result,
         }
         found = {other: found[other] for other in cells if other in found}
