@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
         "The paper edits 1,000 facts at once and shows no other number. A thousand one-word facts "
         "fit into 135 million parameters many times over, so Rel should hold; editing time should "
         "grow in proportion, the artifact hardly: beside the parameters it holds a key an edit. "
-        "All sizes have the settings of a thousand edits, by which ten are trained for a dozen steps."
+        "All sizes have the settings of a thousand edits, which train ten for a dozen steps."
     ),
     setup=ScalingSetup,
     cells=cells,
