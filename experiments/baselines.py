@@ -374,16 +374,19 @@ def _claim(
     quickest = min(rivals, key=lambda method: whole[method])
     # Like with like: the rivals, and the paper's own edit, learn the prompts alone.
     own = PAPER if PAPER in whole else ONCE
-    words = {
-        PAPER: "by the paper's rule, trained on the prompts alone as its rivals are, it has Avg",
-        best: f"the best of them for all targets, {best},",
-        quickest: f"the quickest, {quickest},",
-        BARE: "by the default rule here one edit has",
-        ONCE: "and trained on other wordings too" if BARE in whole else "by the default rule here",
-    }
+    told = (
+        (PAPER, "by the paper's rule, trained on the prompts alone as its rivals are, it has Avg"),
+        (best, f"the best of them for all targets, {best},"),
+        (quickest, f"the quickest, {quickest},"),
+        (BARE, "by the default rule here one edit has"),
+        (
+            ONCE,
+            "and trained on other wordings too" if BARE in whole else "by the default rule here",
+        ),
+    )
     why = "; ".join(
         f"{text} {averages[method]:.2f} in {whole[method]:.0f} s"
-        for method, text in words.items()
+        for method, text in told
         if method in whole
     )
     return judged(claim, averages[own] > averages[best] and whole[own] < whole[quickest], why)

@@ -143,3 +143,11 @@ def test_what_an_experiment_does_not_know_is_named(name, change):
     setup = module.EXPERIMENT.setup(**change)
     with pytest.raises(Exception, match="no 'hope'; there are"):
         module.cells(setup)
+
+
+def test_a_rival_that_is_best_and_quickest_is_told_of_as_both():
+    module = experiment("baselines")
+    averages, seconds = {"once edit": 0.9, "lora": 0.8}, {"once edit": 1.0, "lora": 2.0}
+    told = module._claim(["lora"], averages, seconds)
+    assert "holds here: the best of them for all targets, lora, 0.80 in 2 s" in told
+    assert "the quickest, lora, 0.80 in 2 s; by the default rule here 0.90 in 1 s" in told
