@@ -29,12 +29,10 @@ from onceedit_jax.parallel import sharding, spans_hosts
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 4
-MARK = "edit.json"  # tells an artifact from any other folder
-ARTIFACT = FolderKind(MARK, ("params", "tokenizer"))
-EXPORT_MARK = "gate.safetensors"  # tells an exported plug-in
+ARTIFACT = FolderKind("edit.json", ("params", "tokenizer"))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
 EXPORT = FolderKind(
-    EXPORT_MARK,
+    "gate.safetensors",
     ("config.json", "model.safetensors", "*token*.json", "tokenizer*", "vocab*", "merges.txt",
      "*chat_template*", "*.model"),
 )  # fmt: skip
@@ -117,7 +115,7 @@ class EditedPlugin:
         with fresh_folder(folder, EXPORT) as fresh:
             export_hf(fresh, self.params, self.config, self.info["base"]["hf_config"], dtype=dtype)
             self.tokenizer.save(fresh)
-            save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT_MARK)
+            save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT.mark)
         return folder
 
     def save(self, folder: str | Path) -> Path:
@@ -142,7 +140,7 @@ class EditedPlugin:
             if is_first(together):
                 self.tokenizer.save(fresh / "tokenizer")
                 text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
-                (fresh / MARK).write_text(text + "\n", encoding="utf-8")
+                (fresh / ARTIFACT.mark).write_text(text + "\n", encoding="utf-8")
         return folder
 
     @classmethod
@@ -186,10 +184,10 @@ def read_info(folder: Path) -> dict[str, Any]:
     Raises:
       InputError: if there is no readable `edit.json` of this format.
     """
-    path = folder / MARK
+    path = folder / ARTIFACT.mark
     if not path.is_file():
         raise InputError(
-            f"{folder}: no edited plug-in here ({MARK} is missing); "
+            f"{folder}: no edited plug-in here ({ARTIFACT.mark} is missing); "
             "give the folder that `onceedit edit --out` wrote"
         )
     try:
