@@ -74,7 +74,7 @@ def edit(
         positions, too few unrelated rows, a row that is also evaluated or an earlier edit's, a
         model whose parameters are not float32 or that has fewer rows than the tokenizer tokens, a
         checkpoint of another run, or a `start` of another base.
-      RunError: the loss stopped being finite.
+      RunError: the loss or its gradient stopped being finite.
     """
     begun = time.monotonic()
     _check(model, records, unrelated)
