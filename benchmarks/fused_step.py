@@ -13,12 +13,12 @@ import numpy as np
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
+from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.ensemble.pair import Side, build_transfer
-from onceedit_jax.fusion import PRESETS, FusionInputs, FusionSettings, Transfer
-from onceedit_jax.gate import alpha, gate_logit
+from onceedit_jax.fusion.rules import PRESETS, FusionInputs, FusionSettings, Transfer
+from onceedit_jax.gates.token import alpha, gate_logit
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import forward, init_cache, unembed
-from onceedit_jax.runner import states_after
 
 PROMPT = "What is the capital of Australia? The capital of Australia is the city of"
 CAPACITY = 64

@@ -17,13 +17,13 @@ import tyro
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
-from onceedit_jax.console import editing_progress
+from onceedit_jax.cli.demo import SETTINGS
+from onceedit_jax.cli.progress import editing_progress
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.demo import SETTINGS
-from onceedit_jax.fusion import PRESETS
-from onceedit_jax.models.greedy import Endings
-from onceedit_jax.runner import CachedRows
-from onceedit_jax.shapes import bucket, pad_rows, row_positions
+from onceedit_jax.decoding.greedy import Endings
+from onceedit_jax.decoding.prefix_batching import CachedRows
+from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
+from onceedit_jax.fusion.rules import PRESETS
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from onceedit_jax.versions import machine, versions
+from onceedit_jax.storage.versions import machine, versions
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 import onceedit_jax as oe
 from benchmarks.measure import TARGETS, seconds_each, write
+from onceedit_jax.decoding.greedy import Endings, greedy_continuation, prefill
+from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.models.export import export_hf
-from onceedit_jax.models.greedy import Endings, greedy_continuation, prefill
-from onceedit_jax.ranking import most_likely
 
 PROMPT, WRITTEN = 64, 32  # tokens
 

@@ -12,14 +12,14 @@ import numpy as np
 import onceedit_jax as oe
 from benchmarks.fused_step import CAPACITY, PROMPT, decode
 from benchmarks.measure import PLUGIN, seconds_each, write
+from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.ensemble.pair import pair_anchors
-from onceedit_jax.fusion import fuse, fused_anchor
+from onceedit_jax.fusion.rules import fuse, fused_anchor
+from onceedit_jax.fusion.search import gradient_search, one_hot_target
 from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward, unembed
-from onceedit_jax.relative_search import gradient_search, one_hot_target
-from onceedit_jax.runner import states_after
-from onceedit_jax.table_building import build_table
-from onceedit_jax.tables import BLOCK, DenseTable, ExactTable, lookup_table
+from onceedit_jax.relative.build import build_table
+from onceedit_jax.relative.tables import BLOCK, DenseTable, ExactTable, lookup_table
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import tyro
 
 from benchmarks.measure import REPEATS, write
 
-ONCEEDIT = [sys.executable, "-c", "from onceedit_jax.cli import run; run()"]
+ONCEEDIT = [sys.executable, "-c", "from onceedit_jax.cli.main import run; run()"]
 QUESTION = "What is the capital of Australia?"
 
 

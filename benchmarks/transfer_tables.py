@@ -19,7 +19,7 @@ import torch
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, write
 from onceedit_jax.ensemble.pair import pair_anchors
-from onceedit_jax.table_building import build_table
+from onceedit_jax.relative.build import build_table
 
 BLOCK, SAMPLED = 1000, 5
 PAGE = 4096

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Figure,
@@ -16,7 +16,7 @@ from onceedit_jax.experiment.definition import (
     judged,
     short,
 )
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.workspace import Lab
 
 METRICS = ("rel", "gen", "loc", "avg")
 DEEPEN = {"preset": "relative", "start": "prior", "target": "distribution", "search": "gradient"}

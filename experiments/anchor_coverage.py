@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
-from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Figure,
@@ -20,7 +18,9 @@ from onceedit_jax.experiment.definition import (
     judged,
     short,
 )
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.workspace import Lab
+from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
+from onceedit_jax.errors import InputError
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.tokenizer import load_tokenizer
 

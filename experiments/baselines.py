@@ -8,21 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from onceedit_jax.baselines.edits import located_edits, target_rows
-from onceedit_jax.baselines.ftl import FTLSettings, ftl
-from onceedit_jax.baselines.grace import GRACESettings, grace, grace_states
-from onceedit_jax.baselines.layers import Rows
-from onceedit_jax.baselines.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
-from onceedit_jax.baselines.rome import rome
-from onceedit_jax.baselines.scoring import States, score, states_of
-from onceedit_jax.baselines.values import ValueSettings
-from onceedit_jax.baselines.wise import WISESettings, wise, wise_states
-from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editing.batches import edit_row
-from onceedit_jax.editing.trainer import train
-from onceedit_jax.ensemble import Target
-from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Figure,
@@ -33,8 +19,22 @@ from onceedit_jax.experiment.definition import (
     judged,
     short,
 )
-from onceedit_jax.experiment.lab import Lab
-from onceedit_jax.experiment.locating import moments, openings, text_batches
+from experiments.framework.locating import moments, openings, text_batches
+from experiments.framework.workspace import Lab
+from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.batches import edit_row
+from onceedit_jax.editing.trainer import train
+from onceedit_jax.editors.ftl import FTLSettings, ftl
+from onceedit_jax.editors.grace import GRACESettings, grace, grace_states
+from onceedit_jax.editors.layers import Rows
+from onceedit_jax.editors.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
+from onceedit_jax.editors.rome import rome
+from onceedit_jax.editors.rows import located_edits, target_rows
+from onceedit_jax.editors.values import ValueSettings
+from onceedit_jax.editors.wise import WISESettings, wise, wise_states
+from onceedit_jax.ensemble import Target
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.single_model import States, score, states_of
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, init_params
 

@@ -6,10 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
-from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Figure,
@@ -19,7 +16,10 @@ from onceedit_jax.experiment.definition import (
     Table,
     judged,
 )
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.workspace import Lab
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.text.tokenizer import Tokenizer
 
 KINDS = ("token", "both")

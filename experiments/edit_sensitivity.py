@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result
-from onceedit_jax.experiment.sweep import (
+from experiments.framework.definition import Cell, Experiment, Page, Result
+from experiments.framework.sweep import (
     Lowest,
     SweepSetup,
     averages,

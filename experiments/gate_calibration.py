@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Figure,
@@ -16,7 +16,7 @@ from onceedit_jax.experiment.definition import (
     Table,
     judged,
 )
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.workspace import Lab
 
 KINDS = ("token", "memory", "both")
 RELATED = ("edits", "rephrases")

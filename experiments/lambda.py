@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result
-from onceedit_jax.experiment.sweep import (
+from experiments.framework.definition import Cell, Experiment, Page, Result
+from experiments.framework.sweep import (
     Lowest,
     SweepSetup,
     averages,

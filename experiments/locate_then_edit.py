@@ -7,13 +7,7 @@ from typing import Any
 
 import jax
 
-from onceedit_jax.baselines.edits import located_edits
-from onceedit_jax.baselines.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
-from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.trainer import Trained
-from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     OPEN,
     Cell,
     Experiment,
@@ -23,10 +17,16 @@ from onceedit_jax.experiment.definition import (
     Setup,
     Table,
 )
-from onceedit_jax.experiment.forgetting import forgetting
-from onceedit_jax.experiment.lab import Lab
-from onceedit_jax.experiment.locating import moments, openings, text_batches
-from onceedit_jax.gate import init_gate
+from experiments.framework.forgetting import forgetting
+from experiments.framework.locating import moments, openings, text_batches
+from experiments.framework.workspace import Lab
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.trainer import Trained
+from onceedit_jax.editors.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
+from onceedit_jax.editors.rows import located_edits
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import plugin_alone
+from onceedit_jax.gates.token import init_gate
 from onceedit_jax.models.decoder import Params
 
 METRICS = ("rel", "gen", "loc", "avg")

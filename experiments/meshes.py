@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from onceedit_jax.data.leaks import digest
+from experiments.framework.definition import OPEN, Cell, Experiment, Page, Result, Setup, Table
+from experiments.framework.workspace import Lab
+from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import Pair
+from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.distributed.mesh import make_mesh, to_host
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.errors import InputError
-from onceedit_jax.experiment.definition import OPEN, Cell, Experiment, Page, Result, Setup, Table
-from onceedit_jax.experiment.lab import Lab
-from onceedit_jax.parallel import make_mesh, to_host
-from onceedit_jax.runner import states_after
 
 DATASET = "zsre"
 TOLERANCE = 1e-4  # of an array's largest entry

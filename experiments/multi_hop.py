@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.ensemble import Ensemble
-from onceedit_jax.evaluation.metrics import normalise
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     OPEN,
     Cell,
     Experiment,
@@ -20,7 +18,9 @@ from onceedit_jax.experiment.definition import (
     Setup,
     Table,
 )
-from onceedit_jax.experiment.lab import DATASETS, Lab
+from experiments.framework.workspace import DATASETS, Lab
+from onceedit_jax.data.normalization import normalise
+from onceedit_jax.ensemble import Ensemble
 
 EDITED, ASKED = "single hops, as edited", "single hops, as questions"
 DIRECT, STEPS = "at once", "step by step"

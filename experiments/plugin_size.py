@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     PLUGIN,
     TARGETS,
     Cell,
@@ -13,7 +13,7 @@ from onceedit_jax.experiment.definition import (
     judged,
     short,
 )
-from onceedit_jax.experiment.sweep import (
+from experiments.framework.sweep import (
     Lowest,
     SweepSetup,
     averages,

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, Setup, Table, judged
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.definition import Cell, Experiment, Page, Result, Setup, Table, judged
+from experiments.framework.workspace import Lab
 
 # Rel, Gen, Loc and Avg that were set as the goal before anything was measured.
 GOALS = {

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.ensemble.pair import Side, build_transfer
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Figure,
@@ -22,11 +21,12 @@ from onceedit_jax.experiment.definition import (
     judged,
     short,
 )
-from onceedit_jax.experiment.lab import Lab
-from onceedit_jax.fusion import PRESETS, fused_anchor
+from experiments.framework.workspace import Lab
+from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.fusion.rules import PRESETS, fused_anchor
+from onceedit_jax.fusion.search import SearchSettings, gradient_search
 from onceedit_jax.models.decoder import unembed
-from onceedit_jax.relative_search import SearchSettings, gradient_search
-from onceedit_jax.runner import states_after
 
 CHUNK = 20  # searches at once: each holds a few [CHUNK, V] arrays
 TIE = 1e-3  # columns this close count as equal

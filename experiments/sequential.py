@@ -5,13 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.merging import merge
-from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     OPEN,
     Cell,
     Experiment,
@@ -21,8 +15,14 @@ from onceedit_jax.experiment.definition import (
     Setup,
     Table,
 )
-from onceedit_jax.experiment.forgetting import forgetting
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.forgetting import forgetting
+from experiments.framework.workspace import Lab
+from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.merging import merge
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import plugin_alone
 
 METRICS = ("rel", "gen", "loc", "avg")
 KEPT = ("first", "all")  # measures that rise and fall with the batches

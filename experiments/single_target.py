@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import (
+from experiments.framework.definition import (
     Cell,
     Experiment,
     Page,
@@ -13,7 +13,7 @@ from onceedit_jax.experiment.definition import (
     judged,
     short,
 )
-from onceedit_jax.experiment.lab import Lab
+from experiments.framework.workspace import Lab
 
 METRICS = ("rel", "gen", "loc", "avg", "portability")
 NEARLY = 0.95

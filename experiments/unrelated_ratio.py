@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onceedit_jax.experiment.definition import Cell, Experiment, Page, Result, judged
-from onceedit_jax.experiment.sweep import Lowest, SweepSetup, measure, sweep_cells, sweep_page
+from experiments.framework.definition import Cell, Experiment, Page, Result, judged
+from experiments.framework.sweep import Lowest, SweepSetup, measure, sweep_cells, sweep_page
 
 CLOSED = 0.9
 

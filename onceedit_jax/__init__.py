@@ -11,23 +11,23 @@ from typing import Any
 
 _WHERE = {
     # pure functions on arrays
-    "alpha": "gate",
+    "alpha": "gates.token",
     "edit_loss": "editing.loss",
     "forward": "models.decoder",
-    "fuse": "fusion",
-    "fuse_vocabulary": "fusion",
-    "fused_anchor": "fusion",
-    "fused_continuation": "fused_greedy",
-    "fused_token": "fusion",
-    "fusion_rule": "fusion",
-    "gradient_search": "relative_search",
-    "greedy_continuation": "models.greedy",
-    "lookup": "relative_search",
-    "lookup_table": "tables",
-    "build_table": "table_building",
-    "exact_relative": "transfer",
-    "transfer_matrix": "transfer",
-    "reach": "memory",
+    "fuse": "fusion.rules",
+    "fuse_vocabulary": "fusion.rules",
+    "fused_anchor": "fusion.rules",
+    "fused_continuation": "decoding.fused",
+    "fused_token": "fusion.rules",
+    "fusion_rule": "fusion.rules",
+    "gradient_search": "fusion.search",
+    "greedy_continuation": "decoding.greedy",
+    "lookup": "fusion.search",
+    "lookup_table": "relative.tables",
+    "build_table": "relative.build",
+    "exact_relative": "relative.transfer",
+    "transfer_matrix": "relative.transfer",
+    "reach": "gates.memory",
     "exact_match": "evaluation.metrics",
     "token_accuracy": "evaluation.metrics",
     # text
@@ -40,9 +40,9 @@ _WHERE = {
     "EditRecord": "data.records",
     "EditSettings": "editing.settings",
     "Ensemble": "ensemble",
-    "FusionSettings": "fusion",
+    "FusionSettings": "fusion.rules",
     "Pair": "data.records",
-    "SearchSettings": "relative_search",
+    "SearchSettings": "fusion.search",
     "Target": "ensemble",
     "UnrelatedRow": "data.records",
     "edit": "editing.edit",
@@ -52,7 +52,7 @@ _WHERE = {
     "load_target": "ensemble",
     "load_unrelated": "data.loaders",
 }
-_ALIASES = {"search": ("relative_search", "gradient_search")}
+_ALIASES = {"search": ("fusion.search", "gradient_search")}
 
 __all__ = sorted([*_WHERE, *_ALIASES])
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.distributed.bucketing import pad_rows, row_positions
 from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.intervention import observe
-from onceedit_jax.shapes import pad_rows, row_positions
 
 # Random layers carry little from one token to the next: the subject is the last, the target one.
 LOCATED = [

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from onceedit_jax.ensemble.endings import Answer
-from onceedit_jax.fusion import FusionInputs, fusion_rule
+from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.decoding.stopping import Answer
+from onceedit_jax.fusion.rules import FusionInputs, fusion_rule
 from onceedit_jax.models.decoder import unembed
-from onceedit_jax.runner import states_after
 from onceedit_jax.text.bridge import Bridge
 
 

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
+from onceedit_jax.data.normalization import normalise
 from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.metrics import normalise
 
 __all__ = [
     "EditRecord",
@@ -18,7 +18,6 @@ __all__ = [
     "contradicting",
     "demo_path",
     "duplicates",
-    "normalise",
     "strip_nq",
     "without_nq",
 ]

@@ -14,18 +14,18 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from onceedit_jax.distributed.hosts import is_first
+from onceedit_jax.distributed.mesh import sharding, spans_hosts
 from onceedit_jax.editing.calibration import token_logits
-from onceedit_jax.editing.checkpoints import load_tree, save_tree
-from onceedit_jax.editing.scope import reaches
 from onceedit_jax.errors import InputError
-from onceedit_jax.files import FolderKind, fresh_folder
-from onceedit_jax.gate import GateKind, gated
-from onceedit_jax.hosts import is_first
+from onceedit_jax.gates.keys import reaches
+from onceedit_jax.gates.token import GateKind, gated
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.sharding import param_shardings
-from onceedit_jax.parallel import sharding, spans_hosts
+from onceedit_jax.storage.checkpoints import load_tree, save_tree
+from onceedit_jax.storage.files import FolderKind, fresh_folder
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 4
@@ -45,7 +45,7 @@ class EditedPlugin:
     Attributes:
       params: the decoder's parameters after the edit, a nested dict of arrays.
       gate: `{"kernel": [D]}`, the output row of [WEIGHT].
-      memory: the edits as keys, see `onceedit_jax.memory`.
+      memory: the edits as keys, see `onceedit_jax.gates.memory`.
       base_embeddings: `[V, D]`, the input embeddings BEFORE the edit: transfer tables are built
         from these, so that an edit never invalidates one.
       config: the decoder's configuration.

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.distributed.bucketing import bucket, doubling, pack, round_up
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
-from onceedit_jax.shapes import bucket, doubling, pack, round_up
 from onceedit_jax.text.tokenizer import Tokenizer
 
 LINE = 64  # tokens of a packed line, unless a row is longer

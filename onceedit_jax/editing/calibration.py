@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onceedit_jax.gate import gate_logit
+from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.distributed.mesh import to_host
+from onceedit_jax.gates.token import gate_logit
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.parallel import to_host
-from onceedit_jax.runner import states_after
 
 
 def token_logits(

@@ -13,18 +13,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from onceedit_jax.data.leaks import check_leaks, digest, drop_leaks
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, normalise, strip_nq
+from onceedit_jax.data.leakage import check_leaks, digest, drop_leaks
+from onceedit_jax.data.normalization import normalise
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, strip_nq
+from onceedit_jax.distributed.mesh import data_mesh, lay, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.augmentation import training_texts
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
-from onceedit_jax.editing.seal import seal
+from onceedit_jax.editing.finalize import seal
 from onceedit_jax.editing.settings import EditSettings, fingerprint
-from onceedit_jax.editing.texts import training_texts
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.weights import LoadedModel
-from onceedit_jax.parallel import data_mesh, lay, to_host
 from onceedit_jax.text.tokenizer import Tokenizer
 
 

@@ -12,18 +12,25 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from onceedit_jax.distributed.hosts import first_decides, is_first
+from onceedit_jax.distributed.mesh import (
+    batch_multiple,
+    constrain,
+    mesh_of,
+    replicate,
+    shard_batch,
+    using,
+)
 from onceedit_jax.editing.batches import Batch, TrainingRow, epoch_batches
-from onceedit_jax.editing.checkpoints import has_tree, load_tree, save_tree
 from onceedit_jax.editing.loss import edit_loss
-from onceedit_jax.editing.methods import merged, partition
 from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.trainable import merged, partition
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.gate import gate_logit, init_gate
-from onceedit_jax.hosts import first_decides, is_first
+from onceedit_jax.gates.token import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, stack_layers, unembed
 from onceedit_jax.models.sharding import divided
-from onceedit_jax.parallel import batch_multiple, constrain, mesh_of, replicate, shard_batch, using
+from onceedit_jax.storage.checkpoints import has_tree, load_tree, save_tree
 
 Params = dict[str, Any]
 

@@ -12,10 +12,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from onceedit_jax.data.records import Pair
-from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.ensemble.drafting import Drafter, DraftReader
-from onceedit_jax.ensemble.endings import answer_endings
-from onceedit_jax.ensemble.generation import (
+from onceedit_jax.decoding.answers import (
     PROMPTS,
     View,
     Writer,
@@ -24,6 +21,12 @@ from onceedit_jax.ensemble.generation import (
     own_answers,
     trusted_answers,
 )
+from onceedit_jax.decoding.drafting import Drafter, DraftReader
+from onceedit_jax.decoding.fused import Spelling
+from onceedit_jax.decoding.prefix_batching import CHUNK, head_of, padded, states_after, tokens_after
+from onceedit_jax.decoding.stopping import answer_endings
+from onceedit_jax.distributed.mesh import data_mesh, replicate, to_host, using
+from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.pair import (
     OnBlock,
     Side,
@@ -33,23 +36,20 @@ from onceedit_jax.ensemble.pair import (
     told_apart,
 )
 from onceedit_jax.errors import InputError
-from onceedit_jax.fused_greedy import Spelling
-from onceedit_jax.fusion import (
+from onceedit_jax.fusion.rules import (
     PRESETS,
     FusionInputs,
     FusionSettings,
     Transfer,
     fusion_rule,
 )
-from onceedit_jax.gate import apply_threshold
+from onceedit_jax.gates.token import apply_threshold
+from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, unembed, unstack_layers
 from onceedit_jax.models.sharding import place
 from onceedit_jax.models.weights import LoadedModel
-from onceedit_jax.parallel import data_mesh, replicate, to_host, using
-from onceedit_jax.ranking import most_likely
-from onceedit_jax.runner import CHUNK, head_of, padded, states_after, tokens_after
-from onceedit_jax.table_building import Kind, TransferHealth
+from onceedit_jax.relative.build import Kind, TransferHealth
 from onceedit_jax.text.bridge import Bridge
 
 M = TypeVar("M", EditedPlugin, LoadedModel)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors, reference_texts
-from onceedit_jax.fusion import Transfer
+from onceedit_jax.fusion.rules import Transfer
 from onceedit_jax.models.decoder import unembed
-from onceedit_jax.runner import states_after
-from onceedit_jax.table_building import TransferHealth
-from onceedit_jax.tables import Table
-from onceedit_jax.transfer import exact_relative
+from onceedit_jax.relative.build import TransferHealth
+from onceedit_jax.relative.tables import Table
+from onceedit_jax.relative.transfer import exact_relative
 
 CHUNK = 20  # distributions that a table moves at once
 

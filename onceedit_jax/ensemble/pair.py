@@ -23,23 +23,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from onceedit_jax.data.records import demo_path
+from onceedit_jax.decoding.fused import Spelling
+from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.distributed.hosts import all_agree
+from onceedit_jax.distributed.mesh import spans_hosts, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.errors import InputError
-from onceedit_jax.fused_greedy import Spelling
-from onceedit_jax.fusion import FusionSettings, Transfer
-from onceedit_jax.hosts import all_agree
+from onceedit_jax.fusion.rules import FusionSettings, Transfer
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings, unembed
-from onceedit_jax.models.sources import cache_folder
 from onceedit_jax.models.weights import LoadedModel, load_model
-from onceedit_jax.parallel import spans_hosts, to_host
-from onceedit_jax.runner import states_after
-from onceedit_jax.table_building import Kind, TransferHealth, build_table
-from onceedit_jax.tables import ExactTable, TopKTable, held_mass, lookup_table
+from onceedit_jax.relative.build import Kind, TransferHealth, build_table
+from onceedit_jax.relative.tables import ExactTable, TopKTable, held_mass, lookup_table
+from onceedit_jax.relative.transfer import Normalization, anchor_coverage, unit_embeddings
+from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
-from onceedit_jax.transfer import Normalization, anchor_coverage, unit_embeddings
 
 TABLE_FORMAT = 3  # raised when what a cached table holds changes
 LEAST_HELD = 0.9

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from onceedit_jax.distributed.bucketing import batch_of
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, hidden_states, unembed
-from onceedit_jax.shapes import batch_of
 
 ROWS = 4  # bounds the [ROWS, T, V] logits
 

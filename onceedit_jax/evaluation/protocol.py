@@ -8,21 +8,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, Pair, contradicting
+from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.ensemble import Ensemble, TokenScores
 from onceedit_jax.evaluation.metrics import (
     Scores,
     agreement,
     exact_match,
-    normalise,
     record_means,
     scores,
     token_accuracy,
 )
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params
-from onceedit_jax.runner import states_after, tokens_after
 from onceedit_jax.text.tokenizer import Tokenizer
 
 Mode = Literal["teacher-forced", "generate", "both"]

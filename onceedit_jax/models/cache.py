@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from onceedit_jax.distributed.mesh import Axes, constrain
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.parallel import Axes, constrain
 
 Cache = dict[str, jax.Array]
 

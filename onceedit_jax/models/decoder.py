@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from onceedit_jax.distributed.mesh import constrain
 from onceedit_jax.models.cache import (
     Cache,
     init_cache,
@@ -33,7 +34,6 @@ from onceedit_jax.models.layout import (
 )
 from onceedit_jax.models.quantization import widened
 from onceedit_jax.models.rope import rotate, rotation
-from onceedit_jax.parallel import constrain
 
 __all__ = [
     "NEG_INF",

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params, stack_layers
 from onceedit_jax.models.families import FAMILIES, checkpoint_tensors, config_from_hf
-from onceedit_jax.parallel import to_host
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _WEIGHTS, _CONFIG, _INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.families import FAMILIES
-from onceedit_jax.models.gguf import GGUFFile, dequantize
 from onceedit_jax.models.tensors import Box
+from onceedit_jax.storage.gguf import GGUFFile, dequantize
 
 _LAYER = {
     "attn_norm": "input_layernorm",

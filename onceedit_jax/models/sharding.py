@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from onceedit_jax.distributed.mesh import Axes, constrain, lay, sharding, tensor_parts
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.layout import Params
-from onceedit_jax.parallel import Axes, constrain, lay, sharding, tensor_parts
 
 # Logical axes of a layer's leaves, without the axis of the layers, by the leaf's name.
 _LAYER_AXES: dict[str, Axes] = {

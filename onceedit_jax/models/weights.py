@@ -20,10 +20,10 @@ from onceedit_jax.models.assembly import TensorSource, assemble, some
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Params
 from onceedit_jax.models.families import config_from_hf
-from onceedit_jax.models.gguf import read_header
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
-from onceedit_jax.models.sources import DEMO_PREFIX, resolve
 from onceedit_jax.models.tensors import Box
+from onceedit_jax.storage.gguf import read_header
+from onceedit_jax.storage.sources import DEMO_PREFIX, resolve
 
 # int8 is for the layers' matrices; what is left of a model is bfloat16 then.
 _DTYPES = ("float32", "bfloat16", "float16", "int8")

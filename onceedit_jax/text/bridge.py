@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onceedit_jax.shapes import pad_rows
+from onceedit_jax.distributed.bucketing import pad_rows
 from onceedit_jax.text.tokenizer import Tokenizer
 
 

@@ -22,7 +22,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.gguf import read_header
+from onceedit_jax.storage.gguf import read_header
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how the reader keeps bytes that are not UTF-8
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.sources import resolve
+from onceedit_jax.storage.sources import resolve
 from onceedit_jax.text.gguf_tokenizer import load_gguf_tokenizer
 from onceedit_jax.text.vocabulary import Vocabulary, component, steps, vocabulary
 

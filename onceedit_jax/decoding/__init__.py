@@ -1,0 +1,1 @@
+"""Compiled decoding loops, and what prepares their inputs."""

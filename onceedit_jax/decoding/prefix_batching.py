@@ -1,0 +1,244 @@
+"""Runs a model over ragged token sequences: bucketed shapes, padded batches, sharded rows."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from onceedit_jax.distributed.bucketing import batch_of, bucket, pad_rows, round_up, row_positions
+from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, shard_batch, to_host, using
+from onceedit_jax.models.argmax import most_likely
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback, unembed
+
+Tokens = Sequence[int]
+ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
+CHUNK = 64  # next tokens decided at once
+
+
+@partial(jax.jit, static_argnames=("config", "compute_dtype"))
+def _hidden(
+    params: Any, config: ModelConfig, tokens: jax.Array, positions: jax.Array, compute_dtype: str
+) -> jax.Array:
+    return hidden_states(params, config, tokens, positions, compute_dtype=compute_dtype)[0]
+
+
+def states_after(
+    params: Any,
+    config: ModelConfig,
+    prefixes: Sequence[Tokens],
+    *,
+    compute_dtype: str = "float32",
+) -> NDArray[np.float32]:
+    """The final hidden state after each prefix, from as few passes as the prefixes allow.
+
+    A causal model computes the state after every prefix of a sequence at once: prefixes of one
+    another share a row, whoever asked for them.
+
+    Args:
+      params: the model's parameters; the rows of a batch are shared among their devices.
+      config: its configuration.
+      prefixes: N token sequences, none empty.
+      compute_dtype: operands of the matrix products.
+
+    Returns:
+      `[N, D]` float32.
+
+    Raises:
+      InputError: a prefix is longer than the model's learnt positions.
+    """
+    config.check_length(max(map(len, prefixes), default=0))
+    mesh = mesh_of(params)
+    rows, places = share_rows(prefixes)
+    states = np.zeros((len(prefixes), config.hidden_size), np.float32)
+    # Rows of about the same length share a batch, so that little of it is padding.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    asked: dict[int, list[tuple[int, int]]] = {}
+    for prefix, (row, column) in enumerate(places):
+        asked.setdefault(row, []).append((prefix, column))
+    for start in range(0, len(order), ROWS):
+        chosen = order[start : start + ROWS]
+        with using(mesh):
+            batch = shared_batch(mesh, [list(rows[i]) for i in chosen], largest=ROWS)
+            hidden = to_host(_hidden(params, config, *batch, compute_dtype))
+        for line, row in enumerate(chosen):
+            for prefix, column in asked[row]:
+                states[prefix] = hidden[line, column]
+    return states
+
+
+@partial(jax.jit, static_argnames="config")
+def _likeliest(head: Any, config: ModelConfig, states: jax.Array) -> jax.Array:
+    return most_likely(unembed(head, config, states))
+
+
+def tokens_after(
+    params: Any, config: ModelConfig, states: NDArray[np.float32], *, chunk: int = CHUNK
+) -> NDArray[np.int32]:
+    """A model's own next tokens.
+
+    Args:
+      params: the model's parameters.
+      config: its configuration.
+      states: `[N, D]` from `states_after`.
+      chunk: states at once: bounds the `[chunk, V]` logits.
+
+    Returns:
+      `[N]` int32.
+    """
+    mesh, head = mesh_of(params), head_of(params)
+    found = [np.zeros(0, np.int32)]
+    with using(mesh):
+        for start in range(0, len(states), chunk):
+            part = states[start : start + chunk]
+            found.append(to_host(_likeliest(head, config, padded(mesh, part)))[: len(part)])
+    return np.concatenate(found)
+
+
+def head_of(params: Any) -> Any:
+    """The part of the parameters that `unembed` reads."""
+    return {name: params[name] for name in ("embed", "head") if name in params}
+
+
+def padded(mesh: Mesh, rows: NDArray[Any]) -> Any:
+    """Rows filled up to a bucketed number, and laid over the devices if there are several."""
+    height = round_up(bucket(len(rows), smallest=1), batch_multiple(mesh))
+    # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
+    filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
+    filled = np.concatenate([rows, *[filler] * (height - len(rows))])
+    return shard_batch(mesh, filled) if mesh.size > 1 else filled
+
+
+def shared_batch(mesh: Mesh, rows: list[list[int]], *, largest: int, width: int = 0) -> Any:
+    """`batch_of` rows that the devices of a mesh share."""
+    batch = batch_of(rows, largest=largest, width=width, multiple=batch_multiple(mesh))
+    return shard_batch(mesh, batch) if mesh.size > 1 else batch
+
+
+def share_rows(prefixes: Sequence[Tokens]) -> tuple[list[tuple[int, ...]], list[tuple[int, int]]]:
+    """The fewest rows that hold all prefixes, and each prefix's (row, last column)."""
+    keys = [tuple(prefix) for prefix in prefixes]
+    wanted = set(keys)
+    lengths = sorted({len(key) for key in wanted})
+    rows: list[tuple[int, ...]] = []
+    place: dict[tuple[int, ...], tuple[int, int]] = {}
+    for key in sorted(wanted, key=lambda key: (-len(key), key)):
+        if key in place:
+            continue
+        for length in lengths:
+            if length <= len(key) and key[:length] in wanted:
+                place.setdefault(key[:length], (len(rows), length - 1))
+        rows.append(key)
+    return rows, [place[key] for key in keys]
+
+
+@partial(jax.jit, static_argnames=("config", "compute_dtype"), donate_argnames="cache")
+def _extend(
+    params: Any,
+    config: ModelConfig,
+    cache: Cache,
+    keep: jax.Array,
+    tokens: jax.Array,
+    positions: jax.Array,
+    columns: jax.Array,
+    compute_dtype: str,
+) -> tuple[jax.Array, Cache]:
+    hidden, longer = hidden_states(
+        params, config, tokens, positions, rollback(cache, keep), compute_dtype=compute_dtype
+    )
+    assert longer is not None
+    return jnp.take_along_axis(hidden, columns[:, :, None], axis=1), longer
+
+
+class CachedRows:
+    """Rows of tokens that grow, and now and then take some back, behind one KV cache.
+
+    `advance` is told what the rows hold now; what they still share with what is cached is kept,
+    the rest rolled back and run. So a prefill, a decoding step and a re-tokenised tail are one
+    operation.
+    """
+
+    def __init__(
+        self, params: Any, config: ModelConfig, *, room: int, compute_dtype: str = "float32"
+    ) -> None:
+        """Args: parameters, configuration, and `room`, columns a cache has beyond its prefill."""
+        self.params, self.config, self.room = params, config, room
+        self.compute_dtype = compute_dtype
+        self.rows: list[list[int]] = []
+        self.cache: Cache | None = None
+        self.capacity = self.used = 0
+
+    def advance(self, rows: Sequence[Tokens], counts: Sequence[int] | None = None) -> jax.Array:
+        """Make the cache hold exactly `rows` and return states at their ends.
+
+        Args:
+          rows: B token sequences, none empty; B is the same in every call.
+          counts: how many states each row is asked for (default: 1, the one after its last token).
+
+        Returns:
+          `[B, C, D]`, C at least the largest count: a row's states after its last tokens, in
+          order; entries beyond its count mean nothing.
+
+        Raises:
+          InputError: a row is longer than the model's learnt positions.
+        """
+        new = [list(row) for row in rows]
+        self.config.check_length(max(map(len, new)))
+        counts = [1] * len(new) if counts is None else list(counts)
+        multiple = batch_multiple(mesh_of(self.params))
+        height = round_up(bucket(len(new), smallest=1), multiple)
+        # The tokens whose states are asked for always run.
+        known = self.rows or [[]] * len(new)
+        keep = [
+            min(common_prefix(a, b), len(b) - count)
+            for a, b, count in zip(known, new, counts, strict=True)
+        ]
+        width = _step_width([len(row) - k for row, k in zip(new, keep, strict=True)])
+        if self.cache is None or self.used + width > self.capacity:
+            keep = [0] * len(new)
+            width = bucket(max(len(row) for row in new))
+            self.capacity, self.used = bucket(width + self.room), 0
+            self.cache = init_cache(self.config, height, self.capacity, self.compute_dtype)
+        fresh = [row[k:] for row, k in zip(new, keep, strict=True)]
+        offsets = np.array(keep + [0] * (height - len(new)), np.int32)
+        positions = row_positions([len(row) for row in fresh], width=width, height=height)
+        positions = np.where(positions >= 0, positions + offsets[:, None], -1)
+        tokens = pad_rows(fresh, width=width, height=height)
+        # The place of each state among the columns that run now.
+        first = np.zeros(height, np.int32)
+        first[: len(new)] = [len(row) - count for row, count in zip(fresh, counts, strict=True)]
+        wanted = np.arange(bucket(max(counts), smallest=1), dtype=np.int32)
+        columns = np.minimum(first[:, None] + wanted, width - 1)
+        states, self.cache = _extend(
+            self.params,
+            self.config,
+            self.cache,
+            offsets,
+            tokens,
+            positions,
+            columns,
+            self.compute_dtype,
+        )
+        self.used += width
+        self.rows = new
+        return states[: len(new)]
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """How many leading tokens two sequences share."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def _step_width(lengths: list[int]) -> int:
+    longest = max(lengths)
+    return longest if longest <= 2 else bucket(longest, smallest=4)

@@ -1,0 +1,1 @@
+"""Meshes, hosts, and bucketed shapes."""

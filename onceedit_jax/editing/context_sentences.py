@@ -1,0 +1,62 @@
+"""Sentences to put before a prompt: what the plug-in itself goes on with from some word."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+
+from onceedit_jax.decoding.greedy import Endings, greedy_continuation
+from onceedit_jax.distributed.bucketing import batch_of
+from onceedit_jax.distributed.mesh import to_host
+from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.text.tokenizer import Tokenizer
+
+ROWS = 32  # sentences written at once
+LENGTH = 16  # tokens a sentence may have
+_OPENING = re.compile(rb" [A-Z][a-z]{2,}")
+_STOP = re.compile(r"[.!?](?=\s|$)|\n")
+
+
+def context_sentences(
+    model: LoadedModel, tokenizer: Tokenizer, count: int, rng: np.random.Generator
+) -> list[str]:
+    """Sentences about anything, each from another opening word.
+
+    The words are random and what follows them is greedy, so that the sentences are many and each
+    is one the model finds likely.
+
+    Args:
+      model: the unedited plug-in.
+      tokenizer: its tokenizer.
+      count: how many; fewer where the vocabulary has fewer words that open a sentence.
+      rng: which words.
+
+    Returns:
+      Sentences that end with a stop, at most `count`.
+    """
+    pieces = tokenizer.vocabulary.bytes
+    openings = [piece[1:].decode() for piece in pieces if _OPENING.fullmatch(piece)]
+    chosen = rng.permutation(len(openings))[:count].tolist()
+    words = [openings[i] for i in chosen]
+    never = jnp.zeros(model.config.vocab_size, bool)
+    found: list[str] = []
+    for start in range(0, len(words), ROWS):
+        group = words[start : start + ROWS]
+        written = greedy_continuation(
+            model.params,
+            model.config,
+            *batch_of([tokenizer.encode(word) for word in group], largest=ROWS),
+            Endings(never, never, never),
+            steps=LENGTH,
+        )
+        tokens = to_host(written.tokens).tolist()
+        texts = [tokenizer.decode(row, continuation=True) for row in tokens]
+        found += [_sentence(word + text) for word, text in zip(group, texts, strict=False)]
+    return found
+
+
+def _sentence(text: str) -> str:
+    """Up to the first stop, else up to the last whole word."""
+    stop = _STOP.search(text)
+    text = (text[: stop.end()] if stop else text.rsplit(" ", 1)[0]).strip()
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,0 +1,156 @@
+"""Texts made out of the edits: other wordings that ask the same, and prompts that ask of another.
+
+An edit is one prompt. A plug-in that is to answer its paraphrases, and a gate that is to open for
+them and for nothing else, need to see what may change around the subject and what may not.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onceedit_jax.data.normalization import normalise
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, strip_nq
+
+_SLOT = "\0"  # stands for the subject in a template: no text holds it
+_SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
+Templates = Mapping[str, Sequence[str]]
+
+
+def learn_templates(examples: Sequence[EditRecord]) -> dict[str, list[str]]:
+    """How questions may be put otherwise, from records that say the same in two ways.
+
+    A record's prompt and rephrase with its subject taken out are two templates that ask the same. A
+    rephrase may begin with sentences about something else: only the one with the subject counts.
+
+    Args:
+      examples: records with subject and rephrase; others teach nothing.
+
+    Returns:
+      For each template the others seen in its place, the most frequent first.
+    """
+    seen: dict[str, Counter[str]] = {}
+    for record in examples:
+        asked, again = _template(record.prompt, record), _template(record.rephrase, record)
+        if asked and again and asked != again:
+            for one, other in ((asked, again), (again, asked)):
+                seen.setdefault(one, Counter())[other] += 1
+    return {one: [other for other, _ in found.most_common()] for one, found in seen.items()}
+
+
+def paraphrases(record: EditRecord, templates: Templates) -> list[str]:
+    """The edit's prompt in other words; none where its template was never seen."""
+    own = _template(record.prompt, record)
+    return [text.replace(_SLOT, str(record.subject)) for text in templates.get(own or "", ())]
+
+
+def after_sentences(
+    prompts: Sequence[str], sentences: Sequence[str], share: float, rng: np.random.Generator
+) -> list[str]:
+    """The prompts, a share of them after a sentence about something else."""
+    if not sentences:
+        return list(prompts)
+    chosen = rng.random(len(prompts)) < share
+    drawn = rng.integers(len(sentences), size=len(prompts))
+    return [
+        f"{sentences[i]} {prompt}" if begun else prompt
+        for prompt, begun, i in zip(prompts, chosen, drawn.tolist(), strict=True)
+    ]
+
+
+def varied_prompts(
+    records: Sequence[EditRecord], ratio: float, rng: np.random.Generator
+) -> list[str]:
+    """Positives for the gate: edit prompts with their words in another order, the subject whole.
+
+    What they share with the edit, and with a paraphrase of it, is the subject and the words of the
+    relation; what they don't share is the sentence. Capital and closing sign stay: positives in
+    another form than the edits' would open the gate to that form.
+    """
+    prompts = []
+    for record in records:
+        text = record.prompt.rstrip("?!.")
+        ending = record.prompt[len(text) :]
+        subject = record.subject if record.subject and record.subject in text else None
+        words = (text.replace(subject, _SLOT) if subject else text).split()
+        for _ in range(round(ratio)):
+            shuffled = " ".join(words[j] for j in rng.permutation(len(words)).tolist())
+            prompt = shuffled.replace(_SLOT, subject or "")
+            prompts.append(prompt[:1].upper() + prompt[1:] + ending)
+    return prompts
+
+
+def swapped_prompts(
+    records: Sequence[EditRecord],
+    unrelated: Sequence[UnrelatedRow],
+    count: int,
+    rng: np.random.Generator,
+    *,
+    templates: Templates | None = None,
+    others: Sequence[EditRecord] = (),
+) -> list[UnrelatedRow]:
+    """Negatives in the edits' own form: an edit's prompt about something no edit is about.
+
+    Without them every unrelated row may differ from every edit by its form alone, and a gate
+    that reads the form takes any question of that form for an edit. The new subject is a few words
+    of an unrelated text, written as a name. Another edit's subject would not do: a gate that is
+    taught to close on a subject it knows stays closed on paraphrases.
+
+    Args:
+      records: the edits; those without a subject, or whose prompt does not hold it, give none.
+      unrelated: texts that lend their words.
+      count: rows asked for; fewer where the combinations run out.
+      rng: source of the choice.
+      templates: other wordings, in which the positives come too.
+      others: further edits, whose subjects and prompts are avoided as well.
+    """
+    wordings = {
+        i: [record.prompt, *paraphrases(record, templates or {})]
+        for i, record in enumerate(records)
+        if record.subject and record.subject in record.prompt
+    }
+    carriers = list(wordings)
+    edits = [*records, *others]
+    known = {normalise(record.subject) for record in edits if record.subject}
+    taken = {normalise(text) for r in edits for text in (r.prompt, r.rephrase) if text}
+    rows: list[UnrelatedRow] = []
+    for _ in range(20 * count if carriers and unrelated else 0):
+        if len(rows) >= count:
+            break
+        i = carriers[int(rng.integers(len(carriers)))]
+        name = _borrowed_name(unrelated[int(rng.integers(len(unrelated)))], rng)
+        wording = wordings[i][int(rng.integers(len(wordings[i])))]
+        prompt = wording.replace(str(records[i].subject), name)
+        if name and normalise(name) not in known and normalise(prompt) not in taken:
+            taken.add(normalise(prompt))
+            rows.append(UnrelatedRow(prompt))
+    return rows
+
+
+def in_edit_form(row: UnrelatedRow, records: Sequence[EditRecord]) -> UnrelatedRow:
+    """An unrelated row dressed as the edits are: no "nq question:", a capital, their last sign."""
+    text = strip_nq(row.prompt).strip()
+    signs = [record.prompt[-1] for record in records]
+    sign = max(sorted(set(signs)), key=signs.count)
+    if not sign.isalnum() and not text.endswith(sign):
+        text += sign
+    return UnrelatedRow(text[:1].upper() + text[1:], row.answer)
+
+
+def _borrowed_name(row: UnrelatedRow, rng: np.random.Generator) -> str:
+    words = strip_nq(row.prompt).split()
+    start = int(rng.integers(len(words)))
+    length = int(rng.integers(1, 4))
+    return " ".join(word.strip(".,?!").capitalize() for word in words[start : start + length])
+
+
+def _template(text: str | None, record: EditRecord) -> str | None:
+    """The sentences from the subject's on, with a slot for it; None where it is not there."""
+    if not text or not record.subject:
+        return None
+    place = text.rfind(record.subject)
+    if place < 0:
+        return None
+    begin = max((end.end() for end in _SENTENCE_END.finditer(text, 0, place)), default=0)
+    return text[begin:].replace(record.subject, _SLOT)

@@ -1,0 +1,232 @@
+"""What an evaluation leaves behind: the summary JSON, a table, and warnings that name a remedy."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from onceedit_jax.storage.files import write_whole
+from onceedit_jax.storage.versions import versions
+
+# Below or beyond these an evaluation is suspicious enough to say what to do about it.
+LOW_LOCALITY = 0.3
+GENERALITY_GAP = 0.3
+TARGET_GAP = 0.1
+SHOWN = ("rel", "gen", "loc", "avg")
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def summary(
+    results: Results, *, plugin: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The summary JSON of an evaluation; its schema is in docs/data.md.
+
+    Args:
+      results: one entry per target and mode, as `Evaluation.results` holds them.
+      plugin: name of the edited plug-in, its scores alone and its default rule.
+      settings: what the run was configured with.
+    """
+    return {
+        "results": [dict(result) for result in results],
+        "plugin": dict(plugin),
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, all of it or nothing; NaN and infinities become null.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    write_whole(Path(path), json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, all of them or nothing; NaN and infinities become null.
+
+    Raises:
+      RunError: the file cannot be written.
+    """
+    lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    write_whole(Path(path), "".join(lines))
+
+
+def table(results: Results, plugin: Mapping[str, Any] | None = None) -> Table:
+    """A terminal table, at most 100 columns wide: one row a target and mode, before and after.
+
+    Args:
+      results: as in `summary`.
+      plugin: scores of the plug-in alone (`rel`, `gen`), given under the table.
+    """
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
+    for header, width in (("target", 16), ("mode", 14), ("fusion", 17)):
+        shown.add_column(f"\n{header}", overflow="fold", max_width=width)
+    for when in ("before", "after"):
+        for number, metric in enumerate(SHOWN):
+            over = when if number == 0 else ""
+            shown.add_column(
+                f"{over}\n{metric.capitalize()}", justify="right", no_wrap=True, min_width=5
+            )
+    for result in results:
+        numbers = [
+            _number(result[when].get(metric)) for when in ("before", "after") for metric in SHOWN
+        ]
+        names = (result["target"], result["mode"], _rule(result))
+        shown.add_row(*map(Text, names), *numbers)
+    notes = []
+    if plugin is not None and (plugin.get("rel") is not None or plugin.get("gen") is not None):
+        notes.append(
+            f"plug-in alone: Rel {_number(plugin.get('rel'))}, Gen {_number(plugin.get('gen'))}"
+        )
+    for result in results:
+        if consistent := result.get("consistent"):
+            after = consistent["after"]
+            scores = ", ".join(f"{m.capitalize()} {_number(after.get(m))}" for m in SHOWN)
+            notes.append(
+                f"{result['target']} ({result['mode']}) without its {result['contradicting']} "
+                f"contradicting edits: {scores}"
+            )
+    shown.caption = "\n".join(notes) or None
+    return shown
+
+
+def warnings(
+    results: Results,
+    *,
+    alphas: Mapping[str, Sequence[float]],
+    losses: Mapping[str, Sequence[float]],
+    coverage: Mapping[str, float | None],
+    trained: Sequence[str] = (),
+) -> list[str]:
+    """What looks wrong in an evaluation, each with a name and a remedy.
+
+    Args:
+      results: as in `summary`.
+      alphas: metric name ("rel", "gen", "loc", ...) to the alphas of its prompts.
+      losses: target name to the search's mean loss before it and after each step.
+      coverage: target name to the share of its text's tokens that are anchors, if known.
+      trained: evaluated questions that the plug-in was trained on.
+    """
+    found: list[str] = []
+    if trained:
+        found.append(
+            f"{len(trained)} evaluated questions were trained on, {trained[0][:70]!r} among them: "
+            "scores on them prove nothing. Edit with --evaluated naming this file"
+        )
+    low_locality: list[str] = []
+    for result in results:
+        after = result["after"]
+        name = f"{result['target']} ({result['mode']}, {_rule(result)})"
+        rel, gen, loc = after.get("rel"), after.get("gen"), after.get("loc")
+        if loc is not None and loc < LOW_LOCALITY:
+            low_locality.append(f"{name} has Loc {loc:.3f}")
+        if rel is not None and gen is not None and gen < rel - GENERALITY_GAP:
+            found.append(
+                f"generality far under reliability: {name} has Gen {gen:.3f}, Rel {rel:.3f}. The "
+                "plug-in has learnt prompts by heart or its gate stays shut on rephrases (mean "
+                f"alpha there {_mean(alphas.get('gen', ()))}): edit with --examples, so that it "
+                "learns other wordings, or lower --alpha-threshold"
+            )
+    if low_locality:
+        found.insert(0, _low_locality(low_locality, alphas.get("loc", ())))
+    for target, steps in losses.items():
+        if len(steps) > 1 and not steps[-1] < steps[0]:
+            found.append(
+                f"search loss not falling: {target} went from {steps[0]:.4g} to {steps[-1]:.4g} in "
+                f"{len(steps) - 1} steps. Lower the search's learning rate, or use --search lookup "
+                "where it starts from zeros"
+            )
+    return found + _targets_behind(results, coverage)
+
+
+def _low_locality(names: Sequence[str], alphas: Sequence[float]) -> str:
+    text = (
+        f"low locality: {'; '.join(names)}. If alpha is high on locality prompts, train the gate "
+        "on more unrelated rows of their kind or raise --alpha-threshold; if it is low, use "
+        "--weight gate"
+    )
+    # Alpha comes from the plug-in alone, so one histogram serves every target.
+    return f"{text}. Alpha on locality prompts:\n{histogram(alphas)}" if len(alphas) else text
+
+
+def _targets_behind(results: Results, coverage: Mapping[str, float | None]) -> list[str]:
+    # Only runs of the same kind compare: generation scores lower than teacher forcing.
+    groups: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
+    for result in results:
+        if result["after"].get("avg") is not None:
+            key = (result["mode"], _rule(result))
+            groups[key].append((result["target"], result["after"]["avg"]))
+    found = []
+    for (mode, rule), members in groups.items():
+        best, highest = max(members, key=lambda member: member[1])
+        for target, average in members:
+            if average < highest - TARGET_GAP:
+                found.append(
+                    f"target behind the others: {target} has Avg {average:.3f}, {best} "
+                    f"{highest:.3f} ({mode}, {rule}). {_remedy(rule, coverage.get(target))}"
+                )
+    return found
+
+
+def _remedy(rule: str, coverage: float | None) -> str:
+    """What helps a target that falls behind by this rule."""
+    closer = "a plug-in whose tokenizer is closer"
+    if rule == "draft":
+        return f"Its own words outweigh drafts: use --confidence sure, or {closer}"
+    if rule.startswith("draft"):
+        return f"Its tokenizer may not be able to write what the plug-in drafts: use {closer}"
+    if rule == "vocabulary":
+        return (
+            f"Words that its tokenizer splits otherwise get lost: use --fusion draft, or {closer}"
+        )
+    known = "not measured" if coverage is None else f"{coverage:.3f}"
+    return (
+        f"Its anchor coverage is {known}; where it is low, few answers cross by anchors: use "
+        f"--fusion draft, or {closer}"
+    )
+
+
+def histogram(values: Sequence[float], *, bins: int = 10, width: int = 40) -> str:
+    """Values in [0, 1] as lines of text, one a bin: its range, a bar and a count."""
+    counts, edges = np.histogram(np.clip(values, 0.0, 1.0), bins=bins, range=(0.0, 1.0))
+    scale = width / max(1, counts.max())
+    return "\n".join(
+        f"  {low:.1f}-{high:.1f} {'#' * math.ceil(count * scale):<{width}} {count}"
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    )
+
+
+def _rule(result: Mapping[str, Any]) -> str:
+    search = result.get("search") or "none"
+    return result["fusion"] if search == "none" else f"{result['fusion']}/{search}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f}" if len(values) else "unknown"
+
+
+def _plain(value: Any) -> Any:
+    """The same value in types that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

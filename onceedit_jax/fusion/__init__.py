@@ -1,0 +1,1 @@
+"""Fusion rules: from both models' next-token distributions to one token."""

@@ -1,0 +1,1 @@
+"""Alpha: how much the plug-in has to say about a prompt."""

@@ -1,0 +1,1 @@
+"""Relative representations: two vocabularies in the space of their shared tokens."""

@@ -1,0 +1,78 @@
+"""Leaks: no unrelated row may ask what is evaluated."""
+
+import pytest
+
+from onceedit_jax.data.leakage import check_leaks, drop_leaks
+from onceedit_jax.data.loaders import load_records, load_unrelated
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.errors import InputError
+
+RECORD = EditRecord(
+    prompt="Who leads Norland?",
+    target="Ada Quill",
+    rephrase="Norland is led by whom?",
+    locality=(Pair("nq question: who leads the republic of sudland", "Bo Ek"),),
+    portability=(Pair("Where was Norland's leader born?", "Vinterby"),),
+)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        UnrelatedRow("Who leads Norland?"),
+        UnrelatedRow("  WHO leads\tNorland ", "Eve"),
+        UnrelatedRow("norland is led by whom"),
+        UnrelatedRow("who leads the republic of Sudland?"),
+        UnrelatedRow("nq question: who leads the republic of sudland Bo Ek"),
+        UnrelatedRow("who leads the republic of sudland? since 1990"),
+        UnrelatedRow("Where was Norland's leader born?", "elsewhere"),
+        UnrelatedRow("Norland is led by whom? Ada", "Quill"),
+        UnrelatedRow("Asked today:", "Who leads Norland?"),
+    ],
+)
+def test_a_row_that_asks_what_is_evaluated_leaks(row):
+    assert drop_leaks([row], [RECORD]) == ([], [row])
+    with pytest.raises(InputError, match="1 of 1 unrelated rows are also evaluated"):
+        check_leaks([row], [RECORD])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        UnrelatedRow("Who leads Sudland?", "Ada Quill"),  # a shared answer says nothing
+        UnrelatedRow("Who leads Norlandia?"),
+        UnrelatedRow("who leads the republic of sudland today", "Cy"),  # its prompt is known whole
+        UnrelatedRow("who leads"),
+    ],
+)
+def test_a_row_that_only_resembles_an_evaluated_one_stays(row):
+    assert drop_leaks([row], [RECORD]) == ([row], [])
+    check_leaks([row], [RECORD])
+
+
+def test_what_is_left_after_dropping_passes_the_check_in_its_order():
+    rows = [UnrelatedRow(text) for text in ("one thing", "Who leads Norland?", "another thing")]
+    clean, leaked = drop_leaks(rows, [RECORD])
+    assert (clean, leaked) == ([rows[0], rows[2]], [rows[1]])
+    check_leaks(clean, [RECORD])
+
+
+def test_counterfact_training_rows_leak_into_its_edits(shared):
+    evaluated = load_records(shared / "data" / "counterfact_edit.json")
+    rows = load_unrelated(shared / "data" / "counterfact_train.json")
+    asked = {pair.prompt for record in evaluated for pair in record.locality}
+    word_for_word = [row for row in rows if row.prompt in asked]
+    clean, leaked = drop_leaks(rows, evaluated)
+    assert len(word_for_word) == 162
+    # 17 more are edit prompts of the evaluated file.
+    assert len(leaked) == 179
+    assert set(word_for_word) <= set(leaked)
+    with pytest.raises(InputError, match="179 of 2000"):
+        check_leaks(rows, evaluated)
+    check_leaks(clean, evaluated)
+
+
+@pytest.mark.parametrize("name", ["zsre_unrelated_nq", "zsre_train", "me_ppl"])
+def test_zsre_and_its_unrelated_sets_share_nothing(shared, name):
+    evaluated = load_records(shared / "data" / "zsre_eval.json")
+    check_leaks(load_unrelated(shared / "data" / f"{name}.json"), evaluated)

@@ -1,0 +1,111 @@
+"""Editing, scoring and generation over eight simulated devices give what one gives."""
+
+import pytest
+from conftest import on_eight_devices
+
+from onceedit_jax.distributed.mesh import parse_mesh
+from onceedit_jax.errors import InputError
+
+PROGRAM = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from pathlib import Path
+
+import numpy as np
+from conftest import byte_level_tokenizer, tiny_config
+
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.ensemble import Ensemble, Target
+from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.distributed.mesh import make_mesh
+
+RECORDS = [
+    EditRecord("What is the capital of Norland?", "Vinterby", subject="Norland"),
+    EditRecord("Who wrote The Glass Orchard?", "Sol Marrow", subject="The Glass Orchard"),
+    EditRecord("Which river runs through Vinterby?", "the Ask", subject="Vinterby"),
+]
+UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
+SETTINGS = EditSettings(learning_rate=1e-3, epochs=4, batch_size=8, held_back=1)
+PROMPTS = [record.prompt for record in RECORDS]
+
+
+def model(merges, heads, kv_heads, seed):
+    tokenizer = byte_level_tokenizer(merges)
+    config = tiny_config(len(tokenizer.vocabulary), num_heads=heads, num_kv_heads=kv_heads)
+    params = init_params(config, jax.random.key(seed))
+    name = f"tiny-{merges}"
+    return LoadedModel(config, params, name, name, Path(name), {}), tokenizer
+
+
+# Heads as SmolLM2 and Gemma-3 have them, which eight devices cannot share as they are.
+plugin, plugin_tokenizer = model(40, 9, 3, 0)
+target, target_tokenizer = model(90, 4, 1, 1)
+
+
+def everything(mesh):
+    edited = edit(plugin, plugin_tokenizer, RECORDS, UNRELATED, SETTINGS, mesh=mesh)
+    said = []
+    for rule in ("draft", "relative"):
+        ensemble = Ensemble(
+            edited, [Target(target, target_tokenizer)], fusion=rule, mesh=mesh,
+            alpha_threshold=0.0, allow_lossy=True,
+        )
+        scored = ensemble.score([Pair(r.prompt, r.target) for r in RECORDS])
+        answers = ensemble.generate(PROMPTS, max_new_tokens=6)
+        tokens = [text.after.tolist() for text in scored.targets[0]]
+        said.append((tokens, answers.before, answers.after))
+    return edited, said, edited.alphas(PROMPTS, "token")
+
+
+one, said, alphas = everything(make_mesh({"data": 1}, jax.devices()[:1]))
+assert len(jax.tree.leaves(one.params)[0].sharding.device_set) == 1
+for sizes in ({"data": 8}, {"tensor": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+    edited, found, weights = everything(make_mesh(sizes))
+    assert found == said, (sizes, found, said)
+    np.testing.assert_allclose(weights, alphas, atol=1e-4)
+    for leaf, wanted in zip(jax.tree.leaves(edited.params), jax.tree.leaves(one.params)):
+        assert len(leaf.sharding.device_set) == 8
+        wanted = np.asarray(wanted)
+        np.testing.assert_allclose(leaf, wanted, atol=1e-4 * np.abs(wanted).max())
+# From a mesh to a folder to no mesh at all.
+import sys
+again = EditedPlugin.load(edited.save(Path(sys.argv[1]) / "plugin"))
+for leaf, wanted in zip(jax.tree.leaves(again.params), jax.tree.leaves(edited.params)):
+    np.testing.assert_array_equal(leaf, wanted)
+# And from there straight to another mesh, every device reading its own part.
+again = EditedPlugin.load(Path(sys.argv[1]) / "plugin", mesh=make_mesh({"tensor": 8}))
+for leaf, wanted in zip(jax.tree.leaves(again.params), jax.tree.leaves(edited.params)):
+    assert len(leaf.sharding.device_set) == 8
+    np.testing.assert_array_equal(leaf, wanted)
+up = again.params["layers"]["mlp"]["up"]
+assert up.addressable_shards[0].data.size == up.size // 8
+print("equal")
+"""
+
+
+def test_eight_devices_edit_and_answer_as_one_does(tmp_path):
+    on_eight_devices(PROGRAM, str(tmp_path), prints="equal")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data", "not enough values"),
+        ("data=two", "invalid literal"),
+        ("model=1", "mesh axis 'model'"),
+        ("data=1,data=1", "given twice"),
+        ("data=1,tensor=64", "64 devices, there are"),
+    ],
+)
+def test_a_mesh_that_is_none_is_told_with_an_example(text, told):
+    with pytest.raises(InputError, match=f"--mesh {text}: .*{told}.*as in data=4,tensor=2"):
+        parse_mesh(text)
+
+
+def test_no_mesh_is_none():
+    assert parse_mesh(None) is None
+    assert parse_mesh("data=1").size == 1

@@ -1,0 +1,369 @@
+"""The ensemble stage on tiny models: what is scored, what is generated, what is left alone."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stepwise import stepwise_answers
+
+from onceedit_jax.cli.workflow import print_answers
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.decoding import prefix_batching
+from onceedit_jax.decoding.fused import fused_continuation
+from onceedit_jax.decoding.greedy import Continuation, greedy_continuation
+from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.ensemble import Ensemble, Target, generation
+from onceedit_jax.ensemble import ensemble as ensemble_module
+from onceedit_jax.ensemble.ensemble import Answers
+from onceedit_jax.ensemble.pair import pair_anchors
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import evaluate, evaluate_block, gathered, plugin_alone
+from onceedit_jax.fusion.rules import PRESETS, FusionSettings
+from onceedit_jax.models.decoder import forward
+from onceedit_jax.relative.tables import ExactTable
+from onceedit_jax.text.bridge import Bridge
+
+RECORDS = [
+    EditRecord(
+        "What is the capital of Norland?",
+        "Vinterby",
+        rephrase="What is the capital of Norland? ",
+        locality=(Pair("How far is the harbour from bridge 99?", "the cat"),),
+        subject="Norland",
+    ),
+    EditRecord("Who wrote The Glass Orchard?", "Ada Quill", subject="The Glass Orchard"),
+]
+UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
+PAIRS = [Pair(r.prompt, r.target) for r in RECORDS] + list(RECORDS[0].locality)
+
+
+@pytest.fixture(scope="module")
+def plugin(tiny_model):
+    model, tokenizer = tiny_model(40, 0)
+    settings = EditSettings(
+        learning_rate=1e-2, epochs=120, batch_size=4, unrelated_ratio=3, swapped_ratio=0
+    )
+    return edit(model, tokenizer, RECORDS, UNRELATED, settings)
+
+
+@pytest.fixture(scope="module")
+def targets(tiny_model):
+    return [Target(*tiny_model(80, 1)), Target(*tiny_model(40, 2))]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path))
+
+
+def target_alone(target, pair):
+    """Independent reference: the target's argmax at each answer token, one plain forward pass."""
+    tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
+    row = np.array([tokens], np.int32)
+    positions = np.arange(len(tokens), dtype=np.int32)[None]
+    logits = forward(target.model.params, target.model.config, row, positions)[0][0]
+    return np.argmax(logits, -1)[start - 1 : -1]
+
+
+def test_before_is_the_target_alone_and_gold_is_its_own_spelling(plugin, targets):
+    scored = Ensemble(plugin, targets).score(PAIRS)
+    for target, texts in zip(targets, scored.targets, strict=True):
+        for pair, text in zip(PAIRS, texts, strict=True):
+            tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
+            assert text.gold.tolist() == tokens[start:]
+            assert text.before.tolist() == target_alone(target, pair).tolist()
+
+
+def test_scores_are_also_given_without_edits_that_contradict_another(plugin, targets):
+    opposite = dataclasses.replace(RECORDS[1], target="the cat")
+    ensemble = Ensemble(plugin, targets[1:])
+    (result,) = evaluate(ensemble, [*RECORDS, opposite]).results
+    (consistent,) = evaluate(ensemble, RECORDS[:1]).results
+    assert result["contradicting"] == 2
+    assert result["consistent"]["after"] == consistent["after"]
+    assert result["consistent"]["before"] == consistent["before"]
+    assert result["after"]["rel"] < consistent["after"]["rel"] == 1
+    assert consistent["consistent"] is None
+
+
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
+def test_a_target_with_the_plugins_tokenizer_answers_with_the_new_facts(plugin, targets, fusion):
+    (result,) = evaluate(Ensemble(plugin, targets[1:], fusion=fusion), RECORDS).results
+    assert result["before"]["rel"] < 0.5
+    assert result["after"]["rel"] == 1.0
+    assert result["after"]["loc"] == 1.0
+
+
+def test_drafted_text_reaches_a_target_that_splits_words_otherwise(plugin, targets):
+    (drafted,) = evaluate(Ensemble(plugin, targets[:1]), RECORDS).results
+    (by_token,) = evaluate(Ensemble(plugin, targets[:1], fusion="vocabulary"), RECORDS).results
+    assert drafted["after"]["rel"] == 1.0
+    assert by_token["after"]["rel"] < drafted["after"]["rel"]
+
+
+def test_free_generation_writes_the_new_answer_and_stops(plugin, targets):
+    answers = Ensemble(plugin, targets).generate([r.prompt for r in RECORDS], max_new_tokens=24)
+    for texts in answers.after:
+        assert texts == [record.target for record in RECORDS]
+
+
+def test_fused_answers_can_be_had_without_those_before(plugin, targets):
+    ensemble = Ensemble(plugin, targets)
+    prompts = [UNRELATED[0].prompt, RECORDS[0].prompt, UNRELATED[1].prompt, RECORDS[1].prompt]
+    both = ensemble.generate(prompts, max_new_tokens=8)
+    assert ensemble.answers(prompts, max_new_tokens=8) == both.after
+    assert ensemble.answers_alone(prompts, max_new_tokens=8) == both.before
+
+
+QUESTIONS = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
+
+
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
+def test_answers_are_those_of_one_token_at_a_time(plugin, targets, fusion):
+    """Whole drafts checked at once, and loops on the device, against the plain state machine."""
+    ensemble = Ensemble(plugin, targets, fusion=fusion, alpha_threshold=0, allow_lossy=True)
+    for alpha in (0.05, 0.3, 0.6, 1.0):
+        ensemble.alphas = lambda prompts, a=alpha: np.full(len(prompts), a, np.float32)
+        for t, found in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
+            assert found == stepwise_answers(ensemble, t, QUESTIONS, max_new_tokens=14)
+
+
+def test_a_loop_ends_where_the_plugin_would_write_the_text_otherwise(
+    plugin, tiny_model, monkeypatch
+):
+    """The target writes letters; the plug-in knows pieces of the word, and is asked anew for it."""
+    letters, prompt = Target(*tiny_model(0, 3)), RECORDS[0].prompt
+    bridge = Bridge(letters.tokenizer, plugin.tokenizer)
+    script = letters.tokenizer.encode_bytes(b" Vinterby", continuation=True)
+    read = [bridge.cross(prompt, script[:n]) for n in range(len(script) + 1)]
+    loops = []
+
+    def scripted(*args, steps, **kwargs):
+        plugin_prompt, target_prompt = args[4:6]
+        written = target_prompt.positions.max() + 1 - len(letters.tokenizer.encode(prompt))
+        loops.append(int(written))
+        assert plugin_prompt.tokens[0, : len(read[written])].tolist() == read[written]
+        rest = [*script[written:], letters.tokenizer.end_id]
+        return Continuation(
+            np.array([rest + [0] * (steps - len(rest))]),
+            np.ones((1, steps)),
+            np.array([len(rest) - 1]),
+            np.array([True]),
+        )
+
+    monkeypatch.setattr(generation, "fused_continuation", scripted)
+    ensemble = Ensemble(plugin, [letters], fusion="vocabulary", alpha_threshold=0)
+    assert ensemble.answers([prompt], max_new_tokens=24) == [["Vinterby"]]
+    rewritten = [n for n in range(1, len(read)) if read[n][:-1] != read[n - 1]]
+    assert loops == [0, *rewritten] and len(loops) > 2
+
+
+def padded(params, config, rows=7):
+    """The same model with rows in its embedding table that are no token's."""
+    tokens = np.concatenate([params["embed"]["tokens"], np.ones((rows, config.hidden_size))])
+    params = {**params, "embed": {"tokens": tokens.astype(np.float32)}}
+    return params, dataclasses.replace(config, vocab_size=config.vocab_size + rows)
+
+
+@pytest.mark.parametrize("fusion", ["vocabulary", "relative"])
+def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, fusion):
+    params, config = padded(plugin.params, plugin.config)
+    base = padded({"embed": {"tokens": plugin.base_embeddings}}, plugin.config)[0]
+    wide = dataclasses.replace(
+        plugin, params=params, config=config, base_embeddings=base["embed"]["tokens"]
+    )
+    model = targets[0].model
+    params, config = padded(model.params, model.config)
+    target = Target(
+        dataclasses.replace(model, params=params, config=config, content_hash="wide"),
+        targets[0].tokenizer,
+    )
+    info = {**plugin.info, "base": {**plugin.info["base"], "content_hash": "wide too"}}
+    wide = dataclasses.replace(wide, info=info)
+    options = {"fusion": fusion, "alpha_threshold": 0, "allow_lossy": True}
+    answers = [
+        Ensemble(speaker, [listener], **options).answers(QUESTIONS, max_new_tokens=8)
+        for speaker, listener in ((plugin, targets[0]), (wide, target))
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_an_empty_prompt_is_refused_by_its_number(plugin, targets):
+    ensemble = Ensemble(plugin, targets, fusion="vocabulary", alpha_threshold=0)
+    for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
+        with pytest.raises(InputError, match="prompt 2 of 2 is empty"):
+            ask(["Who?", ""])
+
+
+@pytest.fixture(scope="module")
+def trusted(plugin):
+    """The plug-in, trusted from an alpha on that a tiny model's gate reaches."""
+    rule = {**plugin.info["rule"], "trust_thresholds": {"both": 0.6}}
+    return dataclasses.replace(plugin, info={**plugin.info, "rule": rule})
+
+
+def test_a_trusted_draft_is_the_answer_and_the_target_is_not_asked(trusted, targets, monkeypatch):
+    rule = FusionSettings(proposal="draft", trust=True)
+    ensemble = Ensemble(trusted, targets, fusion=rule)
+    prompts = [r.prompt for r in RECORDS]
+    for name in ("own_answers", "checked_answers"):
+        monkeypatch.setattr(ensemble_module, name, None)
+    for texts in ensemble.answers(prompts, max_new_tokens=24):
+        assert texts == [r.target for r in RECORDS]
+
+
+def test_trust_is_a_row_of_its_own_and_leaves_the_rest_alone(trusted, targets):
+    rule = FusionSettings(proposal="draft", trust=True, confidence="sure")
+    for result in evaluate(Ensemble(trusted, targets, fusion=rule), RECORDS).results:
+        assert result["fusion"] == "draft, sure, trusted"
+        assert result["after"]["rel"] == result["after"]["loc"] == 1
+
+
+def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
+    plugin, targets, monkeypatch
+):
+    ensemble = Ensemble(plugin, targets)
+    unrelated = [row.prompt for row in UNRELATED]
+    assert np.all(ensemble.alphas(unrelated) < ensemble.threshold)
+
+    def never(*args, **kwargs):
+        raise AssertionError("the plug-in ran for a prompt under the threshold")
+
+    for name in ("fused_answers", "DraftReader"):
+        monkeypatch.setattr(ensemble_module, name, never)
+    answers = ensemble.generate(unrelated, max_new_tokens=6)
+    assert answers.after == answers.before
+
+
+def test_several_targets_in_one_call_equal_each_alone(plugin, targets):
+    together = Ensemble(plugin, targets).score(PAIRS)
+    for t, target in enumerate(targets):
+        alone = Ensemble(plugin, [target]).score(PAIRS)
+        for a, b in zip(together.targets[t], alone.targets[0], strict=True):
+            assert a.after.tolist() == b.after.tolist()
+
+
+def test_generation_equals_teacher_forcing_on_its_own_answer(plugin, targets):
+    """Fed its own answer, the scored system says that answer: both stages are one method."""
+    ensemble = Ensemble(plugin, targets[:1])
+    answer = ensemble.generate([RECORDS[0].prompt], max_new_tokens=24).after[0][0]
+    scored = ensemble.score([Pair(RECORDS[0].prompt, answer)]).targets[0][0]
+    assert scored.after.tolist() == scored.gold.tolist()
+
+
+def test_gradient_search_reports_a_falling_loss(plugin, targets):
+    settings = dataclasses.replace(PRESETS["relative"], search="gradient")
+    found = evaluate(Ensemble(plugin, targets[:1], fusion=settings), RECORDS)
+    losses = found.losses[targets[0].name]
+    assert len(losses) == settings.gradient.steps + 1
+    assert losses[-1] < losses[0]
+
+
+def test_blocks_in_which_nothing_is_in_reach_have_no_losses_and_do_no_harm(plugin, targets):
+    settings = dataclasses.replace(PRESETS["relative"], search="gradient", gate="memory")
+    ensemble = Ensemble(plugin, targets[:1], fusion=settings)
+    far = EditRecord("How deep is the old well?", "the cat", subject="well", index=2)
+    options = {"mode": "teacher-forced", "max_new_tokens": 1}
+    parts = [[far], RECORDS[:1], RECORDS[1:]]
+    blocks = [evaluate_block(ensemble, part, **options) for part in parts]
+    assert not blocks[0].losses and blocks[1].losses and blocks[2].losses
+    records = [record for part in parts for record in part]
+    found = gathered(ensemble, records, blocks, mode="teacher-forced").losses
+    whole = evaluate(ensemble, records).losses
+    name = targets[0].name
+    np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
+
+
+def test_deepen_runs_on_exact_tables(plugin, targets):
+    ensemble = Ensemble(plugin, targets[:1], fusion="deepen")
+    (transfer,) = ensemble._transfers
+    assert isinstance(transfer.plugin, ExactTable) and isinstance(transfer.target, ExactTable)
+    found = evaluate(ensemble, RECORDS)
+    assert found.results[0]["search"] == "gradient"
+    assert found.alphas["rel"] == [0.5, 0.5]
+
+
+def test_tables_are_kept_and_an_edit_does_not_touch_them(plugin, targets, tmp_path, tiny_model):
+    Ensemble(plugin, targets[:1], fusion="relative")
+    kept = sorted((tmp_path / "tables").iterdir())
+    assert len(kept) == 2
+    model, tokenizer = tiny_model(40, 0)
+    other = edit(model, tokenizer, RECORDS[:1], UNRELATED, EditSettings(epochs=1, swapped_ratio=0))
+    Ensemble(other, targets[:1], fusion="relative", allow_lossy=True)
+    assert sorted((tmp_path / "tables").iterdir()) == kept
+
+
+def test_end_tokens_are_anchors_of_each_other(plugin, targets):
+    shared = pair_anchors(plugin.tokenizer, targets[0].tokenizer)
+    at = shared.ids_a.tolist().index(plugin.tokenizer.end_id)
+    assert shared.ids_b[at] == targets[0].tokenizer.end_id
+    assert np.all(np.diff(shared.ids_a) > 0)
+
+
+def test_the_plugin_alone_is_scored_in_its_own_tokens(plugin):
+    alone = plugin_alone(plugin, RECORDS).as_dict()
+    assert alone["rel"] == 1.0
+    assert alone["loc"] is None
+
+
+def test_an_answer_of_no_tokens_is_refused(plugin, targets):
+    ensemble = Ensemble(plugin, targets, fusion="vocabulary", alpha_threshold=0)
+    for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
+        with pytest.raises(InputError, match="max_new_tokens=0"):
+            ask(["Who?"], max_new_tokens=0)
+
+
+def test_targets_of_one_name_are_told_apart_by_their_folders(plugin, targets):
+    def placed(place):
+        model = dataclasses.replace(targets[0].model, name="hf", source=Path(place))
+        return Target(model, targets[0].tokenizer)
+
+    both = [placed("a/hf"), placed("b/hf")]
+    names = [target.name for target in Ensemble(plugin, [*both, targets[1]]).targets]
+    assert names == ["a/hf", "b/hf", targets[1].name]
+    with pytest.raises(InputError, match="2 targets are called a/hf"):
+        Ensemble(plugin, [both[0], both[0]])
+
+
+def test_what_a_model_writes_is_shown_as_it_is(plugin, targets, capsys):
+    class Speaking:
+        def generate(self, prompts, *, max_new_tokens):
+            written = [["[/INST] [bold]yes"] * len(prompts)]
+            return Answers(np.ones(len(prompts), np.float32), written, written)
+
+    Speaking.targets = targets[:1]
+    print_answers(Speaking(), ["Who is [/b]?"])
+    shown = capsys.readouterr().out
+    assert "[/INST] [bold]yes" in shown and "Who is [/b]?" in shown
+
+
+def test_unknown_fusion_and_no_targets_are_refused(plugin, targets):
+    with pytest.raises(InputError, match="table=exact"):
+        Ensemble(plugin, targets, fusion="draft", table="exact")
+    with pytest.raises(InputError, match="expected one of"):
+        Ensemble(plugin, targets, fusion="average")
+    with pytest.raises(InputError, match="no targets"):
+        Ensemble(plugin, [])
+    with pytest.raises(InputError, match="search=gradient"):
+        FusionSettings(proposal="relative", start="prior")
+
+
+@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
+def test_a_second_call_compiles_nothing(plugin, targets, fusion):
+    ensemble = Ensemble(plugin, targets[:1], fusion=fusion, alpha_threshold=0, allow_lossy=True)
+    compiled = [
+        ensemble_module.decide,
+        prefix_batching._hidden,
+        prefix_batching._extend,
+        greedy_continuation,
+        fused_continuation,
+    ]
+    for _ in range(2):
+        ensemble.score(PAIRS)
+        ensemble.generate([pair.prompt for pair in PAIRS], max_new_tokens=8)
+        sizes = [function._cache_size() for function in compiled]
+    ensemble.score(list(reversed(PAIRS)))
+    ensemble.generate([pair.prompt for pair in reversed(PAIRS)], max_new_tokens=8)
+    assert [function._cache_size() for function in compiled] == sizes

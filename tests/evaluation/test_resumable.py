@@ -1,0 +1,65 @@
+"""An evaluation in parts: cut anywhere it goes on, and hosts share it without a word."""
+
+import pytest
+
+from onceedit_jax.distributed.hosts import Host
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import Block
+from onceedit_jax.evaluation.resumable import Parts
+
+RECORDS = list("abcdefg")
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return Parts(tmp_path / "out.json", "0123456789abcdef")
+
+
+def measuring(log, fails=()):
+    def measure(records):
+        if records[0] in fails:
+            raise RuntimeError("cut")
+        log.append("".join(records))
+        rows = [{"of": record, "answer": "two\u2028lines"} for record in records]
+        return Block(rows, {"tiny": [1.5, len(records)]}, {"tiny": len(records)})
+
+    return measure
+
+
+def text_of(blocks):
+    return "".join(row["of"] for block in blocks for row in block.rows)
+
+
+def test_parts_come_back_in_order_and_what_was_kept_is_not_measured_again(parts):
+    log = []
+    with pytest.raises(RuntimeError, match="cut"):
+        parts.gather(RECORDS, measuring(log, fails="e"), Host(), size=2)
+    assert log == ["ab", "cd"]
+    blocks = parts.gather(RECORDS, measuring(log), Host(), size=2)
+    assert log == ["ab", "cd", "ef", "g"] and text_of(blocks) == "abcdefg"
+    assert [block.losses["tiny"] for block in blocks] == [[1.5, 2], [1.5, 2], [1.5, 2], [1.5, 1]]
+    assert [block.decisions["tiny"] for block in blocks] == [2, 2, 2, 1]
+    assert blocks[0].rows[0]["answer"] == "two\u2028lines"
+    parts.remove()
+    assert not parts.folder.exists()
+
+
+def test_hosts_measure_each_their_own_and_the_first_has_all(parts):
+    log = []
+    assert parts.gather(RECORDS, measuring(log), Host(1, 2), size=2) is None
+    assert log == ["cd", "g"]
+    assert text_of(parts.gather(RECORDS, measuring(log), Host(0, 2), size=2)) == "abcdefg"
+    assert log == ["cd", "g", "ab", "ef"]
+
+
+def test_a_part_that_is_none_is_named(parts):
+    parts.gather(RECORDS[:1], measuring([]), Host(), size=1)
+    (file,) = parts.folder.iterdir()
+    file.write_text("{")
+    with pytest.raises(InputError, match=r"00000\.jsonl: no part of an evaluation .*delete it"):
+        parts.gather(RECORDS[:1], measuring([]), Host(), size=1)
+
+
+def test_another_evaluation_has_other_parts(tmp_path):
+    out = tmp_path / "out.json"
+    assert Parts(out, "a" * 64).folder != Parts(out, "b" * 64).folder

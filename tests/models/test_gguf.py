@@ -1,0 +1,429 @@
+"""A GGUF file gives the very model its Hugging Face folder gives; damaged ones are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.models.decoder import (
+    NEG_INF,
+    hidden_states,
+    init_cache,
+    padded_positions,
+    unembed,
+)
+from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config, llama3_scaling
+from onceedit_jax.models.weights import LoadedModel, load_model
+from onceedit_jax.storage.gguf import read_header
+from onceedit_jax.storage.sources import resolve
+from onceedit_jax.text.tokenizer import load_tokenizer
+
+Tensors = dict[str, np.ndarray]
+ROPE = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 50000.0,
+    "tie_word_embeddings": True,
+}
+GEMMA = {
+    **ROPE,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 8,
+    "num_hidden_layers": 7,
+    "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+    "rope_local_base_freq": 10000.0,
+    "query_pre_attn_scalar": 8,
+    "attention_bias": False,
+}
+GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 64}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", **ROPE, "tie_word_embeddings": False},
+    "llama, tied": {"model_type": "llama", **ROPE},
+    "mistral": {"model_type": "mistral", **ROPE, "sliding_window": 16},
+    "qwen2": {"model_type": "qwen2", **ROPE},
+    "qwen3": {"model_type": "qwen3", **ROPE},
+    "gemma3": {"model_type": "gemma3_text", **GEMMA},
+    "gpt2": {"model_type": "gpt2", **GPT2},
+}
+OUTER = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+}
+INNER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+
+
+def gguf_name(name: str, family: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if stem in OUTER:
+        return f"{OUTER[stem]}.{kind}"
+    _, _, layer, inner = stem.split(".", 3)
+    if inner == "post_attention_layernorm":
+        inner = "post_attention_norm" if family == "gemma3_text" else "ffn_norm"
+    return f"blk.{layer}.{INNER.get(inner, inner)}.{kind}"
+
+
+def converted(name: str, value: np.ndarray, hf: dict[str, Any]) -> np.ndarray:
+    """What a converter to GGUF does to a tensor."""
+    family = hf["model_type"]
+    if family in ("llama", "mistral") and (".q_proj." in name or ".k_proj." in name):
+        half = hf["head_dim"] // 2
+        rows = np.arange(len(value)).reshape(-1, 2, half)  # head, half of the head, place in it
+        return value[rows.transpose(0, 2, 1).reshape(-1)]
+    if family == "gemma3_text" and name.endswith("norm.weight"):
+        return value + np.float32(1)
+    if family == "gpt2" and value.ndim == 2 and ".h." in name:
+        return value.T
+    return value
+
+
+def random_tensors(hf: dict[str, Any]) -> Tensors:
+    rng = np.random.default_rng(1)
+    # Multiples of 1/64 near 0, so that adding one and taking it away again is exact.
+    return {
+        name: (rng.integers(-60, 60, tensor.shape) / 64).astype(np.float32)
+        for name, tensor in checkpoint_tensors(config_from_hf(hf)).items()
+    }
+
+
+def write_gguf(
+    path: Path,
+    hf: dict[str, Any],
+    tensors: Tensors,
+    *,
+    metadata: dict[str, Any] | None = None,
+    extra: Tensors | None = None,
+    kinds: dict[str, gguf.GGMLQuantizationType] | None = None,
+    drop: tuple[str, ...] = (),
+) -> Path:
+    family = hf["model_type"]
+    architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(family, family)
+    writer = gguf.GGUFWriter(path, architecture)
+    values: dict[str, Any] = {
+        "embedding_length": hf.get("hidden_size", hf.get("n_embd")),
+        "block_count": hf.get("num_hidden_layers", hf.get("n_layer")),
+        "feed_forward_length": hf.get("intermediate_size", hf.get("n_inner")),
+        "context_length": hf.get("max_position_embeddings", hf.get("n_positions")),
+        "attention.head_count": hf.get("num_attention_heads", hf.get("n_head")),
+    }
+    if family == "gpt2":
+        values["attention.layer_norm_epsilon"] = 1e-5
+    else:
+        values |= {
+            "attention.head_count_kv": hf["num_key_value_heads"],
+            "attention.key_length": hf["head_dim"],
+            "attention.layer_norm_rms_epsilon": hf["rms_norm_eps"],
+            "rope.freq_base": hf["rope_theta"],
+        }
+    if "sliding_window" in hf:
+        values["attention.sliding_window"] = hf["sliding_window"]
+    values |= metadata or {}
+    for key, value in values.items():
+        if key in drop:
+            continue
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add[type(value)](f"{architecture}.{key}", value)
+    writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(50)])
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 50)
+    writer.add_uint32("tokenizer.ggml.eos_token_id", 3)
+    stored = {gguf_name(name, family): converted(name, v, hf) for name, v in tensors.items()}
+    for name, value in {**stored, **(extra or {})}.items():
+        if name in drop:
+            continue
+        value = np.ascontiguousarray(value)
+        if kind := (kinds or {}).get(name):
+            packed = gguf.quants.quantize(value, kind)
+            writer.add_tensor(name, packed, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    hf = MODELS["llama, tied"]
+    return write_gguf(tmp_path / "tiny.gguf", hf, random_tensors(hf))
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_gguf_file_gives_the_model_of_its_folder(tmp_path: Path, case: str) -> None:
+    hf = MODELS[case]
+    tensors = random_tensors(hf)
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    save_file(tensors, tmp_path / "model.safetensors")
+    folder = load_model(tmp_path)
+    file = load_model(write_gguf(tmp_path / "model.gguf", hf, tensors))
+    assert file.config == folder.config
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, file.params, folder.params))
+
+
+def test_the_config_is_one_that_json_and_the_families_table_take(tiny: Path) -> None:
+    config = load_model(tiny).hf_config
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["eos_token_id"] == 3
+    assert config["rms_norm_eps"] == 1e-6  # not the digits of its float32
+    assert config_from_hf(json.loads(json.dumps(config))) == load_model(tiny).config
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q5_1"])
+def test_quantized_tensors_are_dequantized_as_the_gguf_package_does(
+    tmp_path: Path, kind: str
+) -> None:
+    quantization = gguf.GGMLQuantizationType[kind]
+    hf = MODELS["llama, tied"] | {"vocab_size": 9000}  # more than one chunk
+    tensors = random_tensors(hf)
+    path = write_gguf(tmp_path / "q.gguf", hf, tensors, kinds={"token_embd.weight": quantization})
+    table = tensors["model.embed_tokens.weight"]
+    expected = gguf.quants.dequantize(gguf.quants.quantize(table, quantization), quantization)
+    found = load_model(path).params["embed"]["tokens"]
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    assert np.abs(np.asarray(found) - table).max() < 0.15
+    half = load_model(path, dtype="bfloat16").params["embed"]["tokens"]
+    np.testing.assert_array_equal(np.asarray(half), expected.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize(("factor", "original", "high"), [(8.0, 8192, 4.0), (32.0, 4096, 3.0)])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_llama3_scaling_is_recovered_from_its_divisors(
+    factor: float, original: int, high: float, head_dim: int
+) -> None:
+    frequencies = 500000.0 ** (-np.arange(0, head_dim, 2) / head_dim)
+    divisors = []
+    for wave in 2 * np.pi / frequencies:  # as the Llama-3 authors define it
+        smooth = (original / wave - 1.0) / (high - 1.0)
+        if wave < original / high:
+            divisors.append(1.0)
+        elif wave > original:
+            divisors.append(factor)
+        else:
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    found = llama3_scaling(Path("x"), np.array(divisors, np.float32), 500000.0)
+    assert found["rope_type"] == "llama3"
+    assert found["factor"] == factor
+    assert found["high_freq_factor"] == high
+    assert found["original_max_position_embeddings"] == pytest.approx(original, rel=1e-4)
+
+
+def test_other_divisors_are_refused(tmp_path: Path) -> None:
+    hf = MODELS["llama"]
+    extra = {"rope_freqs.weight": np.array([1, 3, 2, 9], np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", hf, random_tensors(hf), extra=extra)
+    with pytest.raises(InputError, match=r"rope_freqs\.weight holds divisors from 1 to 9"):
+        load_model(path)
+
+
+def test_linear_rope_scaling_is_kept(tmp_path: Path) -> None:
+    hf = MODELS["llama"]
+    metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+    rope = load_model(
+        write_gguf(tmp_path / "m.gguf", hf, random_tensors(hf), metadata=metadata)
+    ).config.rope
+    assert rope is not None
+    assert (rope.scaling, rope.factor) == ("linear", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": {"rope.scaling.type": "yarn"}}, r"rope scaling 'yarn'"),
+        ({"metadata": {"expert_count": 8}}, r"llama\.expert_count is 8"),
+        ({"metadata": {"rope.dimension_count": 4}}, r"heads of 8 with 4 rotated"),
+        ({"drop": ("block_count",)}, r"metadata llama\.block_count is None; expected one number"),
+        ({"drop": ("token_embd.weight",)}, r"missing tensor token_embd\.weight"),
+        ({"drop": ("output_norm.weight",)}, r"missing tensor model\.norm\.weight"),
+        (
+            {"extra": {"blk.0.ffn_gate_inp.weight": np.ones(4, np.float32)}},
+            r"unknown tensor blk\.0\.ffn_gate_inp\.weight",
+        ),
+        (
+            {"extra": {"output_norm.weight": np.ones(31, np.float32)}},
+            r"tensor model\.norm\.weight has shape \[31\]; expected \[32\]",
+        ),
+        (
+            {"extra": {"output_norm.weight": np.ones(32, np.int32)}},
+            r"tensor output_norm\.weight has type I32; expected floats",
+        ),
+    ],
+)
+def test_what_the_decoder_cannot_compute_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    hf = MODELS["llama"]
+    with pytest.raises(InputError, match=message):
+        load_model(write_gguf(tmp_path / "bad.gguf", hf, random_tensors(hf), **change))
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    hf = MODELS["llama"] | {"model_type": "mamba"}
+    path = write_gguf(tmp_path / "m.gguf", hf, {"model.norm.weight": np.ones(3, np.float32)})
+    with pytest.raises(InputError, match=r"m\.gguf: unknown architecture 'mamba'; supported"):
+        load_model(path)
+
+
+def test_every_truncation_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    whole = tiny.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    for length in [0, *range(3, len(whole) - 32, 97)]:
+        cut.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.gguf: (truncated file|starts with)"):
+            read_header(cut)
+
+
+def test_other_files_and_versions_are_refused(tiny: Path) -> None:
+    whole = tiny.read_bytes()
+    tiny.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(InputError, match="not a GGUF file"):
+        load_model(tiny)
+    tiny.write_bytes(whole[:4] + b"\x01" + whole[5:])
+    with pytest.raises(InputError, match="GGUF version 1; expected 2 or 3"):
+        load_model(tiny)
+
+
+# The real demo models.
+
+DEMO = ("demo:smollm2-135m", "demo:gemma3-270m")
+PROMPTS = (
+    "The capital of Portugal is",
+    "Water boils at a temperature of",
+    "The author of Hamlet is",
+    "My favourite thing about the winter is",
+    "To bake bread you need flour, water and",
+    "The opposite of hot is",
+    "Seven times eight equals",
+    "In the year 1969, people first",
+    "The river that runs through Cairo is the",
+    "def add(a, b):\n    return",
+    "Dear Sir or Madam,\n",
+    "The chemical symbol for gold is",
+    "A violin has four",
+    "The largest planet of the solar system is",
+    "Once upon a time there was a fox who",
+    "Roses are red, violets are",
+    "The train to Vienna leaves at",
+    "Le plus grand pays du monde est",
+    "Photosynthesis is the process by which plants",
+    "She opened the letter and read:",
+)
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope="module", params=DEMO)
+def demo(request: pytest.FixtureRequest) -> LoadedModel:
+    try:
+        resolve(request.param)
+    except RunError as error:
+        pytest.skip(f"{request.param} cannot be fetched here: {error}")
+    return load_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def reference(demo: LoadedModel) -> Any:
+    pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        demo.source.parent, gguf_file=demo.source.name, dtype="float32"
+    )
+    return model.eval()
+
+
+@pytest.mark.slow
+def test_real_weights_are_those_of_the_transformers_loader(
+    demo: LoadedModel, reference: Any
+) -> None:
+    file = read_header(demo.source)
+    source = GGUFSource(file)
+    theirs = reference.state_dict()
+    for name in source.names():
+        ours = np.empty(source.shape(name), np.float32)
+        source.read(name, ours)
+        np.testing.assert_array_equal(ours, theirs[name].numpy(), err_msg=name)
+    assert equivalent_config(file) == demo.hf_config
+
+
+@pytest.mark.slow
+def test_real_greedy_continuations_are_those_of_transformers(
+    demo: LoadedModel, reference: Any
+) -> None:
+    import torch
+
+    tokenizer = load_tokenizer(demo.source)
+    config, prompts = demo.config, [tokenizer.encode(prompt) for prompt in PROMPTS]
+    lengths = np.array([len(ids) for ids in prompts], np.int32)
+    width = int(lengths.max())
+    end = jnp.array(reference.generation_config.eos_token_id)
+
+    @jax.jit
+    def step(params: Any, tokens: Any, positions: Any, last: Any, cache: Any) -> Any:
+        hidden, cache = hidden_states(params, config, tokens, positions, cache)
+        rows = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        # transformers' `min_new_tokens` never takes the end token; neither does this.
+        logits = unembed(params, config, rows).at[:, end].set(NEG_INF)
+        return logits.argmax(-1).astype(jnp.int32), cache
+
+    tokens = np.array([ids + [0] * (width - len(ids)) for ids in prompts], np.int32)
+    cache = init_cache(config, len(prompts), width + NEW_TOKENS, jnp.float32)
+    positions = padded_positions(jnp.array(lengths), width)
+    chosen, cache = step(demo.params, tokens, positions, jnp.array(lengths - 1), cache)
+    found = [chosen]
+    for place in range(NEW_TOKENS - 1):
+        positions = jnp.array(lengths + place)[:, None]
+        zero = jnp.zeros(len(prompts), jnp.int32)
+        chosen, cache = step(demo.params, chosen[:, None], positions, zero, cache)
+        found.append(chosen)
+
+    differing = []
+    for prompt, ids, ours in zip(PROMPTS, prompts, np.stack(found, axis=1).tolist(), strict=True):
+        with torch.no_grad():
+            theirs = reference.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                repetition_penalty=1.0,
+            )[0, len(ids) :].tolist()
+        if ours != theirs:
+            differing.append((prompt, tokenizer.decode(ours), tokenizer.decode(theirs)))
+    assert not differing

@@ -1,0 +1,120 @@
+"""Weights in eight bits: how far off they are, and that a model made of them is still a model."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import save_file
+
+from onceedit_jax.distributed.mesh import data_mesh
+from onceedit_jax.models.decoder import forward, init_params, unstack_layers
+from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+from onceedit_jax.models.quantization import Int8, quantize, widened
+from onceedit_jax.models.sharding import fit_heads, fitted_config
+from onceedit_jax.models.weights import load_model
+from onceedit_jax.planning.plan import plan_model
+
+INPUTS = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
+
+
+def in_eight_bits(params):
+    """A parameter tree whose layers' matrices are `Int8`, layer by layer as a loader makes them."""
+
+    def small(path, leaf):
+        inputs = INPUTS.get(path[-1].key)
+        if inputs is None:
+            return leaf
+        parts = [quantize(np.asarray(layer), inputs) for layer in leaf]
+        return jax.tree.map(lambda *layers: jnp.stack(layers), *parts)
+
+    return {**params, "layers": jax.tree_util.tree_map_with_path(small, params["layers"])}
+
+
+@given(arrays(np.float32, (3, 2, 4), elements=st.floats(-1e4, 1e4, width=32)), st.integers(1, 2))
+def test_no_entry_is_further_off_than_half_a_scale(matrix, inputs):
+    small = quantize(matrix, inputs)
+    assert small.values.dtype == np.int8
+    assert small.scale.shape == (*(1,) * inputs, *matrix.shape[inputs:])
+    off = np.abs(small.values * small.scale - matrix)
+    assert (off <= small.scale * (0.5 + 1e-3)).all()
+    # The largest entry of each channel is kept, and nothing is added to zeros.
+    np.testing.assert_array_equal(quantize(np.zeros_like(matrix), inputs).values, 0)
+
+
+def test_scaling_a_channel_scales_its_scale_alone():
+    matrix = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    once, thrice = quantize(matrix, 1), quantize(matrix * [1, 4, 0.25], 1)
+    np.testing.assert_array_equal(once.values, thrice.values)
+    np.testing.assert_allclose(thrice.scale, once.scale * [1, 4, 0.25], rtol=1e-6)
+
+
+def test_a_model_in_eight_bits_computes_what_its_widened_weights_do():
+    config = tiny_config(31, num_heads=3, num_kv_heads=1)
+    small = in_eight_bits(init_params(config, jax.random.key(0)))
+    tokens = jnp.arange(12).reshape(2, 6)
+    positions = jnp.broadcast_to(jnp.arange(6), (2, 6))
+    wanted = forward(widened(small, jnp.float32), config, tokens, positions)[0]
+    run = jax.jit(forward, static_argnums=1)
+    for params in (small, unstack_layers(small)):
+        np.testing.assert_allclose(run(params, config, tokens, positions)[0], wanted, atol=1e-5)
+    fitted, changed = fit_heads(small, config, 2), fitted_config(config, 2)
+    assert fitted["layers"]["attention"]["wo"].values.shape[1] == 4
+    np.testing.assert_allclose(forward(fitted, changed, tokens, positions)[0], wanted, atol=1e-5)
+
+
+def test_a_model_is_read_into_eight_bits(tmp_path: Path):
+    hf = {
+        "model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(size=tensor.shape, scale=0.3).astype(np.float32)
+        for name, tensor in checkpoint_tensors(config_from_hf(hf)).items()
+    }
+    (tmp_path / "config.json").write_text(json.dumps(hf))
+    save_file(tensors, tmp_path / "model.safetensors")
+    exact, small = load_model(tmp_path), load_model(tmp_path, dtype="int8")
+    planned = plan_model(
+        small.config, data_mesh(jax.devices()[:1]), rows=1, context=8, dtype="int8"
+    )
+    assert planned.weights == sum(leaf.nbytes for leaf in jax.tree.leaves(small.params))
+    down = small.params["layers"]["mlp"]["down"]
+    assert isinstance(down, Int8) and down.values.shape == (2, 24, 16)
+    assert down.scale.shape == (2, 1, 16)
+    assert small.params["embed"]["tokens"].dtype == jnp.bfloat16
+    assert small.content_hash == exact.content_hash
+    wanted = in_eight_bits(exact.params)
+    for name in ("attention", "mlp"):
+        for leaf, other in zip(
+            jax.tree.leaves(small.params["layers"][name]),
+            jax.tree.leaves(wanted["layers"][name]),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(leaf, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
+def test_a_real_model_in_eight_bits_says_nearly_the_same(name):
+    from onceedit_jax.ensemble.pair import Side, load_target
+    from onceedit_jax.models.decoder import unembed
+
+    logits = []
+    for dtype in ("float32", "int8"):
+        target = load_target(f"demo:{name}", dtype=dtype)
+        states = Side.of_model(target).reference_states[:200]
+        logits.append(unembed(target.model.params, target.model.config, jnp.asarray(states)))
+    exact, small = (jax.nn.softmax(part) for part in logits)
+    variation = 0.5 * jnp.abs(exact - small).sum(-1)
+    agree = jnp.mean(jnp.argmax(exact, -1) == jnp.argmax(small, -1))
+    print(f"{name}: total variation {variation.mean():.4f}, same token {agree:.3f}")
+    assert variation.mean() < 0.06 and agree > 0.93

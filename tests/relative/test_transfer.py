@@ -1,0 +1,321 @@
+"""Relative representations and the tables that stand for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.relative import build, tables, transfer
+from onceedit_jax.relative.build import build_table
+from onceedit_jax.relative.tables import DenseTable, TopKTable, held_mass, lookup_table
+from onceedit_jax.relative.transfer import (
+    anchor_coverage,
+    calibrate_temperature,
+    exact_relative,
+    to_vocabulary,
+    transfer_matrix,
+    unit_embeddings,
+)
+
+V, D, NUM_TOKENS, ZERO_ROW = 70, 16, 64, 7
+KINDS = ("dense", "topk", "exact")
+NORMALIZATIONS = ("centered", "deepen")
+
+
+def embeddings(seed=0, rows=V, width=D, shift=0.5):
+    """Random rows around a common mean, with one zero row and padding rows that hold junk."""
+    values = np.random.default_rng(seed).normal(shift, 1.0, (rows, width)).astype(np.float32)
+    values[ZERO_ROW] = 0
+    return values
+
+
+E = embeddings()
+IDS = np.setdiff1d(np.random.default_rng(1).permutation(NUM_TOKENS)[:24], [ZERO_ROW]).astype(
+    np.int32
+)
+A = len(IDS)
+TOKENS = (np.arange(V) < NUM_TOKENS) & (np.arange(V) != ZERO_ROW)
+
+
+def reference(normalization, temperature, matrix=E, ids=IDS, tokens=TOKENS):
+    """R in float64 NumPy, straight from the two definitions."""
+    rows = matrix.astype(np.float64)
+    if normalization == "centered":
+        rows = rows - rows[tokens].mean(0)
+    out = np.zeros((len(rows), len(ids)))
+    for v in np.flatnonzero(tokens):
+        cosine = np.array(
+            [rows[v] @ rows[a] / (np.linalg.norm(rows[v]) * np.linalg.norm(rows[a])) for a in ids]
+        )
+        if normalization == "deepen":
+            cosine = cosine / np.linalg.norm(cosine)
+        weights = np.exp(temperature * (cosine - cosine.max()))
+        out[v] = weights / weights.sum()
+    return out
+
+
+def table(kind, normalization="centered", k=A, **options):
+    options = {"temperature": 9.0, "num_tokens": NUM_TOKENS, "quick": False} | options
+    return build_table(E, IDS, normalization=normalization, kind=kind, k=k, **options)[0]
+
+
+def whole(any_table, rows=V):
+    """The matrix that a table stands for."""
+    return np.asarray(any_table.to_relative(jnp.eye(rows)))
+
+
+def distributions(seed, count=3, size=V):
+    return jax.nn.softmax(2 * jax.random.normal(jax.random.key(seed), (count, size)))
+
+
+@pytest.mark.parametrize(("normalization", "temperature"), [("centered", 9.0), ("deepen", 100.0)])
+def test_the_matrix_is_the_formula_in_float64(normalization, temperature):
+    matrix = transfer_matrix(
+        E, IDS, normalization=normalization, temperature=temperature, num_tokens=NUM_TOKENS
+    )
+    np.testing.assert_allclose(matrix, reference(normalization, temperature), atol=2e-5)
+
+
+def test_deepen_takes_temperature_100_unless_told_otherwise():
+    published = transfer_matrix(E, IDS, normalization="deepen", num_tokens=NUM_TOKENS)
+    np.testing.assert_allclose(published, reference("deepen", 100.0), atol=2e-5)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [16, 1024])
+def test_every_table_with_all_entries_is_the_matrix(kind, normalization, block, monkeypatch):
+    monkeypatch.setattr(build, "BLOCK", block)
+    monkeypatch.setattr(tables, "BLOCK", block)
+    made = table(kind, normalization)
+    expected = reference(normalization, 9.0)
+    np.testing.assert_allclose(whole(made), expected, atol=5e-6)
+    for anchor in (0, A - 1):
+        np.testing.assert_allclose(made.column(jnp.int32(anchor)), expected[:, anchor], atol=5e-6)
+    assert np.array_equal(made.valid, TOKENS)
+    assert made.num_anchors == A
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_tokens_sum_to_one_and_others_to_zero(kind):
+    sums = whole(table(kind, k=3)).sum(1)
+    np.testing.assert_allclose(sums, TOKENS.astype(float), atol=1e-5)
+
+
+def test_top_k_keeps_the_largest_and_spreads_the_rest_over_the_mean_row():
+    exact, k = reference("centered", 9.0), 5
+    made = table("topk", k=k)
+    mean = exact[TOKENS].mean(0)
+    expected = np.zeros_like(exact)
+    for v in np.flatnonzero(TOKENS):
+        top = np.argsort(-exact[v])[:k]
+        expected[v, top] = exact[v, top]
+        expected[v] += (1 - exact[v, top].sum()) * mean
+    np.testing.assert_allclose(whole(made), expected, atol=5e-6)
+    np.testing.assert_allclose(made.column(jnp.int32(4)), expected[:, 4], atol=5e-6)
+
+
+def test_a_quick_table_keeps_float32_entries_but_for_the_mass_outside_of_them():
+    """Entries of a row stand in their exact ratios; rounding moves the row as a whole, a little."""
+    slow, fast = table("topk", k=5), table("topk", k=5, quick=True)
+    exact = reference("centered", 9.0)
+    for v in np.flatnonzero(TOKENS):
+        ratio = fast.values[v] / exact[v, np.asarray(fast.indices[v])]
+        np.testing.assert_allclose(ratio, float(ratio[0]), rtol=2e-6)
+    np.testing.assert_allclose(fast.values.sum(1), slow.values.sum(1), atol=3e-3)
+    np.testing.assert_allclose(whole(fast).sum(1), TOKENS.astype(float), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("block", [16, 1024])
+def test_exact_products_need_one_block_at_a_time(normalization, block, monkeypatch):
+    monkeypatch.setattr(transfer, "BLOCK", block)
+    p = distributions(4)
+    found = exact_relative(
+        p, E, IDS, normalization=normalization, temperature=9.0, num_tokens=NUM_TOKENS
+    )
+    np.testing.assert_allclose(found, p @ reference(normalization, 9.0), atol=5e-6)
+
+
+def test_held_mass_is_what_the_kept_entries_hold_of_p_r():
+    made, p = table("topk", k=4), distributions(0)
+    exact = reference("centered", 9.0)
+    expected = np.asarray(p) @ np.sort(exact, axis=1)[:, -4:].sum(1)
+    np.testing.assert_allclose(held_mass(made, p), expected, atol=1e-5)
+    everything = held_mass(table("topk", k=A), p)
+    np.testing.assert_allclose(everything, np.asarray(p)[:, TOKENS].sum(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_p_r_is_linear_in_p_and_its_gradient_is_a_row_product(kind):
+    made, p = table(kind, k=4), distributions(1)
+    weights = jax.random.normal(jax.random.key(2), (3, A))
+    gradient = jax.grad(lambda p: jnp.sum(weights * made.to_relative(p)))(p)
+    np.testing.assert_allclose(gradient, np.asarray(weights) @ whole(made).T, atol=2e-5)
+
+
+def test_the_exact_table_keeps_no_block_of_r_for_its_gradient(monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK", 16)
+    made, p = table("exact"), distributions(1, count=2)
+    _, backward = jax.vjp(lambda p: made.to_relative(p), p)
+    largest = max(leaf.size for leaf in jax.tree.leaves(backward) if hasattr(leaf, "size"))
+    assert largest <= V * D  # the embeddings themselves; R would be V * A
+    assert V * A > V * D
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_padding_rows_have_no_say(normalization):
+    junk = E.copy()
+    junk[NUM_TOKENS:] = 1e3
+    options = {"normalization": normalization, "temperature": 9.0, "num_tokens": NUM_TOKENS}
+    np.testing.assert_array_equal(
+        transfer_matrix(junk, IDS, **options), transfer_matrix(E, IDS, **options)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_anchor_without_an_embedding_takes_no_mass(kind):
+    ids = np.sort(np.append(IDS, ZERO_ROW)).astype(np.int32)
+    made, _ = build_table(E, ids, temperature=9.0, num_tokens=NUM_TOKENS, kind=kind, k=A + 1)
+    empty = int(np.flatnonzero(ids == ZERO_ROW)[0])
+    assert np.asarray(made.column(jnp.int32(empty))).max() == 0
+    np.testing.assert_allclose(
+        np.delete(whole(made), empty, axis=1), reference("centered", 9.0), atol=5e-6
+    )
+    assert TOKENS[np.asarray(lookup_table(made))[ids != ZERO_ROW]].all()
+
+
+def test_the_calibrated_temperature_gives_anchors_a_mean_self_mass_of_99_hundredths():
+    unit = unit_embeddings(E, num_tokens=NUM_TOKENS)
+    temperature = calibrate_temperature(unit, IDS)
+    own = reference("centered", temperature)[IDS, np.arange(A)]
+    assert own.mean() == pytest.approx(0.99, abs=1e-4)
+    _, health = build_table(E, IDS, num_tokens=NUM_TOKENS)
+    assert health.temperature == temperature
+    assert health.self_mass == pytest.approx(0.99, abs=1e-4)
+
+
+def test_calibration_is_seeded_and_stays_in_its_bounds():
+    unit = unit_embeddings(E, num_tokens=NUM_TOKENS)
+    assert calibrate_temperature(unit, IDS, sample=6, seed=3) == calibrate_temperature(
+        unit, IDS, sample=6, seed=3
+    )
+    twins = jnp.tile(unit[IDS[:1]], (4, 1))  # equal anchors share their mass at any temperature
+    assert calibrate_temperature(twins, np.arange(4)) == pytest.approx(200.0, abs=0.01)
+    assert calibrate_temperature(unit, IDS, self_mass=0.0) == pytest.approx(1.0, abs=0.01)
+
+
+@given(seed=st.integers(0, 10_000), k=st.sampled_from([1, 4, A]), tied=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_the_lookup_of_a_sparse_table_is_the_argmax_of_the_columns_it_stands_for(seed, k, tied):
+    rng = np.random.default_rng(seed)
+    indices = np.stack([rng.permutation(A)[:k] for _ in range(V)]).astype(np.int32)
+    # Multiples of 1/4 make columns tie often.
+    values = rng.integers(0, 4, (V, k)) / 4 if tied else rng.random((V, k))
+    rest = rng.integers(0, 4, V) / 4 if tied else rng.random(V)
+    made = TopKTable(
+        jnp.asarray(indices),
+        jnp.asarray(values * TOKENS[:, None], jnp.float32),
+        jnp.asarray(rest * TOKENS, jnp.float32),
+        jnp.full(A, 0.25, jnp.float32),
+    )
+    columns = np.asarray(jax.vmap(made.column, out_axes=1)(jnp.arange(A)))
+    found = np.asarray(lookup_table(made))
+    np.testing.assert_allclose(columns[found, np.arange(A)], columns.max(0), rtol=1e-6)
+    if tied:  # exact in binary: the lowest id wins
+        reachable = columns.max(0) > 0
+        np.testing.assert_array_equal(found[reachable], columns.argmax(0)[reachable])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lookup_is_the_largest_entry_of_every_column(kind, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK", 16)
+    made = table(kind, k=6)
+    matrix, found = whole(made), np.asarray(lookup_table(made))
+    np.testing.assert_allclose(matrix[found, np.arange(A)], matrix.max(0), rtol=1e-5)
+
+
+def test_equal_columns_go_to_the_lowest_token():
+    matrix = jnp.asarray([[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]])
+    np.testing.assert_array_equal(lookup_table(DenseTable(matrix)), [0, 0])
+
+
+def test_a_degenerate_matrix_warns_and_centring_repairs_it():
+    # Anisotropic, as where embeddings are tied: a common direction dwarfs what tells rows apart.
+    tied = np.random.default_rng(0).normal(3.0, 1.0, (900, 32)).astype(np.float32)
+    ids = np.arange(800, dtype=np.int32)
+    _, flat = build_table(tied, ids, normalization="deepen")
+    assert flat.self_mass < 0.05
+    assert any("degenerate" in line and "centered" in line for line in flat.warnings())
+    _, repaired = build_table(tied, ids)
+    assert repaired.self_mass > 0.98
+    assert not repaired.warnings()
+    assert repaired.entropy < flat.entropy
+
+
+def test_an_identity_that_other_tokens_fall_through_warns():
+    isotropic = np.random.default_rng(0).normal(size=(1600, 256)).astype(np.float32)
+    ids = np.arange(1500, dtype=np.int32)
+    _, health = build_table(isotropic, ids, k=1)
+    assert health.self_mass > 0.98
+    assert health.neighbour_mass < 0.01
+    assert any("fall through" in line for line in health.warnings())
+    _, sharper = build_table(isotropic, ids, k=1, temperature=3 * health.temperature)
+    assert sharper.neighbour_mass > 10 * health.neighbour_mass  # the remedy it names
+    assert not sharper.warnings()
+
+
+def test_health_is_the_mean_over_anchors_and_over_other_tokens():
+    exact = reference("centered", 9.0)
+    _, health = build_table(E, IDS, temperature=9.0, num_tokens=NUM_TOKENS, k=4)
+    own = exact[IDS, np.arange(A)]
+    kept = np.sort(exact, axis=1)[:, -4:].sum(1)
+    others = np.setdiff1d(np.flatnonzero(TOKENS), IDS)
+    assert health.self_mass == pytest.approx(own.mean(), rel=1e-4)
+    assert health.neighbour_mass == pytest.approx(kept[others].mean(), rel=1e-4)
+    assert health.anchor_neighbour_mass == pytest.approx((kept[IDS] - own).mean(), rel=1e-3)
+    entropy = -np.sum(exact * np.log(np.where(exact > 0, exact, 1)), axis=1)
+    assert health.entropy == pytest.approx(entropy[TOKENS].mean(), rel=1e-4)
+    assert health.anchors == A
+
+
+def test_where_every_token_is_an_anchor_there_is_no_neighbour_to_warn_of():
+    _, health = build_table(E[:6], np.arange(6, dtype=np.int32))
+    assert health.neighbour_mass is None
+    assert not health.warnings()
+
+
+def test_coverage_weighs_anchors_by_how_often_they_occur():
+    assert anchor_coverage(np.array([6, 1, 3, 0]), np.array([0, 3])) == pytest.approx(0.6)
+    assert anchor_coverage(np.zeros(4), np.array([0])) == 0
+
+
+def test_progress_is_told_block_by_block(monkeypatch):
+    monkeypatch.setattr(build, "BLOCK", 32)
+    told = []
+    build_table(E, IDS, temperature=9.0, on_block=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_bad_anchors_are_refused_with_what_to_do():
+    with pytest.raises(InputError, match="fusion=vocabulary"):
+        build_table(E, IDS[:1])
+    with pytest.raises(InputError, match=f"rows 0 to {V - 1}"):
+        build_table(E, np.array([0, V]))
+    with pytest.raises(InputError, match="another model"):
+        transfer_matrix(E, np.array([-1, 3]))
+
+
+def test_the_vocabulary_map_moves_each_tokens_mass_to_one_token():
+    ids = np.array([2, 0, 2, -1, 4], np.int32)
+    p = jnp.asarray([[0.1, 0.2, 0.3, 0.0, 0.4]])
+    np.testing.assert_allclose(to_vocabulary(p, ids, 6), [[0.2, 0, 0.4, 0, 0.4, 0]], atol=1e-7)
+
+
+def test_mass_of_tokens_that_go_nowhere_is_shared_out_and_none_is_made_up():
+    ids = np.array([1, -1, 0], np.int32)
+    moved = to_vocabulary(jnp.asarray([[0.25, 0.5, 0.25], [0.0, 1.0, 0.0]]), ids, 3)
+    np.testing.assert_allclose(moved, [[0.5, 0.5, 0], [0, 0, 0]], atol=1e-7)
