@@ -9,12 +9,13 @@ from stepwise import stepwise_answers
 
 from onceedit_jax.cli.workflow import print_answers
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.decoding import answers as generation
 from onceedit_jax.decoding import prefix_batching
 from onceedit_jax.decoding.fused import fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, greedy_continuation
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.ensemble import Ensemble, Target, generation
+from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.ensemble import ensemble as ensemble_module
 from onceedit_jax.ensemble.ensemble import Answers
 from onceedit_jax.ensemble.pair import pair_anchors
