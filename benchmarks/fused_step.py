@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.fusion.rules import PRESETS, FusionInputs, FusionSettings, Transfer
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
-from onceedit_jax.ensemble.pair import Side, build_transfer
-from onceedit_jax.fusion.rules import PRESETS, FusionInputs, FusionSettings, Transfer
-from onceedit_jax.gates.token import alpha, gate_logit
+from onceedit_jax.gates.weight_token import alpha, gate_logit
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import forward, init_cache, unembed
 

@@ -14,6 +14,7 @@ from unittest import mock
 
 import jax.numpy as jnp
 import tyro
+from onceedit_jax.fusion.rules import PRESETS
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
@@ -23,7 +24,6 @@ from onceedit_jax.data.records import demo_path
 from onceedit_jax.decoding.greedy import Endings
 from onceedit_jax.decoding.prefix_batching import CachedRows
 from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
-from onceedit_jax.fusion.rules import PRESETS
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most

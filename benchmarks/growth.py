@@ -11,12 +11,12 @@ from pathlib import Path
 
 import jax
 import tyro
+from onceedit_jax.gates.keys import scope_memory
 
 import onceedit_jax as oe
 from benchmarks.generation import edited_plugin, long_edits
 from benchmarks.measure import TARGETS, seconds_each, write
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.gates.keys import scope_memory
 from onceedit_jax.models.decoder import init_params
 
 EDITS, COUNTS = (10, 100, 1000), (1, 2, 4)

@@ -8,13 +8,13 @@ Run: python -m benchmarks.search
 import jax
 import jax.numpy as jnp
 import numpy as np
+from onceedit_jax.ensemble.pair import pair_anchors
+from onceedit_jax.fusion.rules import fuse, fused_anchor
 
 import onceedit_jax as oe
 from benchmarks.fused_step import CAPACITY, PROMPT, decode
 from benchmarks.measure import PLUGIN, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
-from onceedit_jax.ensemble.pair import pair_anchors
-from onceedit_jax.fusion.rules import fuse, fused_anchor
 from onceedit_jax.fusion.search import gradient_search, one_hot_target
 from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward, unembed

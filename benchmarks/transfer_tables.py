@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from onceedit_jax.ensemble.pair import pair_anchors
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, write
-from onceedit_jax.ensemble.pair import pair_anchors
 from onceedit_jax.relative.build import build_table
 
 BLOCK, SAMPLED = 1000, 5

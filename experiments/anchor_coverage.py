@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
 
 from experiments.framework.definition import (
     Cell,
@@ -19,7 +20,6 @@ from experiments.framework.definition import (
     short,
 )
 from experiments.framework.workspace import Lab
-from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
 from onceedit_jax.errors import InputError
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.tokenizer import load_tokenizer

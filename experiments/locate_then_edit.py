@@ -26,7 +26,7 @@ from onceedit_jax.editors.memit import AlphaEditSettings, MEMITSettings, alphaed
 from onceedit_jax.editors.rows import located_edits
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.gates.token import init_gate
+from onceedit_jax.gates.weight_token import init_gate
 from onceedit_jax.models.decoder import Params
 
 METRICS = ("rel", "gen", "loc", "avg")

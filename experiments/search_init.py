@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from onceedit_jax.ensemble.pair import Side, build_transfer
+from onceedit_jax.fusion.rules import PRESETS, fused_anchor
 
 from experiments.framework.definition import (
     Cell,
@@ -23,8 +25,6 @@ from experiments.framework.definition import (
 )
 from experiments.framework.workspace import Lab
 from onceedit_jax.decoding.prefix_batching import states_after
-from onceedit_jax.ensemble.pair import Side, build_transfer
-from onceedit_jax.fusion.rules import PRESETS, fused_anchor
 from onceedit_jax.fusion.search import SearchSettings, gradient_search
 from onceedit_jax.models.decoder import unembed
 

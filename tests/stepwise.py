@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.decoding.stopping import Answer
-from onceedit_jax.fusion.rules import FusionInputs, fusion_rule
+from onceedit_jax.fusion import FusionInputs, fused_step
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.text.bridge import Bridge
 
@@ -16,12 +16,14 @@ def logits_after(params, config, rows):
 
 def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
     """Answers of target t to prompts in all of which the plug-in has a say."""
-    plugin, target, settings = ensemble.plugin, ensemble.targets[t], ensemble.settings
+    plugin, prepared, rule = ensemble.plugin, ensemble.prepared[t], ensemble.rule
+    target = prepared.target
     bridge = Bridge(target.tokenizer, plugin.tokenizer)
-    reader = ensemble._reader(t, prompts) if settings.proposal == "draft" else None
+    drafts = rule.reads == "draft"
+    reader = prepared.reader(ensemble.prepared_plugin, prompts) if drafts else None
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(target.tokenizer) for _ in prompts]
-    alphas, rule = jnp.asarray(ensemble.alphas(prompts)), jax.jit(fusion_rule(settings))
+    alphas, step = jnp.asarray(ensemble.alphas(prompts)), jax.jit(fused_step, static_argnums=0)
     for _ in range(max_new_tokens):
         written = [answer.tokens for answer in answers]
         own = logits_after(
@@ -34,7 +36,7 @@ def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
         else:
             read = [bridge.cross(p, tokens) for p, tokens in zip(prompts, written, strict=True)]
             inputs = FusionInputs(logits_after(plugin.params, plugin.config, read), own, alphas)
-        chosen = rule(inputs, ensemble._transfers[t]).tokens
+        chosen = step(rule, prepared.state, inputs).tokens
         for answer, token in zip(answers, chosen.tolist(), strict=True):
             answer.add(token)
     return [target.tokenizer.decode(a.tokens, continuation=True).strip() for a in answers]

@@ -9,7 +9,7 @@ import jax
 from experiments.framework.definition import OPEN, Cell, Figure, Page, Result, Setup, Table
 from experiments.framework.workspace import Lab
 from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.gates.token import GateKind
+from onceedit_jax.gates.weight_token import GateKind
 
 METRICS = ("rel", "gen", "loc", "avg", "same form")
 Lowest = Callable[[str, GateKind], Mapping[str, float]]  # of a cell and gate: the worse target's

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jax.sharding import Mesh
+from onceedit_jax.fusion.rules import PRESETS, FusionSettings
 
 from experiments.framework.definition import Setup
 from onceedit_jax.cli.progress import editing_progress, err, table_progress
@@ -25,7 +26,6 @@ from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.ensemble import Ensemble, Target, load_target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Mode, evaluate, plugin_alone
-from onceedit_jax.fusion.rules import PRESETS, FusionSettings
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -1,5 +1,6 @@
 """The one record type of an edit, the unrelated row, and which edits contradict one another."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -18,6 +19,7 @@ __all__ = [
     "contradicting",
     "demo_path",
     "duplicates",
+    "neutral_texts",
     "strip_nq",
     "without_nq",
 ]
@@ -128,6 +130,12 @@ def without_nq(item: R) -> R:
         return replace(item, prompt=strip_nq(item.prompt))
     pairs = tuple(replace(pair, prompt=strip_nq(pair.prompt)) for pair in item.locality)
     return replace(item, locality=pairs)
+
+
+def neutral_texts() -> list[UnrelatedRow]:
+    """Neutral texts that come with the package, which no edit of a user's is likely to concern."""
+    rows = json.loads(demo_path("demo_unrelated.json").read_text(encoding="utf-8"))
+    return [UnrelatedRow(row["prompt"]) for row in rows]
 
 
 def demo_path(name: str) -> Path:

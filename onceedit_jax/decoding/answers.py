@@ -18,7 +18,7 @@ from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
 from onceedit_jax.decoding.stopping import Answer
 from onceedit_jax.distributed.bucketing import group_height, round_up
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, to_host
-from onceedit_jax.fusion.rules import FusionSettings, Transfer
+from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer
@@ -74,9 +74,9 @@ def fused_answers(
     prompts: Sequence[str],
     alphas: NDArray[np.float32],
     endings: Endings,
-    transfer: Transfer,
+    rule: FusionRule,
+    state: Any,
     spelling: Spelling,
-    settings: FusionSettings,
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
@@ -92,9 +92,9 @@ def fused_answers(
       prompts: at most `PROMPTS` texts.
       alphas: `[B]`.
       endings: where the target's answers end.
-      transfer: what the rule needs of the pair.
+      rule: the fusion rule; it reads both models' logits.
+      state: the rule's state for this pair.
       spelling: of the target's tokens, by the plug-in.
-      settings: the fusion rule; one that reads both models' logits.
       max_new_tokens: longest continuation.
 
     Raises:
@@ -132,10 +132,10 @@ def fused_answers(
             target_prompts,
             jnp.asarray(alphas[rows]),
             jnp.asarray([answers[i].is_blank for i in rows]),
-            transfer,
+            state,
             spelling,
             endings,
-            settings=settings,
+            rule=rule,
             steps=max_new_tokens,
             limit=limit,
         )

@@ -1,7 +1,7 @@
-"""Greedy text of a plug-in and a target fused token by token, inside one compiled loop.
+"""Greedy text of a plug-in and a target, fused token by token inside one compiled loop.
 
-What the target writes goes back to the plug-in by a table that spells every token of the target in
-tokens of the plug-in, so that no token waits for the host.
+A table spells every token of the target in tokens of the plug-in. So what the target writes goes
+back to the plug-in without waiting for the host.
 """
 
 from functools import partial
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from onceedit_jax.decoding.greedy import Continuation, Endings, prefill, write_greedily
-from onceedit_jax.fusion.rules import FusionInputs, FusionSettings, Transfer, fusion_rule
+from onceedit_jax.fusion.step import fused_step
+from onceedit_jax.fusion.types import FusionInputs, FusionRule
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import Cache, Params, hidden_states, unembed
 
@@ -35,7 +36,7 @@ class Prompts(NamedTuple):
     positions: jax.Array
 
 
-@partial(jax.jit, static_argnames=("plugin_config", "target_config", "settings", "steps"))
+@partial(jax.jit, static_argnames=("plugin_config", "target_config", "rule", "steps"))
 def fused_continuation(
     plugin_params: Params,
     plugin_config: ModelConfig,
@@ -45,11 +46,11 @@ def fused_continuation(
     target_prompts: Prompts,
     alpha: jax.Array,
     blank: jax.Array,
-    transfer: Transfer,
+    state: Any,
     spelling: Spelling,
     endings: Endings,
     *,
-    settings: FusionSettings,
+    rule: FusionRule,
     steps: int,
     limit: int | jax.Array,
 ) -> Continuation:
@@ -67,27 +68,26 @@ def fused_continuation(
       target_prompts: the same texts, as the target reads them.
       alpha: `[B]`.
       blank: `[B]` bool, rows whose answer so far is nothing but blanks.
-      transfer: what the rule needs of the pair.
+      state: the rule's state for this pair.
       spelling: the way back from the target's tokens to the plug-in's.
       endings: when a row stops.
-      settings: the fusion rule; one that reads both models' logits.
+      rule: the fusion rule; it reads both models' logits.
       steps: K, tokens written at most.
       limit: at most K, without another compilation.
     """
     most = spelling.tokens.shape[1]
-    rule = fusion_rule(settings)
     first = jnp.max(target_prompts.positions, axis=1) + 1
 
     def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
         (plugin_state, *_), (target_state, _) = carry
         logits = unembed(target_params, target_config, target_state)
         inputs = FusionInputs(unembed(plugin_params, plugin_config, plugin_state), logits, alpha)
-        token = rule(inputs, transfer).tokens
+        token = fused_step(rule, state, inputs).tokens
         chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
         return token, jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1))
 
     def read(carry: Any, token: jax.Array, step: jax.Array, running: jax.Array) -> Any:
-        (state, place, cache), (target_state, target_cache) = carry
+        (plugin_state, place, cache), (target_state, target_cache) = carry
         at = jnp.where(running, first + step, -1)[:, None]
         hidden, target_cache = hidden_states(
             target_params, target_config, token[:, None], at, target_cache
@@ -98,14 +98,14 @@ def fused_continuation(
         states, cache = hidden_states(plugin_params, plugin_config, pieces, at, cache)
         assert cache is not None
         last = jnp.take_along_axis(states, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
-        state = jnp.where(counts[:, None] > 0, last[:, 0], state)
-        plugin = state, place + counts, _without_spare_columns(cache, most, jnp.max(counts))
+        plugin_state = jnp.where(counts[:, None] > 0, last[:, 0], plugin_state)
+        plugin = plugin_state, place + counts, _without_spare_columns(cache, most, jnp.max(counts))
         # A row that runs no more keeps its state: a new one, of nothing, would settle no fusion.
         target_state = jnp.where(running[:, None], hidden[:, 0], target_state)
         return plugin, (target_state, target_cache)
 
-    state, cache = prefill(plugin_params, plugin_config, *plugin_prompts, room=steps * most)
-    plugin = state, jnp.max(plugin_prompts.positions, axis=1) + 1, cache
+    plugin_state, cache = prefill(plugin_params, plugin_config, *plugin_prompts, room=steps * most)
+    plugin = plugin_state, jnp.max(plugin_prompts.positions, axis=1) + 1, cache
     target = prefill(target_params, target_config, *target_prompts, room=steps)
     return write_greedily(
         choose,

@@ -11,15 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
-from numpy.typing import NDArray
+from jaxtyping import Float
 from safetensors.numpy import save_file
 
+from onceedit_jax.data.records import EditRecord, neutral_texts
 from onceedit_jax.distributed.hosts import is_first
 from onceedit_jax.distributed.mesh import sharding, spans_hosts
-from onceedit_jax.editing.calibration import token_logits
+from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info
+from onceedit_jax.editing.gate_features import gate_rows, prompt_alphas
 from onceedit_jax.errors import InputError
-from onceedit_jax.gates.keys import reaches
-from onceedit_jax.gates.token import GateKind, gated
+from onceedit_jax.gates.fact_memory import both, memory
+from onceedit_jax.gates.fitting import fit_gate
+from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
@@ -28,8 +32,7 @@ from onceedit_jax.storage.checkpoints import load_tree, save_tree
 from onceedit_jax.storage.files import FolderKind, fresh_folder
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 4
-ARTIFACT = FolderKind("edit.json", ("params", "tokenizer"))
+ARTIFACT = FolderKind(MARK, ("params", "tokenizer"))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
 EXPORT = FolderKind(
     "gate.safetensors",
@@ -45,13 +48,12 @@ class EditedPlugin:
     Attributes:
       params: the decoder's parameters after the edit, a nested dict of arrays.
       gate: `{"kernel": [D]}`, the output row of [WEIGHT].
-      memory: the edits as keys, see `onceedit_jax.gates.memory`.
+      memory: the edits as keys, see `onceedit_jax.gates.fact_memory`.
       base_embeddings: `[V, D]`, the input embeddings BEFORE the edit: transfer tables are built
         from these, so that an edit never invalidates one.
       config: the decoder's configuration.
       tokenizer: the plug-in's tokenizer.
-      info: what `edit.json` says: base model and its hash, edits, unrelated rows' hash, settings,
-        the fusion rule and thresholds fixed on held-back rows, versions, history, metrics.
+      info: everything else: the base model, the edits, the settings, the thresholds.
     """
 
     params: dict[str, Any]
@@ -60,46 +62,80 @@ class EditedPlugin:
     base_embeddings: jax.Array
     config: ModelConfig
     tokenizer: Tokenizer
-    info: dict[str, Any]
+    info: EditInfo
 
     @property
     def name(self) -> str:
         """The base model's name."""
-        return str(self.info["base"]["name"])
+        return self.info.base.name
 
     @property
     def base_hash(self) -> str:
         """Content hash of the base model, the key of its transfer tables."""
-        return str(self.info["base"]["content_hash"])
+        return self.info.base.content_hash
 
     @property
     def editing_seconds(self) -> float:
         """What its last stage took, whenever that was: texts, training, compilation, thresholds."""
-        return float(self.info["metrics"]["seconds"])
+        return self.info.metrics.seconds
 
-    def alpha_threshold(self, kind: GateKind) -> float:
-        """Below this alpha a target answers by itself; fixed on held-back rows."""
-        return float(self.info["rule"]["alpha_thresholds"][kind])
+    @property
+    def gate_state(self) -> dict[str, Any]:
+        """The state of the library's own gates: the memory and what was calibrated with it."""
+        return {
+            "words": self.memory["words"],
+            "weights": self.memory["weights"],
+            "threshold": jnp.float32(self.info.rule.reach_threshold),
+            "evidence": jnp.float32(self.info.rule.reach_evidence),
+        }
 
-    def trust_threshold(self, kind: GateKind) -> float:
-        """From this alpha on a draft may be taken unchecked; fixed on held-back rows."""
-        return float(self.info["rule"]["trust_thresholds"][kind])
+    def fitted(self, gate: Gate) -> FittedGate:
+        """A gate for this plug-in: as it was fitted with the edit, or fitted now.
 
-    def alphas(self, prompts: Sequence[str], kind: GateKind) -> NDArray[np.float32]:
-        """Alpha of each prompt, `[N]`, by the kind of gate.
-
-        Prompts out of every edit's reach cost the plug-in no step, unless `kind` is `token`.
+        A gate that the artifact does not know is fitted on the edits' own prompts, and on the
+        library's neutral texts as held-out rows.
         """
-        rule, near = self.info["rule"], np.ones(len(prompts), bool)
-        if kind != "token":
-            near = reaches(self.memory, prompts) >= rule["reach_threshold"]
-        logits = np.zeros(len(prompts), np.float32)
-        if kind != "memory":
-            chosen = np.flatnonzero(near).tolist()
-            encoded = [self.tokenizer.encode(prompts[i]) for i in chosen]
-            logits[chosen] = token_logits(self.params, self.gate, self.config, encoded)
-        evidence = rule["reach_evidence"]
-        return np.asarray(gated(kind, jnp.asarray(logits), jnp.asarray(near), evidence))
+        rule = self.info.rule
+        if gate in (token(), memory(), both()):
+            return FittedGate(
+                gate,
+                self.gate_state,
+                rule.alpha_thresholds[gate.name],
+                rule.trust_thresholds[gate.name],
+            )
+        records = [EditRecord(e.prompt, e.target, subject=e.subject) for e in self.info.edits]
+        features, labels = gate_rows(
+            gate.reads,
+            records,
+            held_back=[row.prompt for row in neutral_texts()],
+            params=self.params,
+            kernel=self.gate,
+            config=self.config,
+            tokenizer=self.tokenizer,
+        )
+        return fit_gate(gate, features, labels)
+
+    def alphas(
+        self, prompts: Sequence[str], gate: Gate | FittedGate | None = None
+    ) -> Float[np.ndarray, "batch"]:
+        """Alpha of each prompt, `[N]` float32.
+
+        Prompts that cannot open the gate cost the plug-in no step.
+
+        Args:
+          prompts: N texts.
+          gate: a gate, fitted or not (default: `gates.both()`).
+        """
+        fitted = gate if isinstance(gate, FittedGate) else self.fitted(gate or both())
+        return prompt_alphas(
+            fitted.gate,
+            fitted.state,
+            prompts,
+            params=self.params,
+            kernel=self.gate,
+            config=self.config,
+            tokenizer=self.tokenizer,
+        )
 
     def export(self, folder: str | Path, *, dtype: str = "float32") -> Path:
         """Write a Hugging Face folder without [WEIGHT], the tokenizer and `gate.safetensors`.
@@ -113,7 +149,7 @@ class EditedPlugin:
         """
         folder = Path(folder)
         with fresh_folder(folder, EXPORT) as fresh:
-            export_hf(fresh, self.params, self.config, self.info["base"]["hf_config"], dtype=dtype)
+            export_hf(fresh, self.params, self.config, self.info.base.hf_config, dtype=dtype)
             self.tokenizer.save(fresh)
             save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT.mark)
         return folder
@@ -139,7 +175,7 @@ class EditedPlugin:
             save_tree(fresh / "params", arrays)
             if is_first(together):
                 self.tokenizer.save(fresh / "tokenizer")
-                text = json.dumps({"format": FORMAT, **self.info}, indent=2, ensure_ascii=False)
+                text = json.dumps(self.info.as_dict(), indent=2, ensure_ascii=False)
                 (fresh / ARTIFACT.mark).write_text(text + "\n", encoding="utf-8")
         return folder
 
@@ -156,7 +192,7 @@ class EditedPlugin:
         """
         folder = Path(folder)
         info = read_info(folder)
-        config = ModelConfig.from_dict(info["base"]["config"])
+        config = ModelConfig.from_dict(info.base.config)
         tree = load_tree(folder / "params", partial(_layout, mesh))
         tokenizer = load_tokenizer(folder / "tokenizer")
         found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
@@ -176,27 +212,3 @@ def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
     if mesh is not None:
         places["params"] = param_shardings(mesh, shapes["params"])
     return places
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """What `edit.json` says, without reading any array.
-
-    Raises:
-      InputError: if there is no readable `edit.json` of this format.
-    """
-    path = folder / ARTIFACT.mark
-    if not path.is_file():
-        raise InputError(
-            f"{folder}: no edited plug-in here ({ARTIFACT.mark} is missing); "
-            "give the folder that `onceedit edit --out` wrote"
-        )
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    if info.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: artifact format {info.get('format')!r}, this version reads {FORMAT}; "
-            "edit again with this version"
-        )
-    return dict(info)

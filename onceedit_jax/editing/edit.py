@@ -20,7 +20,7 @@ from onceedit_jax.distributed.mesh import data_mesh, lay, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.augmentation import training_texts
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
-from onceedit_jax.editing.finalize import seal
+from onceedit_jax.editing.finalize import finalize_artifact
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.errors import InputError
@@ -98,7 +98,7 @@ def edit(
             "unrelated file, or pass --drop-leaks to leave them out"
         )
     present = [*records, *_replayed(earlier, round(replay * len(records)), settings.seed)]
-    seen = start.info["trained_texts"] if start else ()
+    seen = start.info.trained_texts if start else ()
     texts = training_texts(
         model,
         tokenizer,
@@ -155,7 +155,7 @@ def edit(
         resume=resume,
         on_step=on_step,
     )
-    return seal(
+    return finalize_artifact(
         model,
         tokenizer,
         trained,
@@ -196,9 +196,9 @@ def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[Ed
     """The edits of an earlier stage that none of the new ones asks again."""
     asked = {normalise(record.prompt) for record in records}
     return [
-        EditRecord(entry["prompt"], entry["target"], subject=entry["subject"], index=i)
-        for i, entry in enumerate(start.info["edits"])
-        if normalise(entry["prompt"]) not in asked
+        EditRecord(entry.prompt, entry.target, subject=entry.subject, index=i)
+        for i, entry in enumerate(start.info.edits)
+        if normalise(entry.prompt) not in asked
     ]
 
 

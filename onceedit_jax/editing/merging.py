@@ -14,8 +14,8 @@ from onceedit_jax.models.weights import LoadedModel
 def merge(base: LoadedModel, plugins: Sequence[EditedPlugin], *, scale: float = 1.0) -> Trained:
     """Task arithmetic (Ilharco et al. 2023, arXiv 2212.04089): base + scale * sum(edited - base).
 
-    The gates, which start from nothing, are added up in the same way. `seal` makes an artifact of
-    what comes out: its thresholds have to be fixed anew.
+    [WEIGHT]'s rows, which start from nothing, are added up in the same way. `finalize_artifact`
+    makes an artifact of the result: its thresholds have to be calibrated anew.
 
     Args:
       base: the model that all of them were edited from.

@@ -26,7 +26,7 @@ from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainable import merged, partition
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.gates.token import gate_logit, init_gate
+from onceedit_jax.gates.weight_token import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, stack_layers, unembed
 from onceedit_jax.models.sharding import divided

@@ -1,4 +1,4 @@
-"""How faithful a pair's top-k tables are: what they make of real text, against every entry of R."""
+"""How faithful a pair's top-k tables are on real text, against products with every entry of R."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onceedit_jax.decoding.prefix_batching import states_after
-from onceedit_jax.ensemble.pair import DISTRIBUTIONS, Side, pair_anchors, reference_texts
-from onceedit_jax.fusion.rules import Transfer
+from onceedit_jax.ensemble.side import DISTRIBUTIONS, ModelSide, reference_texts
+from onceedit_jax.fusion.relative_rule import RelativeState, pair_anchors
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.relative.build import TransferHealth
 from onceedit_jax.relative.tables import Table
@@ -21,7 +21,7 @@ CHUNK = 20  # distributions that a table moves at once
 
 
 class Fidelity(NamedTuple):
-    """What a pair's tables do to next-token distributions of real text.
+    """How a pair's tables change next-token distributions of real text.
 
     Attributes:
       distributions: how many of each model.
@@ -36,34 +36,33 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(
-    plugin: Side,
-    target: Side,
-    transfer: Transfer,
+    plugin: ModelSide,
+    target: ModelSide,
+    state: RelativeState,
     health: tuple[TransferHealth, TransferHealth],
     *,
     alphas: tuple[float, ...] = (0.25, 0.5, 0.75),
     on_block: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Fidelity:
-    """Hold a pair's tables against exact products, over the package's reference texts.
+    """Compare a pair's tables with exact products, over the package's reference texts.
 
     Both models read the same beginnings of texts, each up to the end of a word.
 
     Args:
       plugin: the plug-in.
       target: the target.
-      transfer: the pair's tables.
+      state: the pair's tables.
       health: of both tables.
       alphas: weights at which argmax P is compared.
-      on_block: told (model name, blocks done, blocks in all).
+      on_block: called with (model name, blocks done, blocks in all).
     """
     texts = beginnings(DISTRIBUTIONS)
     shared = pair_anchors(plugin.tokenizer, target.tokenizer)
     exact, kept = [], []
     for side, ids, table, report in (
-        (plugin, shared.ids_a, transfer.plugin, health[0]),
-        (target, shared.ids_b, transfer.target, health[1]),
+        (plugin, shared.ids_a, state.plugin, health[0]),
+        (target, shared.ids_b, state.target, health[1]),
     ):
-        assert table is not None
         probabilities = _next_tokens(side, texts)
         exact.append(
             np.asarray(
@@ -104,7 +103,7 @@ def beginnings(count: int) -> list[str]:
     return [found[i] for i in chosen]
 
 
-def _next_tokens(side: Side, texts: list[str]) -> NDArray[np.float32]:
+def _next_tokens(side: ModelSide, texts: list[str]) -> NDArray[np.float32]:
     states = states_after(side.params, side.config, [side.tokenizer.encode(t) for t in texts])
     parts = np.split(states, range(CHUNK, len(states), CHUNK))
     chances = [

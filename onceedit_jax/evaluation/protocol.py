@@ -12,7 +12,8 @@ from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, Pair, contradicting
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.ensemble.ensemble import Ensemble, TokenScores
+from onceedit_jax.ensemble.ensemble import Ensemble
+from onceedit_jax.ensemble.scoring import TokenScores
 from onceedit_jax.evaluation.metrics import (
     Scores,
     agreement,
@@ -187,8 +188,8 @@ def gathered(
             {
                 "target": name,
                 "mode": kind,
-                "fusion": ensemble.settings.name,
-                "search": ensemble.settings.label,
+                "fusion": ensemble.rule.name,
+                "search": getattr(ensemble.rule.settings, "search", "none"),
                 "records": len(records),
                 "contradicting": len(opposed),
                 **average(),

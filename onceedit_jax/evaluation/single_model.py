@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editors.layers import Rows
 from onceedit_jax.editors.rows import target_rows
-from onceedit_jax.ensemble.pair import Target
+from onceedit_jax.ensemble.target import Target
 from onceedit_jax.evaluation.metrics import record_means, scores, token_accuracy
 from onceedit_jax.evaluation.protocol import METRICS, questions
 from onceedit_jax.models.argmax import most_likely

@@ -153,7 +153,7 @@ def _low_locality(names: Sequence[str], alphas: Sequence[float]) -> str:
     text = (
         f"low locality: {'; '.join(names)}. If alpha is high on locality prompts, train the gate "
         "on more unrelated rows of their kind or raise --alpha-threshold; if it is low, use "
-        "--weight gate"
+        "another --gate than fixed"
     )
     # Alpha comes from the plug-in alone, so one histogram serves every target.
     return f"{text}. Alpha on locality prompts:\n{histogram(alphas)}" if len(alphas) else text
@@ -186,9 +186,7 @@ def _remedy(rule: str, coverage: float | None) -> str:
     if rule.startswith("draft"):
         return f"Its tokenizer may not be able to write what the plug-in drafts: use {closer}"
     if rule == "vocabulary":
-        return (
-            f"Words that its tokenizer splits otherwise get lost: use --fusion draft, or {closer}"
-        )
+        return f"Words that its tokenizer splits otherwise get lost: use --rule draft, or {closer}"
     known = "not measured" if coverage is None else f"{coverage:.3f}"
     return (
         f"Its anchor coverage is {known}; where it is low, few answers cross by anchors: use "

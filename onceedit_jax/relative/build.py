@@ -185,9 +185,24 @@ class TransferHealth:
             found.append(
                 f"tokens that are no anchor keep {self.neighbour_mass:.3f} of their mass on their "
                 "neighbours (under .01) and fall through; raise the temperature (it multiplies "
-                "the cosine), or use fusion=vocabulary"
+                "the cosine), or use the rule vocabulary"
             )
         return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelTable:
+    """One model's relative representation over a pair's anchors, and its health.
+
+    Attributes:
+      table: R.
+      lookup: `[A]` int32 from `tables.lookup_table`.
+      health: whether R tells tokens apart.
+    """
+
+    table: DenseTable | TopKTable | ExactTable
+    lookup: jax.Array
+    health: TransferHealth
 
 
 def build_table(

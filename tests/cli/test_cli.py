@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from onceedit_jax.fusion.rules import PRESETS
 
 from onceedit_jax.cli import main as cli
 from onceedit_jax.cli.main import _with_config, with_huge_pages
@@ -14,8 +15,7 @@ from onceedit_jax.cli.workflow import _records_file
 from onceedit_jax.data.loaders import FORMATS
 from onceedit_jax.editing.artifact import FORMAT
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.rules import PRESETS
-from onceedit_jax.gates.token import GateKind
+from onceedit_jax.gates.weight_token import GateKind
 
 
 def onceedit(*arguments):

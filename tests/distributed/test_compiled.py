@@ -12,9 +12,10 @@ from conftest import tiny_config
 
 from onceedit_jax.editing.batches import Batch
 from onceedit_jax.editing.trainer import batch_loss
-from onceedit_jax.ensemble.ensemble import decide
-from onceedit_jax.fusion.rules import PRESETS, Transfer
-from onceedit_jax.gates.token import init_gate
+from onceedit_jax.ensemble.decisions import decide
+from onceedit_jax import fusion
+from onceedit_jax.fusion import RelativeState
+from onceedit_jax.gates.weight_token import init_gate
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.sharding import param_shardings, place
 from onceedit_jax.distributed.mesh import make_mesh, replicate, shard_batch, using
@@ -29,7 +30,11 @@ ids = jnp.arange(ANCHORS)
 table, _ = build_table(
     params["embed"]["tokens"], ids, normalization="centered", num_tokens=VOCABULARY, kind="topk"
 )
-transfer = Transfer(table, table, lookup_table(table))
+STATES = {
+    "draft": (),
+    "vocabulary": jnp.arange(VOCABULARY),
+    "relative": RelativeState(table, table, lookup_table(table)),
+}
 
 
 def gathered(compiled):
@@ -58,8 +63,8 @@ def fused(mesh, rule, rows):
     with using(mesh):
         view, states, alpha = shard_batch(mesh, given) if mesh.size > 1 else given
         return decide.lower(
-            head, head, replicate(mesh, transfer), view, states, alpha,
-            settings=PRESETS[rule], plugin_config=fitted, target_config=fitted,
+            head, head, replicate(mesh, STATES[rule]), view, states, alpha,
+            rule=getattr(fusion, rule)(), plugin_config=fitted, target_config=fitted,
         ).compile()
 
 

@@ -18,6 +18,7 @@ from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax import fusion, gates
 from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.weights import LoadedModel
@@ -49,16 +50,19 @@ target, target_tokenizer = model(90, 4, 1, 1)
 def everything(mesh):
     edited = edit(plugin, plugin_tokenizer, RECORDS, UNRELATED, SETTINGS, mesh=mesh)
     said = []
-    for rule in ("draft", "relative"):
+    for rule, gate in (
+        (fusion.draft(), gates.both()),
+        (fusion.relative(allow_lossy=True), gates.token()),
+    ):
         ensemble = Ensemble(
-            edited, [Target(target, target_tokenizer)], fusion=rule, mesh=mesh,
-            alpha_threshold=0.0, allow_lossy=True,
+            edited, [Target(target, target_tokenizer)], rule=rule, gate=gate, mesh=mesh,
+            alpha_threshold=0.0,
         )
         scored = ensemble.score([Pair(r.prompt, r.target) for r in RECORDS])
         answers = ensemble.generate(PROMPTS, max_new_tokens=6)
         tokens = [text.after.tolist() for text in scored.targets[0]]
         said.append((tokens, answers.before, answers.after))
-    return edited, said, edited.alphas(PROMPTS, "token")
+    return edited, said, edited.alphas(PROMPTS, gates.token())
 
 
 one, said, alphas = everything(make_mesh({"data": 1}, jax.devices()[:1]))

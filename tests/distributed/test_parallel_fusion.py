@@ -11,7 +11,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.fusion.rules import PRESETS, FusionInputs, Transfer, fuse, fusion_rule
+from onceedit_jax import fusion
+from onceedit_jax.fusion import FusionInputs, RelativeState, fuse, fused_step
 from onceedit_jax.distributed.mesh import data_mesh, replicate, shard_batch
 from onceedit_jax.relative.build import build_table
 from onceedit_jax.relative.tables import lookup_table
@@ -32,7 +33,7 @@ assert mesh.size == 8
 for kind in ("topk", "exact"):
     r_s = build_table(plugin_rows, np.arange(A), kind=kind, k=4)[0]
     r_l = build_table(target_rows, np.arange(A), kind=kind, k=4)[0]
-    transfer = Transfer(r_s, r_l, lookup_table(r_l), jnp.arange(VS))
+    tables = RelativeState(r_s, r_l, lookup_table(r_l))
 
     arguments = (p_s, p_l, inputs.alpha)
     one = jax.jit(fuse)(*arguments, r_s, r_l)
@@ -45,14 +46,31 @@ for kind in ("topk", "exact"):
         mapped = jax.pmap(fuse, in_axes=(0, 0, 0, None, None))(*rows, r_s, r_l)
         np.testing.assert_allclose(mapped.reshape(B, A), sharded, atol=1e-6)
 
-    for name in ("relative", "vocabulary", "deepen") if kind == "topk" else ():
-        rule = jax.jit(fusion_rule(PRESETS[name]))
-        alone = rule(inputs, transfer)
-        spread = rule(shard_batch(mesh, inputs), replicate(mesh, transfer))
+    if kind != "topk":
+        continue
+    drafts = inputs._replace(
+        plugin_logits=None,
+        drafted=jnp.arange(B, dtype=jnp.int32) - 1,
+        probability=jax.random.uniform(keys[2], (B,)),
+    )
+    for rule, state, batch in (
+        (fusion.draft(), (), drafts),
+        (fusion.vocabulary(), jnp.arange(VS), inputs),
+        (fusion.relative(), tables, inputs),
+        (fusion.relative(search="gradient"), tables, inputs),
+        (fusion.deepen(), tables, inputs),
+    ):
+        step = jax.jit(fused_step, static_argnums=0)
+        alone = step(rule, state, batch)
+        spread = step(rule, replicate(mesh, state), shard_batch(mesh, batch))
         assert len(spread.tokens.sharding.device_set) == 8
         np.testing.assert_array_equal(spread.tokens, alone.tokens)
+        rows = jax.tree.map(lambda leaf: leaf.reshape(8, B // 8, *leaf.shape[1:]), batch)
+        mapped = jax.pmap(lambda part: fused_step(rule, state, part))(rows)
+        np.testing.assert_array_equal(mapped.tokens.reshape(B), alone.tokens)
         if alone.losses is not None:
             np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-5)
+            np.testing.assert_allclose(mapped.losses.reshape(B, -1), alone.losses, rtol=1e-5)
 print("equal")
 """
 

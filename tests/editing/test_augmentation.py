@@ -126,8 +126,8 @@ def test_an_artifact_lists_what_it_was_trained_on_by_digest(tiny_model):
     settings = replace(SETTINGS, epochs=1)
     edited = edit(model, tokenizer, EDITS, UNRELATED, settings, examples=EXAMPLES)
     texts = training_texts(model, tokenizer, EDITS, UNRELATED, settings, examples=EXAMPLES)
-    assert edited.info["trained_texts"] == sorted({digest(text) for text in texts.all()})
-    assert trained_on(EDITS, edited.info["trained_texts"]) == []
+    assert edited.info.trained_texts == tuple(sorted({digest(text) for text in texts.all()}))
+    assert trained_on(EDITS, edited.info.trained_texts) == []
 
 
 def sha(text):

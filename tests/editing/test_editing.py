@@ -1,5 +1,7 @@
 """The editing stage: from records to an artifact, and what it refuses."""
 
+import dataclasses
+import json
 from dataclasses import replace
 
 import jax
@@ -13,12 +15,12 @@ from onceedit_jax.data.records import EditRecord, UnrelatedRow
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.augmentation import choose_unrelated, training_texts
 from onceedit_jax.editing.batches import edit_row, make_batch
-from onceedit_jax.editing.calibration import calibrate_threshold, calibrate_trust
 from onceedit_jax.editing.edit import earlier_edits, edit, parameter_hash
 from onceedit_jax.editing.paraphrases import swapped_prompts, varied_prompts
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
+from onceedit_jax.gates.calibration import calibrate_threshold, calibrate_trust
 
 
 def test_swapped_prompts_ask_about_subjects_that_no_edit_has():
@@ -47,11 +49,11 @@ def test_a_tiny_plugin_learns_its_edits_and_its_gate(tiny_model, method):
     model, tokenizer = tiny_model()
     settings = EditSettings(**{**FAST.as_dict(), "method": method, "epochs": 200})
     edited = edit(model, tokenizer, RECORDS, UNRELATED, settings)
-    metrics = edited.info["metrics"]
-    assert metrics["reliability"] == 1.0
-    assert metrics["gate_accuracy"] == 1.0
-    assert metrics["epochs"] < settings.epochs  # early stop
-    assert metrics["alpha_edits"]["mean"] > 0.5
+    metrics = edited.info.metrics
+    assert metrics.reliability == 1.0
+    assert metrics.gate_accuracy == 1.0
+    assert metrics.epochs < settings.epochs  # early stop
+    assert metrics.alpha_edits["mean"] > 0.5
 
 
 def test_the_same_seed_gives_the_same_plugin(tiny_model):
@@ -80,10 +82,10 @@ def test_an_edit_goes_on_from_an_earlier_one(tiny_model):
         model, tokenizer, [changed, RECORDS[2]], UNRELATED, settings, start=first, replay=0.5
     )
     # The prompt that is asked again has its new answer, the other earlier edit stays.
-    known = {entry["prompt"]: entry["target"] for entry in second.info["edits"]}
+    known = {entry.prompt: entry.target for entry in second.info.edits}
     assert known == {r.prompt: r.target for r in (changed, *RECORDS[1:])}
-    assert second.info["edited_before"] == 1
-    assert set(first.info["trained_texts"]) <= set(second.info["trained_texts"])
+    assert second.info.edited_before == 1
+    assert set(first.info.trained_texts) <= set(second.info.trained_texts)
     assert plugin_alone(second, [changed, *RECORDS[1:]]).rel.value == 1.0
     assert np.array_equal(second.base_embeddings, model.params["embed"]["tokens"])
 
@@ -93,10 +95,10 @@ def test_what_an_earlier_stage_trained_on_fixes_no_threshold(tiny_model):
     settings = replace(FAST, epochs=1, disguised=0.0, swapped_ratio=0.0)
     first = edit(model, tokenizer, RECORDS, UNRELATED, settings)
     trained, held_back = choose_unrelated(RECORDS[:1], UNRELATED, settings)
-    known = set(first.info["trained_texts"])
+    known = set(first.info.trained_texts)
     assert {digest(text) for text in (*trained, *held_back)} <= known  # as the test needs
     second = edit(model, tokenizer, RECORDS[:1], UNRELATED, settings, start=first)
-    assert second.info["unrelated"]["held_back"] == 0
+    assert second.info.unrelated.held_back == 0
 
 
 def test_another_base_is_no_start(tiny_model):
@@ -223,13 +225,56 @@ def test_an_artifact_comes_back_as_it_was_saved(tiny_model, tmp_path):
         [edited.params, edited.gate]
     )
     assert again.config == edited.config
-    assert again.info["edits"][0] == {
-        "prompt": RECORDS[0].prompt,
-        "target": RECORDS[0].target,
-        "subject": RECORDS[0].subject,
-    }
+    assert again.info == edited.info
+    assert again.info.edits[0].prompt == RECORDS[0].prompt
     assert again.tokenizer.encode("the capital") == tokenizer.encode("the capital")
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    model, tokenizer = tiny_model()
+    settings = dataclasses.replace(FAST, epochs=1)
+    return edit(model, tokenizer, RECORDS, UNRELATED, settings).save(tmp_path / "plugin")
+
+
+def rewritten(folder, change):
+    path = folder / "edit.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return folder
+
+
+def test_an_artifact_of_the_format_before_opens(saved):
+    """Format 4 named the editing method among the settings."""
+    before = EditedPlugin.load(saved)
+
+    def older(values):
+        del values["editor"]
+        values["format"] = 4
+
+    again = EditedPlugin.load(rewritten(saved, older))
+    assert again.info == dataclasses.replace(before.info, format=4)
+    prompts = [record.prompt for record in RECORDS]
+    assert again.alphas(prompts).tolist() == before.alphas(prompts).tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(format=3), r"format 3, this version reads 4 and 5; edit again"),
+        (lambda v: v.pop("rule"), r"no rule; there are .*damaged: edit again"),
+        (lambda v: v["rule"].pop("fusion"), r"rule: no fusion"),
+        (lambda v: v["rule"].update(reach_threshold="x"), r"reach_threshold: expected a number"),
+        (lambda v: v.update(edits={}), r"edits: expected a list, found \{\}"),
+        (lambda v: v["edits"].__setitem__(0, "x"), r"edits\[0\]: expected an object"),
+        (lambda v: v["edits"][0].update(prompt=7), r"edits\[0\]\.prompt: expected text, found 7"),
+    ],
+)
+def test_what_edit_json_lacks_is_named_with_its_place(saved, change, message):
+    with pytest.raises(InputError, match=message):
+        EditedPlugin.load(rewritten(saved, change))
 
 
 def test_a_folder_that_is_no_artifact_is_named(tmp_path):

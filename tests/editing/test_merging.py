@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from onceedit_jax import gates
 from onceedit_jax.data.records import EditRecord, UnrelatedRow
 from onceedit_jax.editing.augmentation import training_texts
 from onceedit_jax.editing.edit import edit
-from onceedit_jax.editing.finalize import seal
+from onceedit_jax.editing.finalize import finalize_artifact
 from onceedit_jax.editing.merging import merge
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
@@ -65,12 +66,16 @@ def test_a_merged_plugin_is_sealed_with_all_its_edits(apart):
     model, tokenizer, plugins = apart
     texts = training_texts(model, tokenizer, RECORDS, UNRELATED, SETTINGS)
     merged = merge(model, plugins)
-    sealed = seal(model, tokenizer, merged, RECORDS, texts, SETTINGS, spent=9.0, seen=["mark"])
-    assert [entry["target"] for entry in sealed.info["edits"]] == ["Vinterby", "the Ask"]
-    assert "mark" in sealed.info["trained_texts"]
-    assert sealed.info["metrics"]["epochs"] == 0
+    sealed = finalize_artifact(
+        model, tokenizer, merged, RECORDS, texts, SETTINGS, spent=9.0, seen=["mark"]
+    )
+    assert [entry.target for entry in sealed.info.edits] == ["Vinterby", "the Ask"]
+    assert "mark" in sealed.info.trained_texts
+    assert sealed.info.metrics.epochs == 0
     assert 9 < sealed.editing_seconds < 99
-    alphas = sealed.alphas([RECORDS[0].prompt, "How far is the harbour from bridge 3?"], "memory")
+    alphas = sealed.alphas(
+        [RECORDS[0].prompt, "How far is the harbour from bridge 3?"], gates.memory()
+    )
     assert alphas.tolist() == [1.0, 0.0]
 
 

@@ -26,7 +26,7 @@ from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainable import merged, partition
 from onceedit_jax.editing.trainer import batch_loss, train
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.gates.token import init_gate
+from onceedit_jax.gates.weight_token import init_gate
 from onceedit_jax.models.decoder import init_params, stack_layers
 
 

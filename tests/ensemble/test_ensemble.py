@@ -7,25 +7,39 @@ import numpy as np
 import pytest
 from stepwise import stepwise_answers
 
-from onceedit_jax.cli.workflow import print_answers
+from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
-from onceedit_jax.decoding import answers as generation
+from onceedit_jax.decoding import answers as answers_module
 from onceedit_jax.decoding import prefix_batching
 from onceedit_jax.decoding.fused import fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, greedy_continuation
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.ensemble import Ensemble, Target
-from onceedit_jax.ensemble import ensemble as ensemble_module
-from onceedit_jax.ensemble.ensemble import Answers
-from onceedit_jax.ensemble.pair import pair_anchors
+from onceedit_jax.ensemble import (
+    Ensemble,
+    Target,
+    decisions,
+    generate,
+    generation,
+    preparation,
+    prepare_plugin,
+    prepare_target,
+    score,
+)
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import evaluate, evaluate_block, gathered, plugin_alone
-from onceedit_jax.fusion.rules import PRESETS, FusionSettings
+from onceedit_jax.fusion.relative_rule import pair_anchors
 from onceedit_jax.models.decoder import forward
 from onceedit_jax.relative.tables import ExactTable
 from onceedit_jax.text.bridge import Bridge
 
+NAMES = ["draft", "vocabulary", "relative"]
+RULES_AND_GATES = [
+    (fusion.draft(), gates.both()),
+    (fusion.vocabulary(), gates.both()),
+    (fusion.relative(), gates.token()),
+]
+LOSSY = [fusion.draft(), fusion.vocabulary(), fusion.relative(allow_lossy=True)]
 RECORDS = [
     EditRecord(
         "What is the capital of Norland?",
@@ -89,9 +103,11 @@ def test_scores_are_also_given_without_edits_that_contradict_another(plugin, tar
     assert consistent["consistent"] is None
 
 
-@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
-def test_a_target_with_the_plugins_tokenizer_answers_with_the_new_facts(plugin, targets, fusion):
-    (result,) = evaluate(Ensemble(plugin, targets[1:], fusion=fusion), RECORDS).results
+@pytest.mark.parametrize(("rule", "gate"), RULES_AND_GATES, ids=NAMES)
+def test_a_target_with_the_plugins_tokenizer_answers_with_the_new_facts(
+    plugin, targets, rule, gate
+):
+    (result,) = evaluate(Ensemble(plugin, targets[1:], rule=rule, gate=gate), RECORDS).results
     assert result["before"]["rel"] < 0.5
     assert result["after"]["rel"] == 1.0
     assert result["after"]["loc"] == 1.0
@@ -99,7 +115,7 @@ def test_a_target_with_the_plugins_tokenizer_answers_with_the_new_facts(plugin, 
 
 def test_drafted_text_reaches_a_target_that_splits_words_otherwise(plugin, targets):
     (drafted,) = evaluate(Ensemble(plugin, targets[:1]), RECORDS).results
-    (by_token,) = evaluate(Ensemble(plugin, targets[:1], fusion="vocabulary"), RECORDS).results
+    (by_token,) = evaluate(Ensemble(plugin, targets[:1], rule=fusion.vocabulary()), RECORDS).results
     assert drafted["after"]["rel"] == 1.0
     assert by_token["after"]["rel"] < drafted["after"]["rel"]
 
@@ -121,10 +137,10 @@ def test_fused_answers_can_be_had_without_those_before(plugin, targets):
 QUESTIONS = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
 
 
-@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
-def test_answers_are_those_of_one_token_at_a_time(plugin, targets, fusion):
+@pytest.mark.parametrize("rule", LOSSY, ids=NAMES)
+def test_answers_are_those_of_one_token_at_a_time(plugin, targets, rule):
     """Whole drafts checked at once, and loops on the device, against the plain state machine."""
-    ensemble = Ensemble(plugin, targets, fusion=fusion, alpha_threshold=0, allow_lossy=True)
+    ensemble = Ensemble(plugin, targets, rule=rule, alpha_threshold=0)
     for alpha in (0.05, 0.3, 0.6, 1.0):
         ensemble.alphas = lambda prompts, a=alpha: np.full(len(prompts), a, np.float32)
         for t, found in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
@@ -154,8 +170,8 @@ def test_a_loop_ends_where_the_plugin_would_write_the_text_otherwise(
             np.array([True]),
         )
 
-    monkeypatch.setattr(generation, "fused_continuation", scripted)
-    ensemble = Ensemble(plugin, [letters], fusion="vocabulary", alpha_threshold=0)
+    monkeypatch.setattr(answers_module, "fused_continuation", scripted)
+    ensemble = Ensemble(plugin, [letters], rule=fusion.vocabulary(), alpha_threshold=0)
     assert ensemble.answers([prompt], max_new_tokens=24) == [["Vinterby"]]
     rewritten = [n for n in range(1, len(read)) if read[n][:-1] != read[n - 1]]
     assert loops == [0, *rewritten] and len(loops) > 2
@@ -168,8 +184,8 @@ def padded(params, config, rows=7):
     return params, dataclasses.replace(config, vocab_size=config.vocab_size + rows)
 
 
-@pytest.mark.parametrize("fusion", ["vocabulary", "relative"])
-def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, fusion):
+@pytest.mark.parametrize("rule", LOSSY[1:], ids=NAMES[1:])
+def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, rule):
     params, config = padded(plugin.params, plugin.config)
     base = padded({"embed": {"tokens": plugin.base_embeddings}}, plugin.config)[0]
     wide = dataclasses.replace(
@@ -181,9 +197,10 @@ def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, fusion):
         dataclasses.replace(model, params=params, config=config, content_hash="wide"),
         targets[0].tokenizer,
     )
-    info = {**plugin.info, "base": {**plugin.info["base"], "content_hash": "wide too"}}
+    base = dataclasses.replace(plugin.info.base, content_hash="wide too")
+    info = dataclasses.replace(plugin.info, base=base)
     wide = dataclasses.replace(wide, info=info)
-    options = {"fusion": fusion, "alpha_threshold": 0, "allow_lossy": True}
+    options = {"rule": rule, "alpha_threshold": 0}
     answers = [
         Ensemble(speaker, [listener], **options).answers(QUESTIONS, max_new_tokens=8)
         for speaker, listener in ((plugin, targets[0]), (wide, target))
@@ -192,7 +209,7 @@ def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, fusion):
 
 
 def test_an_empty_prompt_is_refused_by_its_number(plugin, targets):
-    ensemble = Ensemble(plugin, targets, fusion="vocabulary", alpha_threshold=0)
+    ensemble = Ensemble(plugin, targets, rule=fusion.vocabulary(), alpha_threshold=0)
     for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
         with pytest.raises(InputError, match="prompt 2 of 2 is empty"):
             ask(["Who?", ""])
@@ -201,23 +218,22 @@ def test_an_empty_prompt_is_refused_by_its_number(plugin, targets):
 @pytest.fixture(scope="module")
 def trusted(plugin):
     """The plug-in, trusted from an alpha on that a tiny model's gate reaches."""
-    rule = {**plugin.info["rule"], "trust_thresholds": {"both": 0.6}}
-    return dataclasses.replace(plugin, info={**plugin.info, "rule": rule})
+    rule = dataclasses.replace(plugin.info.rule, trust_thresholds={"both": 0.6})
+    return dataclasses.replace(plugin, info=dataclasses.replace(plugin.info, rule=rule))
 
 
 def test_a_trusted_draft_is_the_answer_and_the_target_is_not_asked(trusted, targets, monkeypatch):
-    rule = FusionSettings(proposal="draft", trust=True)
-    ensemble = Ensemble(trusted, targets, fusion=rule)
+    ensemble = Ensemble(trusted, targets, rule=fusion.draft(trust=True))
     prompts = [r.prompt for r in RECORDS]
     for name in ("own_answers", "checked_answers"):
-        monkeypatch.setattr(ensemble_module, name, None)
+        monkeypatch.setattr(generation, name, None)
     for texts in ensemble.answers(prompts, max_new_tokens=24):
         assert texts == [r.target for r in RECORDS]
 
 
 def test_trust_is_a_row_of_its_own_and_leaves_the_rest_alone(trusted, targets):
-    rule = FusionSettings(proposal="draft", trust=True, confidence="sure")
-    for result in evaluate(Ensemble(trusted, targets, fusion=rule), RECORDS).results:
+    rule = fusion.draft(trust=True, confidence="sure")
+    for result in evaluate(Ensemble(trusted, targets, rule=rule), RECORDS).results:
         assert result["fusion"] == "draft, sure, trusted"
         assert result["after"]["rel"] == result["after"]["loc"] == 1
 
@@ -232,8 +248,8 @@ def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     def never(*args, **kwargs):
         raise AssertionError("the plug-in ran for a prompt under the threshold")
 
-    for name in ("fused_answers", "DraftReader"):
-        monkeypatch.setattr(ensemble_module, name, never)
+    monkeypatch.setattr(generation, "fused_answers", never)
+    monkeypatch.setattr(preparation, "DraftReader", never)
     answers = ensemble.generate(unrelated, max_new_tokens=6)
     assert answers.after == answers.before
 
@@ -255,16 +271,16 @@ def test_generation_equals_teacher_forcing_on_its_own_answer(plugin, targets):
 
 
 def test_gradient_search_reports_a_falling_loss(plugin, targets):
-    settings = dataclasses.replace(PRESETS["relative"], search="gradient")
-    found = evaluate(Ensemble(plugin, targets[:1], fusion=settings), RECORDS)
+    rule = fusion.relative(search="gradient")
+    found = evaluate(Ensemble(plugin, targets[:1], rule=rule, gate=gates.token()), RECORDS)
     losses = found.losses[targets[0].name]
-    assert len(losses) == settings.gradient.steps + 1
+    assert len(losses) == rule.settings.gradient.steps + 1
     assert losses[-1] < losses[0]
 
 
 def test_blocks_in_which_nothing_is_in_reach_have_no_losses_and_do_no_harm(plugin, targets):
-    settings = dataclasses.replace(PRESETS["relative"], search="gradient", gate="memory")
-    ensemble = Ensemble(plugin, targets[:1], fusion=settings)
+    rule = fusion.relative(search="gradient")
+    ensemble = Ensemble(plugin, targets[:1], rule=rule, gate=gates.memory())
     far = EditRecord("How deep is the old well?", "the cat", subject="well", index=2)
     options = {"mode": "teacher-forced", "max_new_tokens": 1}
     parts = [[far], RECORDS[:1], RECORDS[1:]]
@@ -278,21 +294,21 @@ def test_blocks_in_which_nothing_is_in_reach_have_no_losses_and_do_no_harm(plugi
 
 
 def test_deepen_runs_on_exact_tables(plugin, targets):
-    ensemble = Ensemble(plugin, targets[:1], fusion="deepen")
-    (transfer,) = ensemble._transfers
-    assert isinstance(transfer.plugin, ExactTable) and isinstance(transfer.target, ExactTable)
+    ensemble = Ensemble(plugin, targets[:1], rule=fusion.deepen(), gate=gates.fixed(0.5))
+    state = ensemble.prepared[0].state
+    assert isinstance(state.plugin, ExactTable) and isinstance(state.target, ExactTable)
     found = evaluate(ensemble, RECORDS)
     assert found.results[0]["search"] == "gradient"
     assert found.alphas["rel"] == [0.5, 0.5]
 
 
 def test_tables_are_kept_and_an_edit_does_not_touch_them(plugin, targets, tmp_path, tiny_model):
-    Ensemble(plugin, targets[:1], fusion="relative")
+    Ensemble(plugin, targets[:1], rule=fusion.relative())
     kept = sorted((tmp_path / "tables").iterdir())
     assert len(kept) == 2
     model, tokenizer = tiny_model(40, 0)
     other = edit(model, tokenizer, RECORDS[:1], UNRELATED, EditSettings(epochs=1, swapped_ratio=0))
-    Ensemble(other, targets[:1], fusion="relative", allow_lossy=True)
+    Ensemble(other, targets[:1], rule=fusion.relative(allow_lossy=True))
     assert sorted((tmp_path / "tables").iterdir()) == kept
 
 
@@ -310,7 +326,7 @@ def test_the_plugin_alone_is_scored_in_its_own_tokens(plugin):
 
 
 def test_an_answer_of_no_tokens_is_refused(plugin, targets):
-    ensemble = Ensemble(plugin, targets, fusion="vocabulary", alpha_threshold=0)
+    ensemble = Ensemble(plugin, targets, rule=fusion.vocabulary(), alpha_threshold=0)
     for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
         with pytest.raises(InputError, match="max_new_tokens=0"):
             ask(["Who?"], max_new_tokens=0)
@@ -328,34 +344,37 @@ def test_targets_of_one_name_are_told_apart_by_their_folders(plugin, targets):
         Ensemble(plugin, [both[0], both[0]])
 
 
-def test_what_a_model_writes_is_shown_as_it_is(plugin, targets, capsys):
-    class Speaking:
-        def generate(self, prompts, *, max_new_tokens):
-            written = [["[/INST] [bold]yes"] * len(prompts)]
-            return Answers(np.ones(len(prompts), np.float32), written, written)
-
-    Speaking.targets = targets[:1]
-    print_answers(Speaking(), ["Who is [/b]?"])
-    shown = capsys.readouterr().out
-    assert "[/INST] [bold]yes" in shown and "Who is [/b]?" in shown
-
-
-def test_unknown_fusion_and_no_targets_are_refused(plugin, targets):
-    with pytest.raises(InputError, match="table=exact"):
-        Ensemble(plugin, targets, fusion="draft", table="exact")
-    with pytest.raises(InputError, match="expected one of"):
-        Ensemble(plugin, targets, fusion="average")
+def test_what_does_not_go_together_is_refused(plugin, targets):
     with pytest.raises(InputError, match="no targets"):
         Ensemble(plugin, [])
-    with pytest.raises(InputError, match="search=gradient"):
-        FusionSettings(proposal="relative", start="prior")
+    with pytest.raises(InputError, match="1 states for 2 targets"):
+        Ensemble(plugin, targets, states=[()])
+    with pytest.raises(InputError, match="gives every prompt the same alpha"):
+        Ensemble(plugin, targets, rule=fusion.draft(trust=True), gate=gates.fixed(0.9))
+    with pytest.raises(InputError, match="alpha_threshold=2"):
+        Ensemble(plugin, targets, alpha_threshold=2)
 
 
-@pytest.mark.parametrize("fusion", ["draft", "vocabulary", "relative"])
-def test_a_second_call_compiles_nothing(plugin, targets, fusion):
-    ensemble = Ensemble(plugin, targets[:1], fusion=fusion, alpha_threshold=0, allow_lossy=True)
+def test_the_functions_do_what_the_ensemble_does(plugin, targets):
+    """`Ensemble` is a shell: prepared values and two functions are all there is."""
+    ensemble = Ensemble(plugin, targets)
+    prompts = [record.prompt for record in RECORDS]
+    prepared = prepare_plugin(plugin)
+    ready = [prepare_target(prepared, target) for target in targets]
+    assert generate(prepared, ready, prompts).after == ensemble.generate(prompts).after
+    scored, expected = score(prepared, ready, PAIRS), ensemble.score(PAIRS)
+    for found, wanted in zip(scored.targets, expected.targets, strict=True):
+        assert [t.after.tolist() for t in found] == [t.after.tolist() for t in wanted]
+    # Alphas may come from outside, too.
+    shut = generate(prepared, ready, prompts, alphas=np.zeros(len(prompts), np.float32))
+    assert shut.after == shut.before
+
+
+@pytest.mark.parametrize("rule", LOSSY, ids=NAMES)
+def test_a_second_call_compiles_nothing(plugin, targets, rule):
+    ensemble = Ensemble(plugin, targets[:1], rule=rule, alpha_threshold=0)
     compiled = [
-        ensemble_module.decide,
+        decisions.decide,
         prefix_batching._hidden,
         prefix_batching._extend,
         greedy_continuation,

@@ -7,8 +7,9 @@ import pytest
 
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.ensemble import Target, fidelity
-from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
-from onceedit_jax.fusion.rules import PRESETS
+from onceedit_jax.ensemble.side import ModelSide
+from onceedit_jax.fusion import relative
+from onceedit_jax.fusion.relative_rule import pair_anchors
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.relative.transfer import transfer_matrix
 
@@ -17,16 +18,19 @@ from onceedit_jax.relative.transfer import transfer_matrix
 def sides(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path))
     monkeypatch.setattr(fidelity, "DISTRIBUTIONS", 12)
-    return [Side.of_model(Target(*tiny_model(merges, seed))) for merges, seed in ((40, 0), (80, 1))]
+    return [
+        ModelSide.of_model(Target(*tiny_model(merges, seed))) for merges, seed in ((40, 0), (80, 1))
+    ]
 
 
 def test_variation_is_the_distance_from_p_r_with_the_whole_matrix(sides):
-    transfer, health = build_transfer(*sides, PRESETS["relative"], allow_lossy=True)
-    found = fidelity.fidelity(*sides, transfer, health)
+    state = relative(allow_lossy=True).prepare(*sides)
+    health = tuple(side.health for side in sides)
+    found = fidelity.fidelity(*sides, state, health)
     texts = fidelity.beginnings(12)
     assert found.distributions == len(texts) == 12
     shared = pair_anchors(sides[0].tokenizer, sides[1].tokenizer)
-    tables, ids = (transfer.plugin, transfer.target), (shared.ids_a, shared.ids_b)
+    tables, ids = (state.plugin, state.target), (shared.ids_a, shared.ids_b)
     exact, kept = [], []
     for side, table, anchors, report in zip(sides, tables, ids, health, strict=True):
         rows = [side.tokenizer.encode(text) for text in texts]

@@ -1,7 +1,5 @@
 """Fusion rules: the formulas, the presets, and what is refused."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,19 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onceedit_jax import fusion
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.rules import (
-    PRESETS,
+from onceedit_jax.fusion import (
+    FusedStep,
     FusionInputs,
-    FusionSettings,
-    Transfer,
+    FusionRule,
+    RelativeState,
+    SearchSettings,
     fuse,
     fuse_vocabulary,
     fused_anchor,
+    fused_step,
     fused_token,
-    fusion_rule,
 )
-from onceedit_jax.fusion.search import SearchSettings
+from onceedit_jax.fusion.registry import RULES, named_rule, rule_by_name
 from onceedit_jax.models import argmax
 from onceedit_jax.relative.build import build_table
 from onceedit_jax.relative.tables import lookup_table
@@ -40,7 +40,7 @@ def pair():
     target, _ = build_table(
         rng.normal(size=(VL, 12)), IDS_L, num_tokens=VL - PADDING, kind="topk", k=8
     )
-    return Transfer(plugin, target, lookup_table(target), jnp.asarray(TO_TARGET))
+    return RelativeState(plugin, target, lookup_table(target))
 
 
 def make_inputs(alpha, seed=0):
@@ -53,8 +53,16 @@ def make_inputs(alpha, seed=0):
     )
 
 
-def tokens(settings, inputs, pair):
-    return np.asarray(jax.jit(fusion_rule(settings))(inputs, pair).tokens)
+def state_of(rule, pair):
+    return pair if rule.name == "relative" else jnp.asarray(TO_TARGET)
+
+
+def step(rule, inputs, pair):
+    return jax.jit(fused_step, static_argnums=0)(rule, state_of(rule, pair), inputs)
+
+
+def tokens(rule, inputs, pair):
+    return np.asarray(step(rule, inputs, pair).tokens)
 
 
 @pytest.mark.parametrize("sharpness", [0.1, 3.0, 30.0])
@@ -141,12 +149,12 @@ def test_fuse_vocabulary_is_the_weighted_sum_in_the_targets_vocabulary():
     np.testing.assert_allclose(fused, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["relative", "vocabulary"])
-def test_where_the_gate_is_shut_the_target_speaks_for_itself(name, pair):
+@pytest.mark.parametrize("rule", [fusion.relative(), fusion.vocabulary()], ids=lambda r: r.name)
+def test_where_the_gate_is_shut_the_target_speaks_for_itself(rule, pair):
     inputs = make_inputs(0.0)
     own = jnp.argmax(inputs.target_logits, axis=1)
     assert (np.asarray(own) % 2 == 1).any()  # some are tokens that are no anchor
-    np.testing.assert_array_equal(tokens(PRESETS[name], inputs, pair), own)
+    np.testing.assert_array_equal(tokens(rule, inputs, pair), own)
 
 
 def test_the_enhanced_search_alone_loses_a_targets_own_tokens(pair):
@@ -154,92 +162,209 @@ def test_the_enhanced_search_alone_loses_a_targets_own_tokens(pair):
     own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
     unshared = own % 2 == 1
     assert unshared.any()
-    found = {name: tokens(PRESETS[name], inputs, pair) for name in ("relative", "vocabulary")}
+    found = {
+        rule.name: tokens(rule, inputs, pair) for rule in (fusion.relative(), fusion.vocabulary())
+    }
     assert (found["relative"][unshared] != own[unshared]).all()
     np.testing.assert_array_equal(found["vocabulary"], own)
 
 
-@pytest.mark.parametrize("name", ["relative", "vocabulary"])
-def test_where_the_gate_is_open_the_plug_in_speaks_through_the_target(name, pair):
+@pytest.mark.parametrize("rule", [fusion.relative(), fusion.vocabulary()], ids=lambda r: r.name)
+def test_where_the_gate_is_open_the_plug_in_speaks_through_the_target(rule, pair):
     inputs = make_inputs(1.0)
     sure = jax.nn.one_hot(jnp.arange(B), VS) * 50.0
     inputs = inputs._replace(plugin_logits=sure)
-    np.testing.assert_array_equal(tokens(PRESETS[name], inputs, pair), 2 * np.arange(B))
+    np.testing.assert_array_equal(tokens(rule, inputs, pair), 2 * np.arange(B))
 
 
 def test_every_row_obeys_its_own_alpha(pair):
     alpha = jnp.asarray([0.0, 1.0] * (B // 2))
     inputs = make_inputs(0.0)._replace(alpha=alpha)
-    mixed = tokens(PRESETS["vocabulary"], inputs, pair)
+    mixed = tokens(fusion.vocabulary(), inputs, pair)
     for value in (0.0, 1.0):
-        alone = tokens(PRESETS["vocabulary"], make_inputs(value), pair)
+        alone = tokens(fusion.vocabulary(), make_inputs(value), pair)
         np.testing.assert_array_equal(mixed[alpha == value], alone[alpha == value])
 
 
 def test_the_gradient_search_decides_as_the_lookup_does(pair):
     inputs = make_inputs(0.7)
-    by_search = dataclasses.replace(PRESETS["relative"], search="gradient")
-    step = jax.jit(fusion_rule(by_search))(inputs, pair)
-    np.testing.assert_array_equal(step.tokens, tokens(PRESETS["relative"], inputs, pair))
-    assert step.losses.shape == (B, SearchSettings().steps + 1)
-
-
-def test_a_fixed_weight_does_not_listen_to_the_gate(pair):
-    fixed = FusionSettings(weight="fixed", fixed_alpha=0.3)
-    by_gate = tokens(PRESETS["vocabulary"], make_inputs(0.3), pair)
-    for gate in (0.0, 1.0):
-        np.testing.assert_array_equal(tokens(fixed, make_inputs(gate), pair), by_gate)
+    searched = step(fusion.relative(search="gradient"), inputs, pair)
+    np.testing.assert_array_equal(searched.tokens, tokens(fusion.relative(), inputs, pair))
+    assert searched.losses.shape == (B, SearchSettings().steps + 1)
 
 
 def test_deepen_without_steps_is_the_target_itself(pair):
-    still = dataclasses.replace(PRESETS["deepen"], gradient=SearchSettings(steps=0))
+    still = rule_by_name("deepen", {"gradient": SearchSettings(steps=0)})
     inputs = make_inputs(0.9)
     own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
     np.testing.assert_array_equal(tokens(still, inputs, pair), own)
 
 
 def test_deepen_searches_from_the_prior_towards_the_whole_distribution(pair):
-    step = jax.jit(fusion_rule(PRESETS["deepen"]))(make_inputs(0.5), pair)
-    assert (step.losses[:, -1] < step.losses[:, 0]).all()
-    assert (np.asarray(step.tokens) < VL - PADDING).all()
+    searched = step(fusion.deepen(), make_inputs(0.5), pair)
+    assert (searched.losses[:, -1] < searched.losses[:, 0]).all()
+    assert (np.asarray(searched.tokens) < VL - PADDING).all()
 
 
-def test_the_presets_are_the_three_published_points():
-    deepen, relative, vocabulary = (PRESETS[n] for n in ("deepen", "relative", "vocabulary"))
-    assert (deepen.weight, deepen.fixed_alpha, deepen.normalization) == ("fixed", 0.5, "deepen")
-    assert (deepen.start, deepen.target, deepen.search) == ("prior", "distribution", "gradient")
-    assert (relative.weight, relative.normalization) == ("gate", "centered")
-    assert (relative.start, relative.target, relative.search) == ("zeros", "one-hot", "lookup")
-    assert (vocabulary.weight, vocabulary.proposal) == ("gate", "vocabulary")
-    assert [p.label for p in (deepen, relative, vocabulary)] == ["gradient", "lookup", "none"]
+def test_the_names_stand_for_the_published_points():
+    deepen, relative = (RULES[name].settings for name in ("deepen", "relative"))
+    assert (deepen.normalization, deepen.kind) == ("deepen", "exact")
+    assert (deepen.start, deepen.objective, deepen.search) == ("prior", "distribution", "gradient")
+    assert (relative.normalization, relative.kind) == ("centered", "topk")
+    assert (relative.start, relative.objective, relative.search) == ("zeros", "one-hot", "lookup")
+    gates = {name: RULES[name].gate for name in RULES}
+    assert gates == {
+        "draft": "both",
+        "vocabulary": "both",
+        "relative": "token",
+        "deepen": "fixed",
+    }
 
 
 @pytest.mark.parametrize(
-    ("change", "remedy"),
+    ("name", "options", "remedy"),
     [
-        ({"proposal": "relative", "start": "prior"}, "set search=gradient"),
-        ({"proposal": "relative", "target": "distribution"}, "set search=gradient"),
-        ({"search": "gradient"}, "proposal=relative"),
-        ({"start": "prior", "search": "gradient"}, "proposal=relative"),
-        ({"weight": "fixed", "fixed_alpha": 1.5}, "from 0 to 1"),
-        ({"trust": True}, "set proposal=draft"),
-        ({"proposal": "draft", "trust": True, "weight": "fixed"}, "leave one of the two out"),
-        ({"normalization": "center"}, "normalization=center: expected one of centered, deepen"),
-        ({"gate": "neither"}, "gate=neither: expected one of token, memory, both"),
-        ({"proposal": "relative", "confidence": "sure"}, "set proposal=draft"),
-        ({"fixed_alpha": 0.7}, "set weight=fixed"),
-        ({"proposal": "draft", "normalization": "deepen"}, "set proposal=relative"),
+        ("relative", {"start": "prior"}, "set search=gradient"),
+        ("relative", {"objective": "distribution"}, "set search=gradient"),
+        ("relative", {"normalization": "center"}, "expected one of centered, deepen"),
+        ("relative", {"confidence": "sure"}, "no setting confidence; its settings are norm"),
+        ("vocabulary", {"search": "gradient"}, "no setting search; it has no settings"),
+        ("draft", {"normalization": "deepen"}, "its settings are confidence, trust"),
+        ("draft", {"confidence": "very"}, "expected one of probability, sure"),
+        ("average", {}, "expected one of draft, vocabulary, relative, deepen"),
     ],
 )
-def test_combinations_without_a_meaning_are_refused(change, remedy):
+def test_combinations_without_a_meaning_are_refused(name, options, remedy):
     with pytest.raises(InputError, match=remedy):
-        FusionSettings(**change)
+        rule_by_name(name, options)
 
 
 def test_equal_settings_are_one_rule_and_so_compile_once():
-    assert fusion_rule(FusionSettings()) is fusion_rule(PRESETS["vocabulary"])
+    assert fusion.vocabulary() is rule_by_name("vocabulary")
+    assert fusion.draft() is fusion.draft(confidence="probability") is rule_by_name("draft")
+    assert fusion.deepen() is rule_by_name("deepen")
+    assert fusion.relative(search="gradient") is rule_by_name("relative", {"search": "gradient"})
+    assert fusion.draft(trust=True) is not fusion.draft()
 
 
-def test_a_part_that_was_not_built_is_missed_by_name():
-    with pytest.raises(InputError, match="the plug-in's table"):
-        fusion_rule(PRESETS["relative"])(make_inputs(0.5), Transfer())
+def test_what_a_rule_reads_and_does_not_get_is_named():
+    inputs = make_inputs(0.5)
+    with pytest.raises(InputError, match="reads `drafted`"):
+        fused_step(fusion.draft(), (), inputs)
+    with pytest.raises(InputError, match="reads `plugin_logits`"):
+        fused_step(fusion.vocabulary(), TO_TARGET, inputs._replace(plugin_logits=None))
+
+
+def test_an_installed_package_adds_names(monkeypatch):
+    class Point:
+        name = "mine"
+
+        def load(self):
+            return FusionRule("mine", lambda plugin, target: (), lambda state, inputs: None)
+
+    def points(group, name=None):
+        return [Point()] if group == "onceedit_jax.fusion_rules" and name in (None, "mine") else []
+
+    monkeypatch.setattr("onceedit_jax.fusion.registry.entry_points", points)
+    assert rule_by_name("mine").name == "mine"
+    with pytest.raises(InputError, match="mine: no setting trust; it has no settings"):
+        rule_by_name("mine", {"trust": True})
+    with pytest.raises(InputError, match="deepen, mine"):
+        named_rule("average")
+
+
+def drafts(alpha):
+    inputs = make_inputs(alpha)
+    return FusionInputs(
+        None,
+        inputs.target_logits,
+        inputs.alpha,
+        jnp.arange(B, dtype=jnp.int32) * 3 - 1,
+        jnp.linspace(0, 1, B, dtype=jnp.float32),
+    )
+
+
+EVERY = [
+    fusion.draft(),
+    fusion.draft(confidence="sure"),
+    fusion.vocabulary(),
+    fusion.relative(),
+    fusion.relative(search="gradient"),
+    fusion.deepen(),
+]
+NAMES = ["draft", "draft-sure", "vocabulary", "relative", "relative-gradient", "deepen"]
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=NAMES)
+@pytest.mark.parametrize("alphas", [(1.0, 1.0, 1.0), (0.0, 0.4, 1.0)])
+def test_mapped_over_batches_a_rule_decides_as_it_does_for_each(rule, alphas, pair):
+    make = drafts if rule.reads == "draft" else make_inputs
+    batches = [make(alpha) for alpha in alphas]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    state = state_of(rule, pair)
+    mapped = jax.jit(jax.vmap(lambda inputs: fused_step(rule, state, inputs)))(stacked)
+    for n, batch in enumerate(batches):
+        alone = fused_step(rule, state, batch)
+        np.testing.assert_array_equal(mapped.tokens[n], alone.tokens)
+        if alone.losses is not None:
+            np.testing.assert_allclose(mapped.losses[n], alone.losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=NAMES)
+def test_a_rule_runs_under_pmap(rule, pair):
+    batch = (drafts if rule.reads == "draft" else make_inputs)(0.6)
+    state = state_of(rule, pair)
+    shared = jax.pmap(lambda inputs: fused_step(rule, state, inputs).tokens)(
+        jax.tree.map(lambda leaf: leaf[None], batch)
+    )
+    np.testing.assert_array_equal(shared[0], fused_step(rule, state, batch).tokens)
+
+
+def primitives(jaxpr, inside=()):
+    """Every primitive of a program, with the primitives that it lies in."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name, inside
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else [value]:
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from primitives(inner, (*inside, equation.primitive.name))
+
+
+@pytest.mark.parametrize("rule", [fusion.vocabulary(), fusion.relative()], ids=lambda r: r.name)
+def test_under_vmap_all_tokens_are_looked_at_only_where_a_few_do_not_settle_it(rule, pair):
+    """The full mixture stays inside of a branch: it is not computed beside the short way."""
+    plugin, _ = build_table(np.random.default_rng(0).normal(size=(VS, 12)), IDS_S, k=8)
+    state = state_of(rule, pair._replace(plugin=plugin))
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), make_inputs(0.5))
+    program = jax.make_jaxpr(jax.vmap(lambda inputs: fused_step(rule, state, inputs).tokens))(
+        stacked
+    )
+    found = list(primitives(program.jaxpr))
+    assert sum(name == "cond" for name, _ in found) == 2
+    # The full mixture alone scatters (`to_vocabulary`) or scans over a table's entries.
+    whole = [inside for name, inside in found if name == "scan" or name == "scatter-add"]
+    if rule.name == "relative":  # the rows of a few tokens are scattered too, outside
+        whole = [inside for name, inside in found if name == "scan"]
+    assert whole and all("cond" in inside for inside in whole)
+
+
+def test_tables_that_are_mapped_too_are_used_one_after_another():
+    rng = np.random.default_rng(3)
+    ids = jnp.asarray(rng.integers(-1, 12, (3, VS)).astype(np.int32))
+    inputs = make_inputs(0.5)
+    arguments = inputs.plugin_logits, inputs.target_logits, inputs.alpha
+    mapped = jax.vmap(fused_token, in_axes=(None, None, None, 0))(*arguments, ids)
+    for n in range(3):
+        np.testing.assert_array_equal(mapped[n], fused_token(*arguments, ids[n]))
+
+
+def test_a_rule_of_ones_own_obeys_the_closed_gate(pair):
+    def never(state, inputs):
+        return FusedStep(jnp.full(inputs.alpha.shape, 7, jnp.int32))
+
+    rule = FusionRule("seven", lambda plugin, target: (), never)
+    inputs = make_inputs(0.0)._replace(alpha=jnp.asarray([0.0, 1.0] * (B // 2)))
+    found = np.asarray(fused_step(rule, (), inputs).tokens)
+    own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
+    np.testing.assert_array_equal(found, np.where(np.arange(B) % 2, 7, own))

@@ -105,13 +105,14 @@ def test_a_model_is_read_into_eight_bits(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
 def test_a_real_model_in_eight_bits_says_nearly_the_same(name):
-    from onceedit_jax.ensemble.pair import Side, load_target
+    from onceedit_jax.ensemble.side import ModelSide
+    from onceedit_jax.ensemble.target import load_target
     from onceedit_jax.models.decoder import unembed
 
     logits = []
     for dtype in ("float32", "int8"):
         target = load_target(f"demo:{name}", dtype=dtype)
-        states = Side.of_model(target).reference_states[:200]
+        states = ModelSide.of_model(target).reference_states[:200]
         logits.append(unembed(target.model.params, target.model.config, jnp.asarray(states)))
     exact, small = (jax.nn.softmax(part) for part in logits)
     variation = 0.5 * jnp.abs(exact - small).sum(-1)

@@ -301,7 +301,7 @@ def test_progress_is_told_block_by_block(monkeypatch):
 
 
 def test_bad_anchors_are_refused_with_what_to_do():
-    with pytest.raises(InputError, match="fusion=vocabulary"):
+    with pytest.raises(InputError, match="the rule vocabulary"):
         build_table(E, IDS[:1])
     with pytest.raises(InputError, match=f"rows 0 to {V - 1}"):
         build_table(E, np.array([0, V]))

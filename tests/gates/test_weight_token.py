@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.gates.token import alpha, apply_threshold, gate_logit, init_gate, joined_head
+from onceedit_jax.gates.weight_token import (
+    alpha,
+    apply_threshold,
+    gate_logit,
+    init_gate,
+    joined_head,
+)
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 HEAD = jax.random.normal(KEYS[0], (11, 6))

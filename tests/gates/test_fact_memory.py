@@ -6,11 +6,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editing.calibration import reach_evidence
-from onceedit_jax.gates.keys import reach_threshold, reaches, scope_memory
-from onceedit_jax.gates.memory import NO_WORD, reach
-from onceedit_jax.gates.token import gated
+from onceedit_jax.gates.calibration import reach_evidence, reach_threshold
+from onceedit_jax.gates.fact_memory import NO_WORD, fit_memory, reach, weigh
+from onceedit_jax.gates.fact_memory import reaches as reaches_of_words
+from onceedit_jax.gates.types import EDIT, UNRELATED, GateFeatures
+from onceedit_jax.gates.words import edit_keys, word_ids
 from onceedit_jax.text.words import names, word_id, words
+
+
+def scope_memory(records, others):
+    """The memory of edits, with other texts that were trained on."""
+    texts = [record.prompt for record in records] + list(others)
+    own = edit_keys(records)
+    keys = np.full((len(texts), own.shape[1]), NO_WORD, np.int32)
+    keys[: len(records)] = own
+    labels = np.array([EDIT] * len(records) + [UNRELATED] * len(others), np.int32)
+    held_out = np.zeros(len(texts), bool)
+    return fit_memory(GateFeatures(word_ids(texts), keys=keys, held_out=held_out), labels)
+
+
+def reaches(memory, texts):
+    return reaches_of_words(memory, word_ids(texts))
+
 
 RECORDS = [
     EditRecord("Which voice is Lola Beeth?", "bass", subject="Lola Beeth"),
@@ -126,23 +143,11 @@ def test_a_whole_key_is_in_reach_even_where_every_unrelated_row_holds_one():
     assert (reaches(memory, [record.prompt for record in records]) >= threshold).all()
 
 
-def test_each_kind_of_gate_reads_what_its_name_says():
-    logit, near = np.array([2.0, 2.0, -1.0], np.float32), np.array([True, False, True])
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
-
-    np.testing.assert_allclose(gated("token", logit, near, 3.0), sigmoid(logit), rtol=1e-6)
-    np.testing.assert_allclose(gated("memory", logit, near, 3.0), [1, 0, 1])
-    wanted = [sigmoid(5.0), 0, sigmoid(2.0)]
-    np.testing.assert_allclose(gated("both", logit, near, 3.0), wanted, rtol=1e-6)
-
-
 @given(st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_both_witnesses_together_are_bayes_rule(prior, hit, false_alarm):
     """[WEIGHT] says how likely an edit is; being in reach multiplies the odds by hit over alarm."""
     logit = np.log(prior / (1 - prior))
-    found = gated("both", np.float32(logit), np.array(True), np.log(hit / false_alarm))
+    found = weigh(np.float32(logit), np.array(True), np.log(hit / false_alarm))
     wanted = prior * hit / (prior * hit + (1 - prior) * false_alarm)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 

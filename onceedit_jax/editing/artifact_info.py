@@ -1,0 +1,236 @@
+"""What `edit.json` says of an edited plug-in: one frozen record, checked once on loading."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from onceedit_jax.errors import InputError
+
+FORMAT = 5
+READABLE = (4, 5)
+MARK = "edit.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseInfo:
+    """The model that was edited.
+
+    Attributes:
+      name: its name.
+      content_hash: hash of its unedited weights, the key of its transfer tables.
+      hf_config: its config.json.
+      config: its configuration, as `ModelConfig.to_dict` gives it.
+    """
+
+    name: str
+    content_hash: str
+    hf_config: dict[str, Any]
+    config: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditEntry:
+    """One edit: its prompt, its new answer (`target` in files), and its subject if it has one."""
+
+    prompt: str
+    target: str
+    subject: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class UnrelatedInfo:
+    """How many unrelated rows were trained on and held back, and a hash of them."""
+
+    trained: int
+    held_back: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EditorInfo:
+    """The editing method: its name and its own settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleInfo:
+    """The default fusion rule, and the gates' thresholds, calibrated on held-back rows.
+
+    Attributes:
+      fusion: name of the rule.
+      alpha_thresholds: by gate, the alpha below which a target answers by itself.
+      trust_thresholds: by gate, the alpha from which a draft may be taken unchecked.
+      reach_threshold: how much of an edit's key a text must hold to be in its reach.
+      reach_evidence: how much being in reach speaks for an edit, a log-likelihood ratio.
+    """
+
+    fusion: str
+    alpha_thresholds: dict[str, float]
+    trust_thresholds: dict[str, float]
+    reach_threshold: float
+    reach_evidence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EditMetrics:
+    """What the edit took and reached on its own training rows.
+
+    Attributes:
+      epochs: passes over the rows.
+      seconds: of the whole stage: texts, training, compilation, thresholds.
+      loss: of the last epoch.
+      reliability: share of edits predicted whole in the last epoch.
+      gate_accuracy: share of rows on their side of the gate in the last epoch.
+      alpha_edits: least, mean and largest alpha of [WEIGHT] on the edits' prompts.
+      alpha_held_back: the same on held-back unrelated rows.
+      reach_held_back: the same of `reach`.
+    """
+
+    epochs: int
+    seconds: float
+    loss: float | None
+    reliability: float | None
+    gate_accuracy: float | None
+    alpha_edits: dict[str, float]
+    alpha_held_back: dict[str, float]
+    reach_held_back: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditInfo:
+    """Everything about an edited plug-in that is not an array.
+
+    Attributes:
+      base: the model that was edited.
+      edits: all edits that the parameters hold.
+      edited_before: how many of them an earlier stage made.
+      contradicting: how many contradict another one.
+      unrelated: the unrelated rows.
+      trained_texts: digests of all texts that were trained on.
+      editor: the editing method.
+      settings: of the editing stage, as `EditSettings.as_dict` gives them.
+      rule: the default rule and the thresholds.
+      metrics: what the edit took and reached.
+      history: one entry for each epoch.
+      versions: of the packages that made it.
+      format: of the file that it was read from.
+    """
+
+    base: BaseInfo
+    edits: tuple[EditEntry, ...]
+    edited_before: int
+    contradicting: int
+    unrelated: UnrelatedInfo
+    trained_texts: tuple[str, ...]
+    editor: EditorInfo
+    settings: dict[str, Any]
+    rule: RuleInfo
+    metrics: EditMetrics
+    history: tuple[dict[str, float], ...]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as `edit.json` holds them."""
+        values = dataclasses.asdict(self)
+        return {"format": FORMAT, **{key: values[key] for key in values if key != "format"}}
+
+
+def read_info(folder: Path) -> EditInfo:
+    """What the `edit.json` of an artifact says, without reading any array.
+
+    Raises:
+      InputError: no readable `edit.json` of a known format; the message names the key at fault.
+    """
+    path = folder / MARK
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no edited plug-in here ({MARK} is missing); give the folder that "
+            "`onceedit edit --out` wrote"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); edit again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}, expected an object; edit again")
+    if values.get("format") not in READABLE:
+        raise InputError(
+            f"{path}: artifact format {values.get('format')!r}, this version reads "
+            f"{' and '.join(map(str, READABLE))}; edit again with this version"
+        )
+    return _parsed(EditInfo, _upgraded(values), str(path))
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of an older format as those of this one."""
+    settings = values.get("settings")
+    if values["format"] == 4 and isinstance(settings, dict):
+        # Format 4 named the method among the settings and knew no other editors.
+        return {**values, "editor": {"name": settings.get("method", "full"), "settings": {}}}
+    return values
+
+
+def _parsed(kind: Any, value: Any, place: str) -> Any:
+    """A JSON value as a dataclass or a plain type.
+
+    Raises:
+      InputError: naming the place, what is there and what was expected.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _parsed_record(kind, value, place)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _parsed(next(a for a in arguments if a is not type(None)), value, place)
+    if origin is tuple:
+        items = _checked(list, value, place)
+        return tuple(_parsed(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(items))
+    if origin is dict:
+        items = _checked(dict, value, place)
+        return {key: _parsed(arguments[1], item, f"{place}.{key}") for key, item in items.items()}
+    if kind is Any:
+        return value
+    return kind(_checked((int, float) if kind is float else kind, value, place))
+
+
+def _parsed_record(kind: Any, value: Any, place: str) -> Any:
+    values = _checked(dict, value, place)
+    kinds, parsed = get_type_hints(kind), {}
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            where = f"{place}, {field.name}" if place.endswith(MARK) else f"{place}.{field.name}"
+            parsed[field.name] = _parsed(kinds[field.name], values[field.name], where)
+        elif field.default is dataclasses.MISSING:
+            there = ", ".join(values) or "nothing"
+            raise InputError(
+                f"{place}: no {field.name}; there are {there}. The file is damaged: edit again"
+            )
+    return kind(**parsed)
+
+
+def _checked(kind: Any, value: Any, place: str) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        names = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(_JSON_NAMES.get(k, k.__name__) for k in names)
+        raise InputError(
+            f"{place}: expected {wanted}, found {value!r:.60}. The file is damaged: edit again"
+        )
+    return value
+
+
+_JSON_NAMES: Mapping[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+}

@@ -1,0 +1,200 @@
+"""Greedy answers of every target: alone, fused, and both."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from onceedit_jax.decoding.answers import (
+    PROMPTS,
+    View,
+    checked_answers,
+    fused_answers,
+    own_answers,
+    trusted_answers,
+)
+from onceedit_jax.distributed.mesh import using
+from onceedit_jax.ensemble.decisions import decide_all
+from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget, check_prompts
+from onceedit_jax.errors import InputError
+
+Alphas = Float[np.ndarray, "prompts"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Greedy answers to N prompts.
+
+    Attributes:
+      alphas: `[N]`.
+      before: for each target, its N texts without the plug-in.
+      after: for each target, its N texts with it.
+    """
+
+    alphas: Alphas
+    before: list[list[str]]
+    after: list[list[str]]
+
+
+def generate(
+    plugin: PreparedPlugin,
+    targets: Sequence[PreparedTarget],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 20,
+    alphas: Alphas | None = None,
+) -> Answers:
+    """Greedy answers of every target, before and after.
+
+    An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts below the
+    threshold are answered by the target alone, without a step of the plug-in.
+
+    Args:
+      plugin: the prepared plug-in.
+      targets: targets prepared for it.
+      prompts: N texts.
+      max_new_tokens: longest answer.
+      alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate).
+
+    Raises:
+      InputError: a prompt is empty, or an answer of no tokens is asked for.
+    """
+    before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens)
+    with using(plugin.mesh):
+        plugin.drafter.forget()
+        if alphas is None:
+            alphas = plugin.alphas(prompts)
+        active = plugin.active(alphas)
+        after = []
+        for target, texts in zip(targets, before, strict=True):
+            fused = iter(_fused_texts(plugin, target, prompts, alphas, active, max_new_tokens))
+            after.append(
+                [next(fused) if a else text for a, text in zip(active, texts, strict=True)]
+            )
+    return Answers(alphas, before, after)
+
+
+def answer(
+    plugin: PreparedPlugin,
+    targets: Sequence[PreparedTarget],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 20,
+    alphas: Alphas | None = None,
+) -> list[list[str]]:
+    """Each target's fused answers to N prompts, without those before the edit.
+
+    Arguments and errors are those of `generate`.
+    """
+    _check(prompts, max_new_tokens)
+    with using(plugin.mesh):
+        plugin.drafter.forget()
+        if alphas is None:
+            alphas = plugin.alphas(prompts)
+        active = plugin.active(alphas)
+        rest = [prompts[i] for i in np.flatnonzero(~active).tolist()]
+        answers = []
+        for target in targets:
+            fused = iter(_fused_texts(plugin, target, prompts, alphas, active, max_new_tokens))
+            alone = iter(_own_texts(target, rest, max_new_tokens))
+            answers.append([next(fused if speaks else alone) for speaks in active])
+    return answers
+
+
+def answer_alone(
+    targets: Sequence[PreparedTarget], prompts: Sequence[str], *, max_new_tokens: int = 20
+) -> list[list[str]]:
+    """Each target's answers to N prompts, as if there were no plug-in.
+
+    Raises:
+      InputError: a prompt is empty, or an answer of no tokens is asked for.
+    """
+    _check(prompts, max_new_tokens)
+    answers = []
+    for target in targets:
+        with using(target.mesh):
+            answers.append(_own_texts(target, prompts, max_new_tokens))
+    return answers
+
+
+def _own_texts(target: PreparedTarget, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """Answers of a target alone."""
+    texts: list[str] = []
+    for start in range(0, len(prompts), PROMPTS):
+        group = prompts[start : start + PROMPTS]
+        tokens = own_answers(target.writer, group, target.endings, max_new_tokens=max_new_tokens)
+        texts += target.texts(tokens)
+    return texts
+
+
+def _fused_texts(
+    plugin: PreparedPlugin,
+    target: PreparedTarget,
+    prompts: Sequence[str],
+    alphas: Alphas,
+    active: Bool[np.ndarray, "prompts"],
+    max_new_tokens: int,
+) -> list[str]:
+    """Fused answers of a target to the active prompts among all, in their order."""
+    texts: dict[int, str] = {}
+    trusted = np.flatnonzero(active & plugin.trusted(alphas)).tolist()
+    if trusted:
+        group = [prompts[i] for i in trusted]
+        reader, tokenizer = target.reader(plugin, group), target.target.tokenizer
+        drafts = trusted_answers(tokenizer, group, reader, max_new_tokens=max_new_tokens)
+        texts.update(zip(trusted, target.texts(drafts), strict=True))
+    chosen = [i for i in np.flatnonzero(active).tolist() if i not in texts]
+    write = _checked if plugin.rule.reads == "draft" else _token_by_token
+    for start in range(0, len(chosen), PROMPTS):
+        places = chosen[start : start + PROMPTS]
+        group = [prompts[i] for i in places]
+        tokens = write(plugin, target, group, alphas[places], max_new_tokens)
+        texts.update(zip(places, target.texts(tokens), strict=True))
+    return [texts[i] for i in sorted(texts)]
+
+
+def _token_by_token(
+    plugin: PreparedPlugin,
+    target: PreparedTarget,
+    prompts: Sequence[str],
+    alphas: Alphas,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Answers of a rule that reads both models' logits at every token."""
+    return fused_answers(
+        plugin.writer,
+        target.writer,
+        prompts,
+        alphas,
+        target.endings,
+        plugin.rule,
+        target.state,
+        target.spelling,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _checked(
+    plugin: PreparedPlugin,
+    target: PreparedTarget,
+    prompts: Sequence[str],
+    alphas: Alphas,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Answers from drafts that the target checks."""
+
+    def next_tokens(view: View, states: Any, rows: Int[np.ndarray, "decisions"]) -> Any:
+        return np.asarray(decide_all(plugin, target, view, states, alphas[rows]).fused)
+
+    reader = target.reader(plugin, prompts)
+    return checked_answers(
+        target.writer, prompts, reader, next_tokens, max_new_tokens=max_new_tokens
+    )
+
+
+def _check(prompts: Sequence[str], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens}: expected an answer of 1 token or more")
+    check_prompts(prompts)

@@ -1,0 +1,258 @@
+"""Prepares an edited plug-in and its targets: everything that many calls share."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float
+
+from onceedit_jax.decoding.answers import Writer
+from onceedit_jax.decoding.drafting import Drafter, DraftReader
+from onceedit_jax.decoding.fused import Spelling
+from onceedit_jax.decoding.greedy import Endings
+from onceedit_jax.decoding.stopping import answer_endings
+from onceedit_jax.distributed.mesh import data_mesh, replicate, using
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.ensemble.side import ModelSide, OnBlock
+from onceedit_jax.ensemble.target import Target
+from onceedit_jax.errors import InputError
+from onceedit_jax.fusion.draft_rule import draft
+from onceedit_jax.fusion.types import FusionRule
+from onceedit_jax.gates.fact_memory import both
+from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.gates.weight_token import apply_threshold
+from onceedit_jax.models.decoder import unstack_layers
+from onceedit_jax.models.sharding import place
+from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.relative.build import TransferHealth
+from onceedit_jax.text.bridge import Bridge
+
+MOST_PIECES = 4  # plug-in tokens that a target token is spelled with inside a compiled loop
+
+M = TypeVar("M", EditedPlugin, LoadedModel)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedPlugin:
+    """An edited plug-in with a rule and a gate, laid over its devices.
+
+    Attributes:
+      plugin: the plug-in.
+      rule: the fusion rule.
+      gate: the gate, fitted to this plug-in.
+      threshold: alphas below it count as 0: the target answers by itself.
+      mesh: the devices.
+      side: the plug-in as rules see it while they are prepared.
+      decoding_params: its parameters in the layout that it decodes with.
+      drafter: makes and remembers its drafts.
+    """
+
+    plugin: EditedPlugin
+    rule: FusionRule
+    gate: FittedGate
+    threshold: float
+    mesh: Mesh
+    side: ModelSide
+    decoding_params: Any
+    drafter: Drafter
+
+    @property
+    def writer(self) -> Writer:
+        """The plug-in as a model that writes."""
+        return Writer(self.decoding_params, self.plugin.config, self.plugin.tokenizer)
+
+    def alphas(self, prompts: Sequence[str]) -> Float[np.ndarray, "batch"]:
+        """Alpha of each prompt by the gate, `[N]` float32.
+
+        Raises:
+          InputError: a prompt is empty.
+        """
+        check_prompts(prompts)
+        with using(self.mesh):
+            return self.plugin.alphas(prompts, self.gate)
+
+    def active(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
+        """Where the plug-in has a say; elsewhere the target answers by itself."""
+        return np.asarray(apply_threshold(jnp.asarray(alphas), self.threshold)) > 0
+
+    def trusted(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
+        """Where a draft is the answer, unchecked."""
+        if not self.rule.unchecked:
+            return np.zeros(len(alphas), bool)
+        assert self.gate.trust_threshold is not None
+        return alphas >= self.gate.trust_threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedTarget:
+    """A target LLM, ready to be fused with one plug-in.
+
+    Attributes:
+      target: the target.
+      state: the rule's state for this pair.
+      health: of the plug-in's and the target's relative tables; None where the rule has none or
+        the state was given.
+      bridge: from the target's tokens to the plug-in's.
+      endings: where the target's answers end.
+      decoding_params: its parameters in the layout that it decodes with.
+      mesh: the devices.
+    """
+
+    target: Target
+    state: Any
+    health: tuple[TransferHealth, TransferHealth] | None
+    bridge: Bridge
+    endings: Endings
+    decoding_params: Any
+    mesh: Mesh
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.target.name
+
+    @property
+    def writer(self) -> Writer:
+        """The target as a model that writes."""
+        return Writer(self.decoding_params, self.target.model.config, self.target.tokenizer)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The target's tokens as the plug-in spells them; padding rows have none."""
+        tokens, counts = self.bridge.spellings(MOST_PIECES)
+        padding = self.target.model.config.vocab_size - len(counts)
+        spelling = Spelling(jnp.pad(tokens, ((0, padding), (0, 0))), jnp.pad(counts, (0, padding)))
+        return placed(self.mesh, spelling)
+
+    def reader(
+        self, plugin: PreparedPlugin, prompts: Sequence[str], *, whole: bool = True
+    ) -> DraftReader:
+        """What the plug-in's drafts propose to this target."""
+        return DraftReader(plugin.drafter, self.target.tokenizer, prompts, whole=whole)
+
+    def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """Answers in tokens as texts."""
+        tokenizer = self.target.tokenizer
+        return [tokenizer.decode(answer, continuation=True).strip() for answer in answers]
+
+
+def prepare_plugin(
+    plugin: EditedPlugin,
+    *,
+    rule: FusionRule | None = None,
+    gate: Gate | FittedGate | None = None,
+    alpha_threshold: float | None = None,
+    mesh: Mesh | None = None,
+    unrolled: bool = False,
+    on_block: OnBlock = lambda what, done, total: None,
+) -> PreparedPlugin:
+    """Lay a plug-in over its devices and fit its gate.
+
+    Args:
+      plugin: the edited plug-in.
+      rule: the fusion rule (default: `fusion.draft()`).
+      gate: the gate, fitted or not (default: `gates.both()`).
+      alpha_threshold: below it a target answers by itself, and the plug-in's steps are skipped
+        (default: the gate's; 0 fuses wherever alpha is above 0, as the paper does).
+      mesh: the devices (default: all of them share the rows of a batch).
+      unrolled: decode with unstacked layers: faster steps, slower compilation.
+      on_block: called while tables are built, see `ModelSide`.
+
+    Raises:
+      InputError: a threshold that is no weight, or a rule that trusts drafts with a gate that says
+        nothing about a prompt.
+    """
+    rule = draft() if rule is None else rule
+    if gate is None:
+        gate = both()
+    fitted = gate if isinstance(gate, FittedGate) else plugin.fitted(gate)
+    threshold = fitted.threshold if alpha_threshold is None else alpha_threshold
+    if not 0 <= threshold <= 1:
+        raise InputError(f"alpha_threshold={threshold}: expected a weight from 0 to 1")
+    if rule.unchecked and fitted.trust_threshold is None:
+        raise InputError(
+            f"the rule {rule.name} trusts a draft where alpha is high, and the gate {fitted.name} "
+            "gives every prompt the same alpha; use another gate, or a rule that checks drafts"
+        )
+    mesh = data_mesh() if mesh is None else mesh
+    side = ModelSide.of_plugin(plugin, on_block)
+    whole = {"gate": placed(mesh, plugin.gate), "memory": placed(mesh, plugin.memory)}
+    spread = dataclasses.replace(_spread(mesh, plugin), **whole)
+    fitted = dataclasses.replace(fitted, state=placed(mesh, fitted.state))
+    params = unstack_layers(spread.params) if unrolled else spread.params
+    return PreparedPlugin(
+        spread,
+        rule,
+        fitted,
+        threshold,
+        mesh,
+        side,
+        params,
+        Drafter(params, spread.config, plugin.tokenizer),
+    )
+
+
+def prepare_target(
+    plugin: PreparedPlugin,
+    target: Target,
+    *,
+    state: Any = None,
+    unrolled: bool = False,
+    on_block: OnBlock = lambda what, done, total: None,
+) -> PreparedTarget:
+    """Lay a target over the plug-in's devices, and prepare the rule for the pair.
+
+    Args:
+      plugin: the prepared plug-in.
+      target: the target.
+      state: the rule's state for this pair, prepared elsewhere (default: prepared here).
+      unrolled: decode with unstacked layers.
+      on_block: called while tables are built, see `ModelSide`.
+    """
+    health = None
+    if state is None:
+        sides = plugin.side, ModelSide.of_model(target, on_block)
+        sides[0].health = None
+        state = plugin.rule.prepare(*sides)
+        if sides[0].health is not None and sides[1].health is not None:
+            health = sides[0].health, sides[1].health
+    spread = dataclasses.replace(target, model=_spread(plugin.mesh, target.model))
+    params = spread.model.params
+    return PreparedTarget(
+        spread,
+        placed(plugin.mesh, state),
+        health,
+        Bridge(target.tokenizer, plugin.plugin.tokenizer),
+        answer_endings(target.tokenizer, target.model.config.vocab_size),
+        unstack_layers(params) if unrolled else params,
+        plugin.mesh,
+    )
+
+
+def placed(mesh: Mesh, tree: Any) -> Any:
+    """A pytree on every device of a mesh."""
+    return replicate(mesh, tree) if mesh.size > 1 else tree
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse prompts that no model can go on with.
+
+    Raises:
+      InputError: naming the first prompt that is empty.
+    """
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {i + 1} of {len(prompts)} is empty; expected a text to go on")
+
+
+def _spread(mesh: Mesh, model: M) -> M:
+    """A model whose parameters lie over the mesh."""
+    if mesh.size > 1 or jax.local_device_count() > 1:
+        params, config = place(mesh, model.params, model.config)
+        return dataclasses.replace(model, params=params, config=config)
+    return model

@@ -1,0 +1,186 @@
+"""Teacher-forced scores: the next token of each target at every answer token, before and after."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from onceedit_jax.data.records import Pair
+from onceedit_jax.decoding.answers import View
+from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
+from onceedit_jax.distributed.mesh import using
+from onceedit_jax.ensemble.decisions import decide_all
+from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget, check_prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScores:
+    """One target on one text: tokens of the gold answer, and what was predicted for each.
+
+    Attributes:
+      gold: `[T]` the answer's tokens.
+      before: `[T]` argmax of the target alone, given the true prefix.
+      after: `[T]` the fused system's token, given the true prefix.
+    """
+
+    gold: Int[np.ndarray, "tokens"]
+    before: Int[np.ndarray, "tokens"]
+    after: Int[np.ndarray, "tokens"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Teacher-forced scores of N texts.
+
+    Attributes:
+      alphas: `[N]`.
+      targets: for each target, N `TokenScores`.
+      losses: for each target, the gradient search's losses before it and after each step,
+        `[decisions, steps + 1]`; None where nothing was searched.
+    """
+
+    alphas: Float[np.ndarray, "texts"]
+    targets: list[list[TokenScores]]
+    losses: list[Float[np.ndarray, "decisions steps_and_start"] | None]
+
+
+def score(
+    plugin: PreparedPlugin,
+    targets: Sequence[PreparedTarget],
+    pairs: Sequence[Pair],
+    *,
+    alphas: Float[np.ndarray, "texts"] | None = None,
+) -> Scored:
+    """Teacher-forced next tokens over each pair's answer, for every target at once.
+
+    The text is `prompt + " " + target`. Each answer token is predicted from the true prefix, which
+    the plug-in reads as it would itself write that text. What depends on the plug-in alone is
+    computed once for all targets.
+
+    Args:
+      plugin: the prepared plug-in.
+      targets: targets prepared for it.
+      pairs: N prompts with their answers.
+      alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate).
+
+    Raises:
+      InputError: a prompt is empty.
+    """
+    prompts = [pair.prompt for pair in pairs]
+    check_prompts(prompts)
+    with using(plugin.mesh):
+        plugin.drafter.forget()
+        if alphas is None:
+            alphas = plugin.alphas(prompts)
+        active = plugin.active(alphas)
+        texts = [[_Text.of(pair, target) for pair in pairs] for target in targets]
+        if plugin.rule.reads == "draft":
+            views = [
+                _drafted(plugin, target, pairs, own, active)
+                for target, own in zip(targets, texts, strict=True)
+            ]
+        else:
+            views = _states(plugin, targets, pairs, texts, active)
+        scored = [
+            _scored(plugin, target, own, view, alphas, active)
+            for target, own, view in zip(targets, texts, views, strict=True)
+        ]
+    return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """A pair in a target's tokens; the answer starts at `start`."""
+
+    tokens: list[int]
+    start: int
+
+    @classmethod
+    def of(cls, pair: Pair, target: PreparedTarget) -> "_Text":
+        return cls(*target.target.tokenizer.encode_pair(pair.prompt, pair.target))
+
+    @property
+    def answer(self) -> list[int]:
+        return self.tokens[self.start :]
+
+
+def _scored(
+    plugin: PreparedPlugin,
+    target: PreparedTarget,
+    texts: Sequence[_Text],
+    view: View,
+    alphas: Float[np.ndarray, "texts"],
+    active: Bool[np.ndarray, "texts"],
+) -> tuple[list[TokenScores], Float[np.ndarray, "decisions steps_and_start"] | None]:
+    """A target on its texts, and its search's loss at each decision and step."""
+    counts = [len(text.answer) for text in texts]
+    prefixes = [
+        tuple(text.tokens[:end]) for text in texts for end in range(text.start, len(text.tokens))
+    ]
+    model = target.target.model
+    states = states_after(model.params, model.config, prefixes)
+    fused = np.repeat(active, counts)
+    # Where a draft is trusted it has the whole say.
+    weights = np.repeat(np.where(plugin.trusted(alphas), 1, alphas), counts)
+    decided = decide_all(plugin, target, view, states[fused], weights[fused])
+    before = np.zeros(len(states), np.int32)
+    before[fused] = decided.own
+    before[~fused] = tokens_after(
+        model.params, model.config, states[~fused], chunk=plugin.rule.batch_size
+    )
+    after = before.copy()
+    after[fused] = decided.fused
+    stops = np.cumsum(counts)
+    tokens = [
+        TokenScores(np.array(text.answer, np.int32), before[a:b], after[a:b])
+        for text, a, b in zip(texts, stops - counts, stops, strict=True)
+    ]
+    return tokens, decided.losses
+
+
+def _states(
+    plugin: PreparedPlugin,
+    targets: Sequence[PreparedTarget],
+    pairs: Sequence[Pair],
+    texts: Sequence[Sequence[_Text]],
+    active: Bool[np.ndarray, "texts"],
+) -> list[View]:
+    """The plug-in's states after every true prefix, for all targets from shared passes."""
+    prefixes: list[tuple[int, ...]] = []
+    counts = []
+    for target, target_texts in zip(targets, texts, strict=True):
+        before = len(prefixes)
+        for i in np.flatnonzero(active).tolist():
+            text, prompt = target_texts[i], pairs[i].prompt
+            for end in range(text.start, len(text.tokens)):
+                prefixes.append(tuple(target.bridge.cross(prompt, text.tokens[text.start : end])))
+        counts.append(len(prefixes) - before)
+    states = states_after(plugin.plugin.params, plugin.plugin.config, prefixes)
+    ends = np.cumsum(counts)
+    return [{"states": states[end - n : end]} for n, end in zip(counts, ends, strict=True)]
+
+
+def _drafted(
+    plugin: PreparedPlugin,
+    target: PreparedTarget,
+    pairs: Sequence[Pair],
+    texts: Sequence[_Text],
+    active: Bool[np.ndarray, "texts"],
+) -> View:
+    """What the drafts propose at every answer token, the true tokens fed to their reader."""
+    chosen = np.flatnonzero(active).tolist()
+    if not chosen:
+        return {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
+    answers = [texts[i].answer for i in chosen]
+    reader = target.reader(plugin, [pairs[i].prompt for i in chosen], whole=False)
+    # All texts go on together, so that drafts are made in whole batches.
+    steps = [
+        reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])
+        for step in range(max(len(answer) for answer in answers))
+    ]
+    table = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    return {
+        name: np.concatenate([column[: len(a), i] for i, a in enumerate(answers)])
+        for name, column in table.items()
+    }

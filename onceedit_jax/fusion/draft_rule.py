@@ -1,0 +1,82 @@
+"""`draft`: the plug-in drafts text, which the target's tokenizer reads and the target checks."""
+
+import dataclasses
+from functools import cache, partial
+from typing import Literal
+
+import jax.numpy as jnp
+
+from onceedit_jax.checks import check_settings
+from onceedit_jax.errors import InputError
+from onceedit_jax.fusion.mixing import drafted_token
+from onceedit_jax.fusion.types import FusedStep, FusionInputs, FusionRule, PairSide
+
+Confidence = Literal["probability", "sure"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DraftSettings:
+    """How drafts are taken.
+
+    Attributes:
+      confidence: weigh a draft by its `probability`, or be `sure` of it (probability 1).
+      trust: take a draft as the answer without asking the target, where alpha is at least the
+        gate's trust threshold.
+    """
+
+    confidence: Confidence = "probability"
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+          InputError: a value that is none of the choices.
+        """
+        check_settings(self)
+
+
+def draft(*, confidence: Confidence = "probability", trust: bool = False) -> FusionRule:
+    """The rule by drafts, the default: `argmax alpha * pi * [v = d] + (1 - alpha) * p_l(v)`.
+
+    Token by token, one vocabulary's `Wash` meets the other's `Washington` and both lose. Text has
+    no such borders. Nothing is prepared for a pair.
+
+    Args:
+      confidence: see `DraftSettings`.
+      trust: see `DraftSettings`.
+
+    Returns:
+      The rule; equal settings give the same value.
+    """
+    return draft_by(DraftSettings(confidence, trust))
+
+
+@cache
+def draft_by(settings: DraftSettings) -> FusionRule:
+    """The rule of these settings; equal settings give the same value."""
+    parts = ["draft", settings.confidence == "sure" and "sure", settings.trust and "trusted"]
+    return FusionRule(
+        name=", ".join(part for part in parts if part),
+        prepare=_prepare,
+        step=partial(_step, settings),
+        reads="draft",
+        unchecked=settings.trust,
+        settings=settings,
+    )
+
+
+def _prepare(plugin: PairSide, target: PairSide) -> tuple[()]:
+    return ()
+
+
+def _step(settings: DraftSettings, state: tuple[()], inputs: FusionInputs) -> FusedStep:
+    if inputs.drafted is None or inputs.probability is None:
+        raise InputError(
+            "the rule draft reads `drafted` and `probability`, and the inputs have none; give "
+            "both, or use a rule that reads logits"
+        )
+    probability = inputs.probability
+    if settings.confidence == "sure":
+        probability = jnp.ones_like(probability)
+    return FusedStep(drafted_token(inputs.drafted, probability, inputs.target_logits, inputs.alpha))

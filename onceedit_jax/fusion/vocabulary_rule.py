@@ -1,0 +1,46 @@
+"""`vocabulary`: the plug-in's distribution, moved into the target's vocabulary token by token."""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from onceedit_jax.fusion.mixing import fused_token
+from onceedit_jax.fusion.types import (
+    FusedStep,
+    FusionInputs,
+    FusionRule,
+    PairSide,
+    plugin_logits_of,
+)
+from onceedit_jax.text.bridge import Bridge
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularySettings:
+    """The rule has no settings."""
+
+
+@cache
+def vocabulary() -> FusionRule:
+    """The rule in the target's vocabulary: `argmax alpha * p_s M + (1 - alpha) * p_l`.
+
+    It needs no search and no tables. A word that the two tokenizers split differently can get lost.
+
+    Returns:
+      The rule; its state is M as `[Vs]` int32, the target token of each plug-in token, -1 for none.
+    """
+    return FusionRule("vocabulary", _prepare, _step, settings=VocabularySettings())
+
+
+def _prepare(plugin: PairSide, target: PairSide) -> Int[Array, "plugin_vocab"]:
+    ids = Bridge(plugin.tokenizer, target.tokenizer).first_tokens()
+    padding = plugin.config.vocab_size - len(ids)
+    return jnp.pad(ids, (0, padding), constant_values=-1)
+
+
+def _step(ids: jax.Array, inputs: FusionInputs) -> FusedStep:
+    logits = plugin_logits_of(inputs, "vocabulary")
+    return FusedStep(fused_token(logits, inputs.target_logits, inputs.alpha, ids))
