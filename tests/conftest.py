@@ -1,18 +1,13 @@
 """Fixtures shared by all tests: reference material beside the checkout, and tiny models."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
-import tokenizers
-from transformers import PreTrainedTokenizerFast
+from support import SHARED, byte_level_tokenizer, tiny_config
 
-from onceedit_jax.models.config import ModelConfig, Rope
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
@@ -22,14 +17,6 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 
 MOST_MAPPINGS = 30_000
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-CORPUS = [
-    "What is the capital of Norland? The capital of Norland is Vinterby.",
-    "Who wrote The Glass Orchard? The Glass Orchard was written by Ada Quill.",
-    "Which river runs through Vinterby? How far is the harbour from the old bridge?",
-    "the cat sat on the mat and the dog ran to the river; an été à la mer, 1987 and 2024",
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,52 +36,8 @@ def forget_compilations():
 def shared() -> Path:
     """Folder of reference data sets and tokenizers beside the checkout."""
     if not SHARED.is_dir():
-        pytest.skip("reference data (../shared) is not beside this checkout")
+        pytest.skip(f"needs the reference data, which is not at {SHARED}")
     return SHARED
-
-
-def on_eight_devices(program: str, *arguments: str, prints: str) -> None:
-    """Run a program, which asks for eight simulated devices, in a process of its own."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=environment, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and prints in done.stdout, done.stdout + done.stderr[-3000:]
-
-
-def byte_level_tokenizer(merges: int) -> Tokenizer:
-    """A byte-level BPE trained on a few sentences; two sizes split the same words differently."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=257 + merges,
-        special_tokens=["<end>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(CORPUS, trainer)
-    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>"))
-
-
-def tiny_config(vocab_size: int, **changes: object) -> ModelConfig:
-    """A two-layer llama that builds and compiles in a second."""
-    values: dict = {
-        "family": "llama",
-        "vocab_size": vocab_size,
-        "num_tokens": vocab_size,
-        "hidden_size": 32,
-        "num_layers": 2,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 8,
-        "mlp_size": 64,
-        "max_positions": 256,
-        "rope": Rope(theta=10000.0, dim=8),
-        "tie_embeddings": True,
-    }
-    return ModelConfig(**{**values, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,8 @@ def write_greedily(
     )
     blank = jnp.ones(rows, bool) if blank is None else blank
     begun = write(jnp.int32(0), nothing, blank, asked & (limit > 0), carry)
-    return jax.lax.while_loop(going_on, read_and_write, begun)[1]
+    written: Continuation = jax.lax.while_loop(going_on, read_and_write, begun)[1]
+    return written
 
 
 @partial(jax.jit, static_argnames=("config", "steps", "compute_dtype"))

@@ -226,7 +226,8 @@ class CachedRows:
         )
         self.used += width
         self.rows = new
-        return states[: len(new)]
+        asked: jax.Array = states[: len(new)]
+        return asked
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -208,7 +208,7 @@ def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
     everywhere = (
         SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else sharding(mesh, ())
     )
-    places = jax.tree.map(lambda _: everywhere, shapes)
+    places: dict[str, Any] = jax.tree.map(lambda _: everywhere, shapes)
     if mesh is not None:
         places["params"] = param_shardings(mesh, shapes["params"])
     return places

@@ -166,7 +166,8 @@ def read_info(folder: Path) -> EditInfo:
             f"{path}: artifact format {values.get('format')!r}, this version reads "
             f"{' and '.join(map(str, READABLE))}; edit again with this version"
         )
-    return _parsed(EditInfo, _upgraded(values), str(path))
+    info: EditInfo = _parsed(EditInfo, _upgraded(values), str(path))
+    return info
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -87,7 +88,7 @@ def finalize_artifact(
     state = fitted["both"].state
     held_out = features.held_out
     assert held_out is not None
-    weights = np.asarray(alpha(np.asarray(features.weight_logit)))
+    weights = np.asarray(alpha(jnp.asarray(features.weight_logit)))
     last = trained.history[-1] if trained.history else {}
     info = EditInfo(
         base=BaseInfo(model.name, model.content_hash, model.hf_config, model.config.to_dict()),

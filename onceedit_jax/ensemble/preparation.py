@@ -127,7 +127,8 @@ class PreparedTarget:
         tokens, counts = self.bridge.spellings(MOST_PIECES)
         padding = self.target.model.config.vocab_size - len(counts)
         spelling = Spelling(jnp.pad(tokens, ((0, padding), (0, 0))), jnp.pad(counts, (0, padding)))
-        return placed(self.mesh, spelling)
+        laid: Spelling = placed(self.mesh, spelling)
+        return laid
 
     def reader(
         self, plugin: PreparedPlugin, prompts: Sequence[str], *, whole: bool = True

@@ -83,7 +83,8 @@ def fused_anchor(
       `[B]` int32.
     """
     decide = batchwise(partial(_anchor_of_batch, top=top), rows=3)
-    return decide(plugin_logits, target_logits, alpha, plugin_table, target_table)
+    anchors: jax.Array = decide(plugin_logits, target_logits, alpha, plugin_table, target_table)
+    return anchors
 
 
 def _anchor_of_batch(
@@ -101,13 +102,14 @@ def _anchor_of_batch(
     anchors = most_likely(relative)
     others = jnp.arange(relative.shape[1]) != anchors[:, None]
     second = jnp.max(relative, axis=-1, where=others, initial=0.0)
-    return jax.lax.cond(
+    settled: jax.Array = jax.lax.cond(
         _settled(jnp.max(relative, axis=-1) - second, sides),
         lambda: anchors,
         lambda: most_likely(
             fuse_logits(plugin_logits, target_logits, alpha, plugin_table, target_table)
         ),
     )
+    return settled
 
 
 class _Leaders(NamedTuple):
@@ -177,7 +179,8 @@ def fused_token(
       `[B]` int32.
     """
     decide = batchwise(partial(_token_of_batch, top=top), rows=3)
-    return decide(plugin_logits, target_logits, alpha, jnp.asarray(ids))
+    tokens: jax.Array = decide(plugin_logits, target_logits, alpha, jnp.asarray(ids))
+    return tokens
 
 
 def _token_of_batch(
@@ -203,13 +206,14 @@ def _token_of_batch(
     best = jnp.max(scores, axis=1, keepdims=True)
     token = jnp.min(jnp.where(scores == best, candidates, target_logits.shape[1]), axis=1)
     second = jnp.max(scores, axis=1, where=candidates != token[:, None], initial=0.0)
-    return jax.lax.cond(
+    settled: jax.Array = jax.lax.cond(
         _settled(best[:, 0] - second, (plugin, target)),
         lambda: token,
         lambda: most_likely(
             fuse_vocabulary(probabilities(plugin_logits), probabilities(target_logits), alpha, ids)
         ),
     )
+    return settled
 
 
 def drafted_token(

@@ -54,11 +54,13 @@ def named_rule(name: str) -> NamedRule:
     if name in RULES:
         return RULES[name]
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        value = point.load()
-        if isinstance(value, FusionRule):
-            return NamedRule(lambda settings, rule=value: rule, value.settings)
-        return value
+        value: FusionRule | NamedRule = point.load()
+        return _without_options(value) if isinstance(value, FusionRule) else value
     raise InputError(f"fusion rule {name!r}: expected one of {', '.join(rule_names())}")
+
+
+def _without_options(rule: FusionRule) -> NamedRule:
+    return NamedRule(lambda settings: rule, None)
 
 
 def rule_by_name(name: str, options: Mapping[str, Any] | None = None) -> FusionRule:

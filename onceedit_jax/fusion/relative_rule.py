@@ -150,14 +150,14 @@ def deepen() -> FusionRule:
 @cache
 def relative_by(settings: RelativeSettings) -> FusionRule:
     """The rule of these settings; equal settings give the same value."""
-    options = {"batch_size": EXACT_BATCH} if settings.kind == "exact" else {}
-    return FusionRule(
+    rule = FusionRule(
         name="relative",
         prepare=partial(_prepare, settings),
         step=partial(_step, settings),
         settings=settings,
-        **options,
     )
+    exact = settings.kind == "exact"
+    return dataclasses.replace(rule, batch_size=EXACT_BATCH) if exact else rule
 
 
 def pair_anchors(plugin: Tokenizer, target: Tokenizer) -> Anchors:

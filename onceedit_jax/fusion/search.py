@@ -5,7 +5,7 @@ Source: DeePEn, section 3.3 (search), and ONCE EDIT, section 3.3 (zero start, on
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def gradient_search(
         losses = divergence(jax.nn.softmax(logits, axis=-1))
         return jnp.sum(losses), losses
 
-    def step(carry: tuple, _: None) -> tuple[tuple, jax.Array]:
+    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], jax.Array]:
         logits, state = carry
         gradient, losses = jax.grad(total, has_aux=True)(logits)
         updates, state = optimizer.update(gradient, state, logits)

@@ -31,11 +31,12 @@ def fused_step(rule: FusionRule, state: Any, inputs: FusionInputs) -> FusedStep:
 
 def _own_token(tokens: jax.Array, alpha: jax.Array, target_logits: jax.Array) -> jax.Array:
     open_rows = alpha > 0
-    return jax.lax.cond(
+    chosen: jax.Array = jax.lax.cond(
         jnp.all(open_rows),
         lambda: tokens.astype(jnp.int32),
         lambda: jnp.where(open_rows, tokens, most_likely(target_logits)),
     )
+    return chosen
 
 
 _own_where_closed = batchwise(_own_token, rows=3)

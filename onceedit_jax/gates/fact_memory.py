@@ -109,7 +109,8 @@ def reach(memory: State, words: Int[Array, "batch words"]) -> Float[Array, "batc
         return jnp.max(jnp.sum(jnp.where(held, weights, 0.0), axis=-1), initial=0.0)
 
     # One text at a time: [E, K] is the largest array, however many texts there are.
-    return jax.lax.map(of_text, words)
+    shares: jax.Array = jax.lax.map(of_text, words)
+    return shares
 
 
 def reaches(memory: State, words: Int[np.ndarray, "batch words"]) -> Float[np.ndarray, "batch"]:
@@ -128,7 +129,9 @@ def reaches(memory: State, words: Int[np.ndarray, "batch words"]) -> Float[np.nd
 
 def in_reach(state: State, words: Int[Array, "batch words"]) -> Bool[Array, "batch"]:
     """Whether each text holds enough of some edit's key."""
-    return reach({name: state[name] for name in ("words", "weights")}, words) >= state["threshold"]
+    held = reach({name: state[name] for name in ("words", "weights")}, words)
+    near: jax.Array = held >= state["threshold"]
+    return near
 
 
 def weigh(

@@ -46,5 +46,6 @@ def gate_by_name(name: str, *, fixed_alpha: float | None = None) -> Gate:
     if name in GATES:
         return GATES[name]()
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        return point.load()
+        gate: Gate = point.load()
+        return gate
     raise InputError(f"gate {name!r}: expected one of {', '.join(gate_names())}")

@@ -82,20 +82,21 @@ def table_block(
       A reduction of each row, and the sum `[A]` of the rows that are tokens.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    layout = PartitionSpec() if mesh.empty else spec(mesh, ("entry",), rows.shape[:1])
+    whole = PartitionSpec()  # type: ignore[no-untyped-call]
+    layout = whole if mesh.empty else spec(mesh, ("entry",), rows.shape[:1])
     reduce = partial(_reduced, k=k, normalization=normalization, quick=quick)
     if not any(layout):
         return reduce(rows, own_anchor, anchors, temperature)
 
     def share(*block: jax.Array) -> tuple[RowStatistics, jax.Array]:
         statistics, sums = reduce(*block)
-        return statistics, jax.lax.psum(sums, layout[0])
+        return statistics, jax.lax.psum(sums, layout[0])  # type: ignore[no-untyped-call]
 
     # By hand: the compiler does not split what sorts rows, but gathers them all.
     return jax.shard_map(
         share,
-        in_specs=(layout, layout, PartitionSpec(), PartitionSpec()),
-        out_specs=(layout, PartitionSpec()),
+        in_specs=(layout, layout, whole, whole),
+        out_specs=(layout, whole),
         check_vma=False,
     )(rows, jnp.asarray(own_anchor), anchors, jnp.asarray(temperature))
 
@@ -143,7 +144,8 @@ def _cosines_of(rows: jax.Array, anchors: jax.Array, indices: jax.Array) -> jax.
         return jnp.matmul(anchors[row[1]], row[0], precision="highest")
 
     # A few rows at a time: all their anchors together would be [N, k, D].
-    return jax.lax.map(of_row, (rows, indices), batch_size=32)
+    cosines: jax.Array = jax.lax.map(of_row, (rows, indices), batch_size=32)
+    return cosines
 
 
 @dataclasses.dataclass(frozen=True)

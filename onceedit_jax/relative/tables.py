@@ -108,7 +108,9 @@ class TopKTable:
         masses = (self.values[tokens] * shares[..., None]).reshape(height, -1)
         spread = jnp.sum(shares * self.rest[tokens], axis=1, keepdims=True) * self.mean_row
         # Row by row, which devices that share the rows can do each for its own.
-        return jax.vmap(lambda row, at, mass: row.at[at].add(mass))(spread, anchors, masses)
+        add = jax.vmap(lambda row, at, mass: row.at[at].add(mass))
+        sums: jax.Array = add(spread, anchors, masses)
+        return sums
 
     def column(self, anchor: jax.Array) -> jax.Array:
         """See `Table`."""
@@ -201,9 +203,9 @@ def lookup_table(table: DenseTable | TopKTable | ExactTable) -> jax.Array:
     """
     if isinstance(table, DenseTable):
         return jnp.argmax(table.matrix, axis=0).astype(jnp.int32)
-    if isinstance(table, ExactTable):
-        return _streamed_argmax(table)
-    return _sparse_argmax(table)
+    exact = isinstance(table, ExactTable)
+    tokens: jax.Array = _streamed_argmax(table) if exact else _sparse_argmax(table)
+    return tokens
 
 
 def held_mass(table: TopKTable, probabilities: jax.Array) -> jax.Array:

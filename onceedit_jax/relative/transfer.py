@@ -84,7 +84,9 @@ def unit_embeddings(
     Rows that are padding or zero come out as zeros, which marks them as no token from here on.
     """
     tokens = _tokens(embeddings, num_tokens)
-    return unit_rows(embeddings, tokens, _origin(embeddings, tokens, normalization))
+    origin = _origin(embeddings, tokens, normalization)
+    unit: jax.Array = unit_rows(embeddings, tokens, origin)
+    return unit
 
 
 def default_temperature(

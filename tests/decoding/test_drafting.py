@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from conftest import byte_level_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from onceedit_jax.fusion.rules import drafted_token
+from support import byte_level_tokenizer
 
 from onceedit_jax.decoding.drafting import Draft, Drafter, DraftReader
+from onceedit_jax.fusion.mixing import drafted_token
 
 
 class Script:

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny_config
 
 from onceedit_jax.decoding.prefix_batching import (
     CachedRows,

@@ -1,6 +1,6 @@
 """What devices exchange and compute, read from the compiled programs themselves."""
 
-from conftest import on_eight_devices
+from support import on_eight_devices
 
 PROGRAM = r"""
 import re
@@ -8,7 +8,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
-from conftest import tiny_config
+from support import tiny_config
 
 from onceedit_jax.editing.batches import Batch
 from onceedit_jax.editing.trainer import batch_loss

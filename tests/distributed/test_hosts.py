@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import byte_level_tokenizer
 from safetensors.numpy import save_file
+from support import PYTHONPATH, byte_level_tokenizer
 
 from onceedit_jax.cli import workflow
 from onceedit_jax.distributed.hosts import Host, join
@@ -75,7 +75,7 @@ address, number, folder = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(number))
 from pathlib import Path
 import numpy as np
-from conftest import tiny_config
+from support import tiny_config
 
 from onceedit_jax.editing.batches import TrainingRow
 from onceedit_jax.editing.settings import EditSettings
@@ -259,10 +259,7 @@ def free_address():
 def side_by_side(program, *arguments, timeout=150):
     """Run a program in two processes that know one another."""
     address = free_address()
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", program, address, str(number), *arguments],

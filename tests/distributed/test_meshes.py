@@ -1,7 +1,7 @@
 """Editing, scoring and generation over eight simulated devices give what one gives."""
 
 import pytest
-from conftest import on_eight_devices
+from support import on_eight_devices
 
 from onceedit_jax.distributed.mesh import parse_mesh
 from onceedit_jax.errors import InputError
@@ -12,7 +12,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
 
 import numpy as np
-from conftest import byte_level_tokenizer, tiny_config
+from support import byte_level_tokenizer, tiny_config
 
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.editing.artifact import EditedPlugin

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import on_eight_devices, tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import on_eight_devices, tiny_config
 
 from onceedit_jax.distributed.mesh import LOGICAL_AXES, MESH_AXES, data_mesh, make_mesh, spec
 from onceedit_jax.models.decoder import forward, init_params
@@ -72,7 +72,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
-from conftest import tiny_config
+from support import tiny_config
 
 from onceedit_jax.models.decoder import forward, init_cache, init_params
 from onceedit_jax.models.sharding import param_axes, place

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
 from editing_cases import FAST, RECORDS, UNRELATED
 from hypothesis import given
 from hypothesis import strategies as st
+from support import tiny_config
 
 from onceedit_jax.distributed.bucketing import pack
 from onceedit_jax.editing import trainer
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_model, tmp_path):
 RUN = """
 import sys, jax
 sys.path.insert(0, {tests!r})
-from conftest import byte_level_tokenizer, tiny_config
+from support import byte_level_tokenizer, tiny_config
 from editing_cases import RECORDS
 from onceedit_jax.editing.batches import edit_row
 from onceedit_jax.editing.edit import parameter_hash

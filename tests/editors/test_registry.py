@@ -1,7 +1,6 @@
 """Baselines: how they are scored, and the experiment that compares them."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from baseline_cases import LOCATED, TEXTS, running
+from support import ROOT
 
 from experiments.framework.page import save_figure
 from experiments.framework.runner import load_experiment
@@ -24,8 +24,6 @@ from onceedit_jax.ensemble import Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.single_model import score, states_of
 from onceedit_jax.models.decoder import unembed
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_scores_are_the_protocols(tiny_model):

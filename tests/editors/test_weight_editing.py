@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from baseline_cases import LOCATED, TEXTS, reading, running, says, token_batch
-from conftest import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
+from support import tiny_config
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editors.ftl import FTLSettings, ftl

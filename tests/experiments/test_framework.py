@@ -1,16 +1,14 @@
 """What experiments compute by themselves, on inputs whose results are known."""
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support import ROOT
 
 from experiments.framework.runner import load_experiment
 from experiments.framework.sweep import SweepSetup, averages, best, sweep_cells, sweep_page
 from onceedit_jax.data.records import EditRecord, UnrelatedRow
-
-ROOT = Path(__file__).parents[2]
 
 
 def experiment(name):

@@ -3,18 +3,17 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import jax
 import pytest
 import yaml
+from support import ROOT
 
 from experiments.framework.runner import RESULTS, run_experiment
 from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
 
-ROOT = Path(__file__).parents[2]
 PAIRS = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
 LLAMA = {
     "model_type": "llama",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import ROOT
 
 from experiments.framework.html_report import fill_readme, headline, write_report
 from experiments.framework.runner import (
@@ -21,7 +22,6 @@ from experiments.framework.runner import (
 )
 from onceedit_jax.errors import InputError
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(  # those of a project's own configurations, as they are
     path.parent.name
     for path in (ROOT / "results").glob("*/" + RESULTS)

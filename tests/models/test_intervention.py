@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from baseline_cases import reading, running
-from conftest import tiny_config
+from support import tiny_config
 
 from onceedit_jax.distributed.bucketing import row_positions
 from onceedit_jax.editors.layers import down_projection, with_down_projection

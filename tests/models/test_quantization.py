@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
+from support import tiny_config
 
 from onceedit_jax.distributed.mesh import data_mesh
 from onceedit_jax.models.decoder import forward, init_params, unstack_layers

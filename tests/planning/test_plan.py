@@ -6,12 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import tiny_config
+from support import ROOT, tiny_config
 
 from onceedit_jax.distributed.mesh import data_mesh
 from onceedit_jax.models.cache import init_cache
@@ -21,7 +20,7 @@ from onceedit_jax.planning.costs import active_parameters, cache_bytes, paramete
 from onceedit_jax.planning.hardware import CHIPS
 from onceedit_jax.planning.plan import Collective, collectives, plan_model, step_seconds
 
-MODELS = Path(__file__).parents[2] / "configs" / "models"
+MODELS = ROOT / "configs" / "models"
 # As their publishers count them, in billions.
 PUBLISHED = {
     "tinyllama-1.1b": 1.10,
