@@ -108,7 +108,7 @@ class TopKTable:
         masses = (self.values[tokens] * shares[..., None]).reshape(height, -1)
         spread = jnp.sum(shares * self.rest[tokens], axis=1, keepdims=True) * self.mean_row
         # Row by row, which devices that share the rows can do each for its own.
-        add = jax.vmap(lambda row, at, mass: row.at[at].add(mass))
+        add = jax.vmap(lambda row, at, mass: row.at[at].add(mass))  # type: ignore[no-untyped-call]
         sums: jax.Array = add(spread, anchors, masses)
         return sums
 
