@@ -200,7 +200,7 @@ def _parsed(kind: Any, value: Any, place: str) -> Any:
         return {key: _parsed(arguments[1], item, f"{place}.{key}") for key, item in items.items()}
     if kind is Any:
         return value
-    return kind(_checked((int, float) if kind is float else kind, value, place))
+    return kind(_checked(kind, value, place))
 
 
 def _parsed_record(kind: Any, value: Any, place: str) -> Any:
@@ -219,11 +219,11 @@ def _parsed_record(kind: Any, value: Any, place: str) -> Any:
 
 
 def _checked(kind: Any, value: Any, place: str) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        names = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(_JSON_NAMES.get(k, k.__name__) for k in names)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise InputError(
-            f"{place}: expected {wanted}, found {value!r:.60}. The file is damaged: edit again"
+            f"{place}: expected {_JSON_NAMES.get(kind, kind.__name__)}, found {value!r:.60}. The "
+            "file is damaged: edit again"
         )
     return value
 

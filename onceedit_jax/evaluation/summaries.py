@@ -190,7 +190,7 @@ def _remedy(rule: str, coverage: float | None) -> str:
     known = "not measured" if coverage is None else f"{coverage:.3f}"
     return (
         f"Its anchor coverage is {known}; where it is low, few answers cross by anchors: use "
-        f"--fusion draft, or {closer}"
+        f"--rule draft, or {closer}"
     )
 
 

@@ -242,7 +242,7 @@ def build_table(
     if len(ids) < 2:
         raise InputError(
             f"{len(ids)} anchors: the two vocabularies share too little for a relative "
-            "representation; use fusion=vocabulary"
+            "representation; use the rule vocabulary"
         )
     check_anchors(ids, np.shape(embeddings)[0])
     embeddings = jnp.asarray(embeddings)

@@ -181,7 +181,7 @@ def test_what_helps_a_target_that_is_behind_goes_by_its_rule():
         return text.split("use ")[1]
 
     assert remedy("draft").startswith("--confidence sure")
-    assert remedy("vocabulary").startswith("--fusion draft")
+    assert remedy("vocabulary").startswith("--rule draft")
     assert remedy("draft, sure").startswith("a plug-in")
 
 
