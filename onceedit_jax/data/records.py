@@ -1,5 +1,6 @@
 """The one record type of an edit, the unrelated row, and which edits contradict one another."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -18,6 +19,7 @@ __all__ = [
     "contradicting",
     "demo_path",
     "duplicates",
+    "neutral_rows",
     "strip_nq",
     "without_nq",
 ]
@@ -134,7 +136,8 @@ def demo_path(name: str) -> Path:
     """Path of a file that comes with the package.
 
     Args:
-        name: "demo_edits.jsonl", "demo_unrelated.json" or "reference_texts.json".
+        name: "demo_edits.jsonl", "demo_unrelated.json", "neutral_texts.json" or
+            "reference_texts.json".
 
     Raises:
         InputError: there is no such file in the package.
@@ -144,6 +147,17 @@ def demo_path(name: str) -> Path:
         known = ", ".join(sorted(p.name for p in folder.glob("*.json*")))
         raise InputError(f"{name}: no such file in the package; there are {known}")
     return path
+
+
+def neutral_rows() -> list[UnrelatedRow]:
+    """The unrelated rows that `edit` takes by default: `neutral_texts.json` of the package.
+
+    300 short questions and statements about general subjects: the world, science, language, work
+    and daily life. They were written for this project. None is taken from a data set, and none is
+    about a subject of `demo_edits.jsonl`.
+    """
+    text = demo_path("neutral_texts.json").read_text(encoding="utf-8")
+    return [UnrelatedRow(**row) for row in json.loads(text)]
 
 
 def _group(items: Iterable[tuple[Hashable, int]]) -> dict[Hashable, list[int]]:
