@@ -1,10 +1,9 @@
 """Editing every target by itself, beside one edit of the plug-in that serves them all."""
 
 import itertools
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -19,24 +18,14 @@ from experiments.framework.definition import (
     judged,
     short,
 )
-from experiments.framework.locating import moments, openings, text_batches
+from experiments.framework.methods import METHODS, TRAINED, Edited, edit_alone, editor_of_cell
 from experiments.framework.workspace import Lab
-from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editing.batches import edit_row
-from onceedit_jax.editing.trainer import train
-from onceedit_jax.editors.ftl import FTLSettings, ftl
-from onceedit_jax.editors.grace import GRACESettings, grace, grace_states
-from onceedit_jax.editors.layers import Rows
-from onceedit_jax.editors.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
-from onceedit_jax.editors.rome import rome
-from onceedit_jax.editors.rows import located_edits, target_rows
-from onceedit_jax.editors.values import ValueSettings
-from onceedit_jax.editors.wise import WISESettings, wise, wise_states
+from onceedit_jax.editing.editor import Read, editor_inputs
+from onceedit_jax.editing.tuning import editor_of
 from onceedit_jax.ensemble import Target
 from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.single_model import States, score, states_of
-from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, init_params
+from onceedit_jax.evaluation.single_model import score
+from onceedit_jax.models.decoder import init_params
 
 DATASET = "zsre"
 ONCE = "once edit"
@@ -48,7 +37,6 @@ METRICS = ("rel", "gen", "loc", "avg")
 LEAST = 0.95  # of Rel: under it an edit is not what it shall be
 # Editing time for three targets, ONCE EDIT being 1 (its paper).
 PUBLISHED = {ONCE: 1.0, "ft-l": 2.13, "wise": 3.94}
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,7 @@ class BaselinesSetup(Setup):
       bare: settings of the plug-in's editing without other wordings.
       by_target: for a target and method, settings that differ from the method's others.
       texts: how many texts C is taken over, and unrelated questions WISE is kept quiet on.
-      ridge: see `baselines.statistics.ridged`; AlphaEdit takes C as it is.
+      ridge: see `editors.statistics.ridged`; AlphaEdit takes C as it is.
       prefixes: how many of the texts' beginnings ROME and MEMIT put before a prompt.
     """
 
@@ -74,33 +62,6 @@ class BaselinesSetup(Setup):
     texts: int = 300
     ridge: float = 1e-3
     prefixes: int = 4
-
-
-class Work(NamedTuple):
-    """What a method is given: a target, its edits, texts that are no edits, layers, settings."""
-
-    lab: Lab
-    target: Target
-    records: Sequence[EditRecord]
-    texts: Sequence[str]
-    prefixes: Sequence[str]
-    ridge: float
-    layers: Any
-    options: Mapping[str, Any]
-
-    @property
-    def model(self) -> tuple[Params, ModelConfig]:
-        """Parameters and configuration of the target."""
-        return self.target.model.params, self.target.model.config
-
-
-class Edited(NamedTuple):
-    """An edited target: parameters, how it reads, seconds of editing and of what is done once."""
-
-    params: Params
-    states: States
-    seconds: float
-    preparation: float = 0.0
 
 
 def cells(setup: BaselinesSetup) -> Mapping[str, Cell]:
@@ -148,14 +109,9 @@ def run(lab: Lab, setup: BaselinesSetup, cell: Cell) -> Result:
     untrained = cell.get("untrained", False)
     if untrained:
         target = stranger(target, setup.seed)
-    texts = lab.texts("odd")[: cell["texts"]]
-    prefixes = openings(texts, cell["prefixes"])
-    work = Work(
-        lab, target, records, texts, prefixes, cell["ridge"], cell["layers"], cell["options"]
-    )
     jax.clear_caches()  # every method's time has its own compilation in it
-    edited = METHODS[cell["method"]](work)
-    scores = [] if untrained else [score(target, records, edited.params, edited.states)]
+    edited, read = _edited(lab, cell, target)
+    scores = [] if untrained else [score(target, records, edited.result, read=read)]
     return {
         "scores": scores,
         "seconds": edited.seconds,
@@ -163,123 +119,29 @@ def run(lab: Lab, setup: BaselinesSetup, cell: Cell) -> Result:
     }
 
 
+def _edited(lab: Lab, cell: Cell, target: Target) -> tuple[Edited, Read | None]:
+    """The target edited by the cell's method, and how its edits are read."""
+    method, records = cell["method"], lab.records(DATASET)
+    texts = lab.texts("odd")[: cell["texts"]]
+    settings, questions = lab.settings(), []
+    if method in TRAINED:
+        options = {**cell["options"], "method": method, "gate_weight": 0.0}
+        settings = lab.settings(options)
+        editor = editor_of(settings)
+    else:
+        editor = editor_of_cell(cell)
+    if method == "wise":  # questions as locality asks them, none of them evaluated
+        questions = [row.prompt for row in lab.unrelated(DATASET)[: len(texts)]]
+    # Without a gate, which a target by itself does not have: training stops as soon as every edit
+    # is learnt.
+    inputs = editor_inputs(records, target.tokenizer, settings, texts=texts, unrelated=questions)
+    return edit_alone(editor, target.model.params, target.model.config, inputs), editor.read
+
+
 def stranger(target: Target, seed: int) -> Target:
     """A model of the same shape that knows nothing."""
     params = init_params(target.model.config, jax.random.key(seed))
     return replace(target, model=replace(target.model, params=params))
-
-
-def _trained(method: str) -> Callable[[Work], Edited]:
-    def edit(work: Work) -> Edited:
-        params, config = work.model
-        settings = work.lab.settings({**work.options, "method": method, "gate_weight": 0.0})
-        # Without a row for the gate, which a target by itself has not: training stops as soon as
-        # every edit is learnt, as the plug-in's does.
-        rows = [
-            replace(
-                edit_row(record, work.target.tokenizer, max_tokens=settings.max_tokens),
-                related=None,
-            )
-            for record in work.records
-        ]
-        return _changed(config, *_timed(lambda: train(params, config, rows, settings).params))
-
-    return edit
-
-
-def _ftl(work: Work) -> Edited:
-    params, config = work.model
-    batches = target_rows(work.records, work.target.tokenizer, batch_size=BATCH)
-    settings = FTLSettings(**work.options)
-    made = _timed(lambda: ftl(params, config, batches, work.layers, settings))
-    return _changed(config, *made)
-
-
-def _rome(work: Work) -> Edited:
-    params, config = work.model
-    found, preparation = _moments(work, [work.layers], work.ridge)
-    edits = located_edits(work.records, work.target.tokenizer, prefixes=work.prefixes)
-    settings, moment = ValueSettings(**work.options), found[work.layers]
-    made = _timed(lambda: rome(params, config, edits, work.layers, moment, settings))
-    return _changed(config, *made, preparation)
-
-
-def _memit(work: Work) -> Edited:
-    params, config = work.model
-    found, preparation = _moments(work, work.layers, work.ridge)
-    edits = located_edits(work.records, work.target.tokenizer, prefixes=work.prefixes)
-    settings = MEMITSettings(**work.options)
-    made = _timed(lambda: memit(params, config, edits, found, settings))
-    return _changed(config, *made, preparation)
-
-
-def _alphaedit(work: Work) -> Edited:
-    params, config = work.model
-    found, preparation = _moments(work, work.layers, 0.0)
-    edits = located_edits(work.records, work.target.tokenizer, prefixes=work.prefixes)
-    settings = AlphaEditSettings(**work.options)
-    made = _timed(lambda: alphaedit(params, config, edits, found, settings))
-    return _changed(config, *made, preparation)
-
-
-def _grace(work: Work) -> Edited:
-    params, config = work.model
-    edits = target_rows(work.records, work.target.tokenizer, batch_size=1)
-    settings = GRACESettings(**work.options)
-    book, seconds = _timed(lambda: grace(params, config, edits, work.layers, settings))
-
-    def states(rows: Rows) -> jax.Array:
-        place = rows.tokens, rows.positions, rows.columns[:, 0]
-        return grace_states(params, config, *place, book, work.layers)
-
-    return Edited(params, states, seconds)
-
-
-def _wise(work: Work) -> Edited:
-    params, config = work.model
-    batches = target_rows(work.records, work.target.tokenizer, batch_size=BATCH)
-    settings = WISESettings(**work.options)
-    # Questions as locality asks them, none of them evaluated.
-    questions = [row.prompt for row in work.lab.unrelated(DATASET)[: len(work.texts)]]
-    others = text_batches(questions, work.target.tokenizer, height=BATCH)
-    memory, seconds = _timed(lambda: wise(params, config, batches, others, work.layers, settings))
-
-    def states(rows: Rows) -> jax.Array:
-        place = rows.tokens, rows.positions, rows.columns[:, 0]
-        return wise_states(params, config, *place, memory, work.layers)
-
-    return Edited(params, states, seconds)
-
-
-TRAINED = ("full", "lora")
-METHODS: dict[str, Callable[[Work], Edited]] = {
-    **{method: _trained(method) for method in TRAINED},
-    "ft-l": _ftl,
-    "rome": _rome,
-    "memit": _memit,
-    "alphaedit": _alphaedit,
-    "grace": _grace,
-    "wise": _wise,
-}
-
-
-def _moments(work: Work, layers: Sequence[int], ridge: float) -> tuple[dict[int, jax.Array], float]:
-    batches = text_batches(work.texts, work.target.tokenizer, height=BATCH)
-    return _timed(lambda: moments(*work.model, batches, layers, ridge))
-
-
-def _timed(make: Callable[[], Any]) -> tuple[Any, float]:
-    """What `make` makes, and the seconds it took, compilation included."""
-    begun = time.monotonic()
-    made = jax.block_until_ready(make())
-    return made, time.monotonic() - begun
-
-
-def _changed(
-    config: ModelConfig, params: Params, seconds: float, preparation: float = 0.0
-) -> Edited:
-    """A target whose edits are in its parameters."""
-    return Edited(params, states_of(params, config), seconds, preparation)
 
 
 def page(setup: BaselinesSetup, results: Mapping[str, Result]) -> Page:

@@ -1,11 +1,8 @@
 """MEMIT and AlphaEdit on the plug-in, beside full and low-rank tuning."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import jax
 
 from experiments.framework.definition import (
     OPEN,
@@ -18,20 +15,17 @@ from experiments.framework.definition import (
     Table,
 )
 from experiments.framework.forgetting import forgetting
-from experiments.framework.locating import moments, openings, text_batches
+from experiments.framework.methods import LOCATED, TRAINED, edit_alone, editor_of_cell
 from experiments.framework.workspace import Lab
 from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.editor import editor_inputs
 from onceedit_jax.editing.trainer import Trained
-from onceedit_jax.editors.memit import AlphaEditSettings, MEMITSettings, alphaedit, memit
-from onceedit_jax.editors.rows import located_edits
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.gates.weight_token import init_gate
-from onceedit_jax.models.decoder import Params
 
 METRICS = ("rel", "gen", "loc", "avg")
 GATE = "memory"  # the one that needs no training, and so is the same for every method
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class LocateSetup(Setup):
       layers: where MEMIT and AlphaEdit write.
       texts: how many texts C is taken over.
       measured: how many others perplexity is taken on.
-      ridge: see `baselines.statistics.ridged`; AlphaEdit takes C as it is.
+      ridge: see `editors.statistics.ridged`; AlphaEdit takes C as it is.
       prefixes: texts' beginnings that are put before a prompt.
     """
 
@@ -105,27 +99,10 @@ def _trained(lab: Lab, cell: Cell) -> EditedPlugin:
 def _located(lab: Lab, cell: Cell) -> EditedPlugin:
     dataset, (model, tokenizer) = cell["dataset"], lab.base(lab.setup.plugin)
     records, texts = lab.records(dataset), lab.texts("odd")[: cell["texts"]]
-    begun = time.monotonic()
-    edits = located_edits(records, tokenizer, prefixes=openings(texts, cell["prefixes"]))
-    keys = text_batches(texts, tokenizer, height=BATCH)
-    ridge = cell["ridge"] if cell["method"] == "memit" else 0.0
-    found = moments(model.params, model.config, keys, cell["layers"], ridge)
-    params = jax.block_until_ready(LOCATED[cell["method"]](model, edits, found, cell["options"]))
-    seconds = time.monotonic() - begun
-    trained = Trained(params, init_gate(model.config.hidden_size), [])
-    return lab.seal(dataset, trained, records, spent=seconds)
-
-
-def _memit(model: Any, edits: Any, found: Any, options: Mapping[str, Any]) -> Params:
-    return memit(model.params, model.config, edits, found, MEMITSettings(**options))
-
-
-def _alphaedit(model: Any, edits: Any, found: Any, options: Mapping[str, Any]) -> Params:
-    return alphaedit(model.params, model.config, edits, found, AlphaEditSettings(**options))
-
-
-TRAINED = ("full", "lora", "last-n-layers")
-LOCATED: dict[str, Callable[..., Params]] = {"memit": _memit, "alphaedit": _alphaedit}
+    inputs = editor_inputs(records, tokenizer, texts=texts)
+    edited = edit_alone(editor_of_cell(cell), model.params, model.config, inputs)
+    trained = Trained(edited.result.params, init_gate(model.config.hidden_size), [])
+    return lab.seal(dataset, trained, records, spent=edited.preparation + edited.seconds)
 
 
 def page(setup: LocateSetup, results: Mapping[str, Result]) -> Page:

@@ -134,7 +134,7 @@ def _merge(
     parts = [new.plugin] if state is None else [state.plugin, new.plugin]
     model, _ = lab.base(lab.setup.plugin)
     records = [record for batch in arrivals for record in batch]
-    seen = {mark for part in parts for mark in part.info["trained_texts"]}
+    seen = {mark for part in parts for mark in part.info.trained_texts}
     merged = lab.seal(cell["dataset"], merge(model, parts), records, spent=new.seconds, seen=seen)
     return State(merged, merged.editing_seconds)
 

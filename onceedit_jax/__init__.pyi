@@ -15,6 +15,11 @@ from .decoding.greedy import greedy_continuation as greedy_continuation
 from .editing.artifact import EditedPlugin as EditedPlugin
 from .editing.artifact_info import EditInfo as EditInfo
 from .editing.edit import edit as edit
+from .editing.editor import Editor as Editor
+from .editing.editor import EditorInputs as EditorInputs
+from .editing.editor import EditorResult as EditorResult
+from .editing.editor import editor_inputs as editor_inputs
+from .editing.editor import run_editor as run_editor
 from .editing.loss import EditLoss as EditLoss
 from .editing.loss import edit_loss as edit_loss
 from .editing.settings import EditSettings as EditSettings

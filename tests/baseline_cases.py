@@ -1,4 +1,4 @@
-"""Edits, texts and readings that the tests of the baselines share."""
+"""Edits, texts and readings that the tests of the editors share."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.distributed.bucketing import pad_rows, row_positions
+from onceedit_jax.editing.batches import TextBatch
 from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.intervention import observe
 
@@ -21,9 +22,11 @@ running = jax.jit(hidden_states, static_argnames="config")
 
 
 def token_batch(model, tokenizer, texts=TEXTS):
+    """The texts with three columns of padding after the longest of them."""
     rows = [tokenizer.encode(text) for text in texts]
     width = max(map(len, rows)) + 3
-    return pad_rows(rows, width=width), row_positions([len(row) for row in rows], width=width)
+    positions = row_positions([len(row) for row in rows], width=width)
+    return TextBatch(jnp.asarray(pad_rows(rows, width=width)), jnp.asarray(positions))
 
 
 def says(config, states, params, rows):

@@ -19,7 +19,7 @@ __all__ = [
     "contradicting",
     "demo_path",
     "duplicates",
-    "neutral_texts",
+    "neutral_rows",
     "strip_nq",
     "without_nq",
 ]
@@ -132,17 +132,12 @@ def without_nq(item: R) -> R:
     return replace(item, locality=pairs)
 
 
-def neutral_texts() -> list[UnrelatedRow]:
-    """Neutral texts that come with the package, which no edit of a user's is likely to concern."""
-    rows = json.loads(demo_path("demo_unrelated.json").read_text(encoding="utf-8"))
-    return [UnrelatedRow(row["prompt"]) for row in rows]
-
-
 def demo_path(name: str) -> Path:
     """Path of a file that comes with the package.
 
     Args:
-        name: "demo_edits.jsonl", "demo_unrelated.json" or "reference_texts.json".
+        name: "demo_edits.jsonl", "demo_unrelated.json", "neutral_texts.json" or
+            "reference_texts.json".
 
     Raises:
         InputError: there is no such file in the package.
@@ -152,6 +147,17 @@ def demo_path(name: str) -> Path:
         known = ", ".join(sorted(p.name for p in folder.glob("*.json*")))
         raise InputError(f"{name}: no such file in the package; there are {known}")
     return path
+
+
+def neutral_rows() -> list[UnrelatedRow]:
+    """The unrelated rows that `edit` takes by default: `neutral_texts.json` of the package.
+
+    300 short questions and statements about general subjects: the world, science, language, work
+    and daily life. They were written for this project. None is taken from a data set, and none is
+    about a subject of `demo_edits.jsonl`.
+    """
+    text = demo_path("neutral_texts.json").read_text(encoding="utf-8")
+    return [UnrelatedRow(**row) for row in json.loads(text)]
 
 
 def _group(items: Iterable[tuple[Hashable, int]]) -> dict[Hashable, list[int]]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Float
 from safetensors.numpy import save_file
 
-from onceedit_jax.data.records import EditRecord, neutral_texts
+from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.distributed.hosts import is_first
 from onceedit_jax.distributed.mesh import sharding, spans_hosts
 from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info
@@ -107,7 +107,7 @@ class EditedPlugin:
         features, labels = gate_rows(
             gate.reads,
             records,
-            held_back=[row.prompt for row in neutral_texts()],
+            held_back=[row.prompt for row in neutral_rows()],
             params=self.params,
             kernel=self.gate,
             config=self.config,

@@ -4,26 +4,39 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.distributed.bucketing import bucket, doubling, pack, round_up
+from onceedit_jax.distributed.bucketing import (
+    bucket,
+    doubling,
+    pack,
+    pad_rows,
+    round_up,
+    row_positions,
+)
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
 from onceedit_jax.text.tokenizer import Tokenizer
 
 LINE = 64  # tokens of a packed line, unless a row is longer
+TEXT_TOKENS = 64  # tokens kept of a text that is no edit
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRow:
-    """One row: its tokens, where its target starts, and which side of the gate it is on.
+    """One row of tokens for training.
 
-    A row for the gate alone has no target: `target_start` is its length. The gate is read one
-    token before `target_start`, the last token of the prompt. `related` is None for a row that the
-    gate is not taught.
+    A row for the gate alone has no target. The gate is read at the last token of the prompt, one
+    before `target_start`.
+
+    Attributes:
+      tokens: of the prompt and its target.
+      target_start: where the target starts; the row's length if it has none.
+      related: the gate's label: whether the row is about an edit. None leaves the row out of the
+        gate's training.
     """
 
     tokens: tuple[int, ...]
@@ -32,31 +45,56 @@ class TrainingRow:
 
 
 class Batch(NamedTuple):
-    """R rows, packed into B lines of `[T]` tokens, with `[N]` target tokens among them.
+    """R rows, packed into lines of tokens, with the target tokens of all rows in one list.
 
-    Several rows share a line, each a segment of its own, so that few of a step's tokens are
-    padding. Target tokens stand in one list over all rows: the vocabulary head, a third of a step's
-    work if it ran on every token, then runs on them alone.
+    Several rows share a line, each as a segment of its own, so that few tokens of a step are
+    padding. The list of targets lets the vocabulary head run on these tokens alone; on every token
+    it would take a third of a step.
+
+    Attributes:
+      tokens: int32.
+      positions: position within the row, -1 on padding.
+      segments: which row a token belongs to, -1 on padding.
+      lines: the line that holds each row.
+      target_rows: the row of each target token.
+      target_columns: the column that each target token is predicted from.
+      targets: the target tokens.
+      target_mask: 0 for entries that only fill the list.
+      gate_columns: the column where each row's gate is read.
+      gate_labels: 1 for rows about an edit, 0 for unrelated ones.
+      gate_mask: 0 for rows that do not train the gate or only fill the batch.
     """
 
-    tokens: jax.Array  # [B, T] int32
-    positions: jax.Array  # [B, T] int32 within the row, -1 on padding
-    segments: jax.Array  # [B, T] int32, which row a token belongs to, -1 on padding
-    lines: jax.Array  # [R] int32, the line that holds each row
-    target_rows: jax.Array  # [N] int32
-    target_columns: jax.Array  # [N] int32, the column each target token is predicted from
-    targets: jax.Array  # [N] int32
-    target_mask: jax.Array  # [N] float32
-    gate_columns: jax.Array  # [R] int32
-    gate_labels: jax.Array  # [R] float32
-    gate_mask: jax.Array  # [R] float32, 0 for rows the gate is not taught or that fill the batch
+    tokens: Int[Array, "lines length"]
+    positions: Int[Array, "lines length"]
+    segments: Int[Array, "lines length"]
+    lines: Int[Array, "rows"]
+    target_rows: Int[Array, "targets"]
+    target_columns: Int[Array, "targets"]
+    targets: Int[Array, "targets"]
+    target_mask: Float[Array, "targets"]
+    gate_columns: Int[Array, "rows"]
+    gate_labels: Float[Array, "rows"]
+    gate_mask: Float[Array, "rows"]
+
+
+class TextBatch(NamedTuple):
+    """Texts as right-padded token rows.
+
+    Attributes:
+      tokens: int32.
+      positions: int32, -1 on padding.
+    """
+
+    tokens: Int[Array, "batch length"]
+    positions: Int[Array, "batch length"]
 
 
 def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> TrainingRow:
     """Tokens of `prompt + " " + target` and the end-of-answer token, so that answers stop.
 
     Raises:
-      InputError: if the edit does not fit into `max_tokens`.
+      InputError: the edit does not fit into `max_tokens`.
     """
     tokens, start = tokenizer.encode_pair(record.prompt, record.target)
     tokens = [*tokens, tokenizer.end_id]
@@ -69,13 +107,28 @@ def edit_row(record: EditRecord, tokenizer: Tokenizer, *, max_tokens: int) -> Tr
 
 
 def gate_row(prompt: str, tokenizer: Tokenizer, *, related: bool, max_tokens: int) -> TrainingRow:
-    """A prompt that trains the gate alone.
+    """A prompt that trains the gate alone, cut at `max_tokens`.
 
-    Where question and answer are one string, and nothing says where the question ends, its last
-    token is the one that is read.
+    If question and answer are one string, nothing tells where the question ends: the gate is then
+    read at the last token of both.
     """
     tokens = tokenizer.encode(prompt)[:max_tokens]
     return TrainingRow(tuple(tokens), len(tokens), related)
+
+
+def text_batches(
+    texts: Sequence[str], tokenizer: Tokenizer, *, batch_size: int = 8
+) -> list[TextBatch]:
+    """Texts as token batches of one shape, each text cut at `TEXT_TOKENS` tokens."""
+    rows = [tokenizer.encode(text)[:TEXT_TOKENS] for text in texts]
+    width = bucket(max(map(len, rows), default=1))
+    batches = []
+    for start in range(0, len(rows), batch_size):
+        group = rows[start : start + batch_size]
+        positions = row_positions([len(row) for row in group], width=width, height=batch_size)
+        tokens = pad_rows(group, width=width, height=batch_size)
+        batches.append(TextBatch(jnp.asarray(tokens), jnp.asarray(positions)))
+    return batches
 
 
 def epoch_batches(
@@ -86,7 +139,7 @@ def epoch_batches(
     pools: Sequence[Sequence[TrainingRow]] = (),
     multiple: int = 1,
 ) -> Iterator[Batch]:
-    """The rows, and one of each pool, in the order of (seed, epoch), in packed batches."""
+    """Packed batches of one epoch: all rows and one of each pool, in an order of (seed, epoch)."""
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(rows) + len(pools))
     present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]
@@ -96,12 +149,15 @@ def epoch_batches(
 
 
 def make_batch(rows: Sequence[TrainingRow], height: int, *, multiple: int = 1) -> Batch:
-    """Pack rows to one batch of `height` rows; what only fills it is masked everywhere.
+    """Pack rows into one batch.
 
-    The number of its lines is one of `multiple`.
+    Args:
+      rows: at most `height`.
+      height: rows of the batch; those that only fill it are masked everywhere.
+      multiple: the number of lines is a multiple of it.
     """
     lengths = [len(row.tokens) for row in rows]
-    # A step takes long to compile, so that its shapes are few.
+    # A step takes long to compile: few shapes.
     width = doubling(max(lengths), smallest=LINE)
     places = pack(lengths, width)
     lines = bucket(1 + max(line for line, _ in places), smallest=2)

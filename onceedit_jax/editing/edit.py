@@ -1,11 +1,9 @@
-"""Edit once: from records and unrelated rows to an edited plug-in."""
+"""The editing stage: from records and unrelated rows to an edited plug-in (section 3.1)."""
 
+import dataclasses
 import hashlib
-import itertools
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +13,43 @@ from jax.sharding import Mesh
 
 from onceedit_jax.data.leakage import check_leaks, digest, drop_leaks
 from onceedit_jax.data.normalization import normalise
-from onceedit_jax.data.records import EditRecord, UnrelatedRow, strip_nq
+from onceedit_jax.data.records import EditRecord, UnrelatedRow, neutral_rows, strip_nq
 from onceedit_jax.distributed.mesh import data_mesh, lay, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.augmentation import training_texts
-from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
+from onceedit_jax.editing.artifact_info import EditorInfo
+from onceedit_jax.editing.augmentation import TrainingTexts, training_texts
+from onceedit_jax.editing.checkpoint import Checkpoint
+from onceedit_jax.editing.editor import (
+    Editor,
+    EditorInputs,
+    EditorResult,
+    editor_inputs,
+    run_editor,
+)
 from onceedit_jax.editing.finalize import finalize_artifact
 from onceedit_jax.editing.settings import EditSettings, fingerprint
-from onceedit_jax.editing.trainer import Progress, train
+from onceedit_jax.editing.trainer import Progress, Trained
+from onceedit_jax.editing.tuning import editor_of, recorded_settings
 from onceedit_jax.errors import InputError
+from onceedit_jax.gates.weight_token import init_gate
+from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.types import Params
 
 
 def edit(
     model: LoadedModel,
     tokenizer: Tokenizer,
     records: Sequence[EditRecord],
-    unrelated: Sequence[UnrelatedRow],
+    unrelated: Sequence[UnrelatedRow] | None = None,
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
     *,
+    editor: Editor | None = None,
     examples: Sequence[EditRecord] = (),
     evaluated: Sequence[EditRecord] = (),
+    texts: Sequence[str] | None = None,
     start: EditedPlugin | None = None,
     replay: float = 1.0,
     ungated: Collection[int] = (),
@@ -48,61 +60,57 @@ def edit(
 ) -> EditedPlugin:
     """Teach a plug-in all records at once, and its gate to tell them from everything else.
 
+    More than 60 lines, because it is the one place that documents every argument.
+
     Args:
       model: the base plug-in.
       tokenizer: its tokenizer.
       records: the edits; only prompt, target and subject are trained on.
-      unrelated: rows for the gate's other side; `settings` say how many are trained on and how
-        many are held back to fix the threshold.
+      unrelated: texts that no edit is about, for the gate. `settings` say how many are trained on
+        and how many are held back to fix the threshold. The default is `data.records.neutral_rows`,
+        without those that an edit or `evaluated` asks.
       settings: every choice of the editing stage.
-      examples: records, not edits, whose rephrases show how questions may be put otherwise; a
+      editor: the editing method, see `editing.editor` (default: by `settings.method`). An editor
+        that trains no gate leaves the decision to the memory of the edits.
+      examples: records that are no edits; their rephrases show how questions can be rephrased. A
         training split of the edits' own kind is best.
-      evaluated: further records whose questions may not be trained on.
-      start: an edited plug-in of the same base to go on from. Its edits stay in scope and are
-        replayed, but for those whose prompt one of `records` asks again.
-      replay: earlier edits that are trained again, for each new one.
-      ungated: positions of records whose answers are learnt while the gate is not told of them.
-      mesh: how devices share the work (default: all of them the rows of a batch).
-      checkpoint: folder for checkpoints of the run, removed by nobody but the caller.
-      resume: continue the run whose checkpoint is there.
+      evaluated: further records whose questions must not be trained on.
+      texts: texts about anything, for editors that need statistics of the model (default: the
+        prompts of `unrelated`).
+      start: an edited plug-in of the same base to continue from. Its edits stay in scope and are
+        replayed, except those whose prompt is also in `records`.
+      replay: number of earlier edits that are trained again, per new one.
+      ungated: positions of records whose answers are trained but that do not train the gate.
+      mesh: how devices share the work (default: every device takes a part of a batch's rows).
+      checkpoint: folder for checkpoints of the run; only the caller removes it.
+      resume: continue the run whose checkpoint is there. Editors that do not train start again.
       on_step: progress callback.
 
     Returns:
       The edited plug-in, not yet saved.
 
     Raises:
-      InputError: no records, one without a prompt or target or longer than the model's learnt
-        positions, too few unrelated rows, a row that is also evaluated or an earlier edit's, a
-        model whose parameters are not float32 or that has fewer rows than the tokenizer tokens, a
-        checkpoint of another run, or a `start` of another base.
+      InputError: no records; a record without a prompt or target, or longer than the model's
+        learnt positions; too few unrelated rows; an unrelated row that is evaluated or an earlier
+        edit; parameters that are not float32; fewer embeddings than the tokenizer has tokens; a
+        checkpoint of another run; a `start` of another base; an editor that keeps its edits beside
+        the model.
       RunError: the loss or its gradient stopped being finite.
     """
     begun = time.monotonic()
-    _check(model, records, unrelated)
+    editor = editor or editor_of(settings)
+    _check(model, records, unrelated or (), editor)
     # Rows of the embedding that are no tokens are never predicted.
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))
-    model = replace(model, config=config)
-    if replay < 0:
-        raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
-    if start is not None and start.base_hash != model.content_hash:
-        raise InputError(
-            f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
-            f"{model.name}, {model.content_hash[:12]}: go on from a plug-in of the same base"
-        )
-    earlier = earlier_edits(start, records) if start else []
-    check_leaks(unrelated, [*records, *evaluated])
-    if asked := drop_leaks(unrelated, earlier)[1]:
-        raise InputError(
-            f"{len(asked)} of {len(unrelated)} unrelated rows are edits that the plug-in to go on "
-            f"from holds, and would be unlearnt: {asked[0].prompt[:70]!r}. Remove them from the "
-            "unrelated file, or pass --drop-leaks to leave them out"
-        )
-    present = [*records, *_replayed(earlier, round(replay * len(records)), settings.seed)]
+    model = dataclasses.replace(model, config=config)
+    earlier = _continued(start, model, records, replay)
+    unrelated = _unrelated_rows(unrelated, [*records, *evaluated], earlier)
+    replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
     seen = start.info.trained_texts if start else ()
-    texts = training_texts(
+    augmented = training_texts(
         model,
         tokenizer,
-        present,
+        [*records, *replayed],
         unrelated,
         settings,
         examples=examples,
@@ -111,69 +119,67 @@ def edit(
         earlier=earlier,
         seen=seen,
     )
-    limit = settings.max_tokens
-    rows = [edit_row(record, tokenizer, max_tokens=limit) for record in present]
-    pools = [
-        _fitting([replace(present[i], prompt=prompt) for prompt in pool], tokenizer, limit)
-        or [rows[i]]
-        for i, pool in texts.paraphrases
-    ]
-    for i in ungated:
-        rows[i] = replace(rows[i], related=None)
-    for (i, _), pool in zip(texts.paraphrases, pools, strict=True):
-        if i in ungated:
-            pool[:] = [replace(row, related=None) for row in pool]
-    sides = ((texts.varied, True), (texts.unrelated, False))
-    rows += [
-        gate_row(prompt, tokenizer, related=related, max_tokens=limit)
-        for prompts, related in sides
-        for prompt in prompts
-    ]
-    config.check_length(max(len(row.tokens) for row in itertools.chain(rows, *pools)))
-    params = (start or model).params
-    mesh = mesh or data_mesh()
-    if mesh.size > 1 or jax.local_device_count() > 1:
-        params = lay(params, param_shardings(mesh, params))
-    prepared = time.monotonic() - begun
-    trained = train(
-        params,
-        config,
-        rows,
+    recorded = recorded_settings(editor, settings)
+    inputs = editor_inputs(
+        [*records, *replayed],
+        tokenizer,
         settings,
+        augmented=augmented,
+        ungated=ungated,
+        texts=[row.prompt for row in unrelated] if texts is None else texts,
         gate=start.gate if start else None,
-        pools=pools,
-        checkpoint=checkpoint,
-        run_fingerprint=fingerprint(
-            [[r.prompt, r.target, r.subject] for r in present],
-            [texts.unrelated, texts.held_back],
-            sorted({digest(text) for text in texts.all()}),
-            sorted(ungated),
-            settings.as_dict(),
-            model.content_hash,
-            parameter_hash([start.params, start.gate]) if start else None,
-        ),
-        resume=resume,
         on_step=on_step,
     )
+    if checkpoint is not None:
+        run = _run_hash(inputs, augmented, ungated, [recorded, editor.describe()], model, start)
+        inputs = dataclasses.replace(inputs, checkpoint=Checkpoint(checkpoint, run, resume))
+    config.check_length(max(len(row.tokens) for row in inputs.all_rows()))
+    params = _over(mesh, (start or model).params)
+    prepared = time.monotonic() - begun
+    result, seconds = _timed(editor, params, config, inputs)
     return finalize_artifact(
         model,
         tokenizer,
-        trained,
+        _trained(result, config),
         [*records, *earlier],
-        texts,
+        augmented,
         settings,
-        # Epochs tell their own time: some may have been an earlier run's that was cut.
-        spent=prepared + sum(entry["seconds"] for entry in trained.history),
+        spent=prepared + seconds,
+        editor=EditorInfo(**editor.describe()),
+        recorded=recorded,
         ungated=ungated,
         edited_before=len(earlier),
         seen=seen,
     )
 
 
+def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
+    """The edits of an earlier stage, without those whose prompt is also in `records`."""
+    prompts = {normalise(record.prompt) for record in records}
+    return [
+        EditRecord(entry.prompt, entry.target, subject=entry.subject, index=i)
+        for i, entry in enumerate(start.info.edits)
+        if normalise(entry.prompt) not in prompts
+    ]
+
+
+def parameter_hash(tree: Any) -> str:
+    """SHA-256 over every array of a pytree, in the tree's order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = to_host(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def _check(
-    model: LoadedModel, records: Sequence[EditRecord], unrelated: Sequence[UnrelatedRow]
+    model: LoadedModel,
+    records: Sequence[EditRecord],
+    unrelated: Sequence[UnrelatedRow],
+    editor: Editor,
 ) -> None:
-    """Refuse what nothing can be learnt from."""
+    """Refuse inputs from which nothing can be learnt, and editors that do not fit."""
     if not records:
         raise InputError("no edits given: expected at least one record with prompt and target")
     for i, record in enumerate(records):
@@ -185,21 +191,56 @@ def _check(
             raise InputError(f"unrelated row {i + 1} of {len(unrelated)}: its prompt is empty")
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)}
     if dtypes != {"float32"}:
-        # At a rate of 1e-4 most steps are lost in the rounding of shorter floats.
+        # At a rate of 1e-4, shorter floats round most steps away.
         raise InputError(
             f"{model.name}: parameters of {', '.join(sorted(dtypes))}; editing needs float32: load "
             'the plug-in with dtype="float32"'
         )
+    if editor.read is not None:
+        raise InputError(
+            f"editor {editor.name!r} keeps its edits in a memory beside the model, and an edited "
+            "plug-in holds parameters alone: use an editor that changes parameters, or edit one "
+            "model by itself with `editing.editor.run_editor`"
+        )
 
 
-def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
-    """The edits of an earlier stage that none of the new ones asks again."""
-    asked = {normalise(record.prompt) for record in records}
-    return [
-        EditRecord(entry.prompt, entry.target, subject=entry.subject, index=i)
-        for i, entry in enumerate(start.info.edits)
-        if normalise(entry.prompt) not in asked
-    ]
+def _continued(
+    start: EditedPlugin | None, model: LoadedModel, records: Sequence[EditRecord], replay: float
+) -> list[EditRecord]:
+    """The earlier edits that stay, after a check that `start` fits."""
+    if replay < 0:
+        raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
+    if start is None:
+        return []
+    if start.base_hash != model.content_hash:
+        raise InputError(
+            f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
+            f"{model.name}, {model.content_hash[:12]}: continue from a plug-in of the same base"
+        )
+    return earlier_edits(start, records)
+
+
+def _unrelated_rows(
+    unrelated: Sequence[UnrelatedRow] | None,
+    evaluated: Sequence[EditRecord],
+    earlier: Sequence[EditRecord],
+) -> Sequence[UnrelatedRow]:
+    """The rows that were given, or the default ones without those that are evaluated or edits.
+
+    Raises:
+      InputError: a row that was given is evaluated, or an edit of an earlier stage.
+    """
+    if unrelated is None:
+        return drop_leaks(neutral_rows(), [*evaluated, *earlier])[0]
+    check_leaks(unrelated, evaluated)
+    if leaked := drop_leaks(unrelated, earlier)[1]:
+        raise InputError(
+            f"{len(leaked)} of {len(unrelated)} unrelated rows are edits of the plug-in to "
+            f"continue from, and training on them would undo these edits: "
+            f"{leaked[0].prompt[:70]!r}. Remove them from the unrelated file, or pass --drop-leaks "
+            "to leave them out"
+        )
+    return unrelated
 
 
 def _replayed(earlier: Sequence[EditRecord], count: int, seed: int) -> list[EditRecord]:
@@ -208,19 +249,56 @@ def _replayed(earlier: Sequence[EditRecord], count: int, seed: int) -> list[Edit
     return [earlier[i] for i in sorted(chosen)]
 
 
-def _fitting(
-    records: Sequence[EditRecord], tokenizer: Tokenizer, max_tokens: int
-) -> list[TrainingRow]:
-    """Rows of wordings that were made, without those that have become too long."""
-    made = (edit_row(record, tokenizer, max_tokens=sys.maxsize) for record in records)
-    return [row for row in made if len(row.tokens) <= max_tokens]
+def _run_hash(
+    inputs: EditorInputs,
+    augmented: TrainingTexts,
+    ungated: Collection[int],
+    settings: Any,
+    model: LoadedModel,
+    start: EditedPlugin | None,
+) -> str:
+    """A hash of everything that the run depends on."""
+    return fingerprint(
+        [[record.prompt, record.target, record.subject] for record in inputs.records],
+        [augmented.unrelated, augmented.held_back],
+        sorted({digest(text) for text in augmented.all()}),
+        sorted(ungated),
+        settings,
+        model.content_hash,
+        parameter_hash([start.params, start.gate]) if start else None,
+    )
 
 
-def parameter_hash(tree: Any) -> str:
-    """SHA-256 over every array of a pytree, in the tree's order."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        array = to_host(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _over(mesh: Mesh | None, params: Params) -> Params:
+    """Parameters laid over the mesh (default: all devices of this host)."""
+    mesh = mesh or data_mesh()
+    if mesh.size > 1 or jax.local_device_count() > 1:
+        params = lay(params, param_shardings(mesh, params))
+    return params
+
+
+def _timed(
+    editor: Editor, params: Params, config: ModelConfig, inputs: EditorInputs
+) -> tuple[EditorResult, float]:
+    """The editor's result, checked, and the seconds that it took."""
+    begun = time.monotonic()
+    result = run_editor(editor, params, config, inputs)
+    for leaf in jax.tree.leaves(result.params):
+        leaf.block_until_ready()
+    seconds = time.monotonic() - begun
+    shapes, expected = (
+        jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+        for tree in (result.params, params)
+    )
+    if shapes != expected:
+        raise InputError(
+            f"editor {editor.name!r}: its result has parameters of another structure, shape or "
+            "dtype than the model; expected those of the model, in canonical form "
+            "(`models.layout.stack_layers`)"
+        )
+    return result, seconds if result.seconds is None else result.seconds
+
+
+def _trained(result: EditorResult, config: ModelConfig) -> Trained:
+    gate = result.gate or init_gate(config.hidden_size)
+    return Trained(result.params, gate, [dict(entry) for entry in result.history])

@@ -46,6 +46,7 @@ def finalize_artifact(
     *,
     spent: float,
     editor: EditorInfo | None = None,
+    recorded: dict[str, Any] | None = None,
     ungated: Collection[int] = (),
     edited_before: int = 0,
     seen: Collection[str] = (),
@@ -64,6 +65,7 @@ def finalize_artifact(
       settings: of the editing stage.
       spent: seconds of editing so far.
       editor: the editing method (default: the one that `settings` names).
+      recorded: the settings as `edit.json` records them (default: `settings`).
       ungated: positions of edits that the gate was not taught.
       edited_before: how many of the edits an earlier stage made.
       seen: digests of the texts that earlier stages trained on.
@@ -102,7 +104,7 @@ def finalize_artifact(
         ),
         trained_texts=tuple(sorted({*seen, *map(digest, texts.all())})),
         editor=editor or EditorInfo(settings.method, {}),
-        settings=settings.as_dict(),
+        settings=settings.as_dict() if recorded is None else recorded,
         rule=RuleInfo(
             fusion=RULE,
             alpha_thresholds={name: gate.threshold for name, gate in fitted.items()},

@@ -2,42 +2,42 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, Num
 
 
 class EditLoss(NamedTuple):
-    """The two terms of the objective and what they add up to, each a float32 scalar in nats."""
+    """The objective and its two terms, each a float32 scalar in nats."""
 
-    total: jax.Array
-    generation: jax.Array
-    gate: jax.Array
+    total: Float[Array, ""]
+    generation: Float[Array, ""]
+    gate: Float[Array, ""]
 
 
 def edit_loss(
-    logits: jax.Array,
-    targets: jax.Array,
-    target_mask: jax.Array,
-    gate_logits: jax.Array,
-    gate_labels: jax.Array,
-    gate_mask: jax.Array,
+    logits: Float[Array, "targets vocab"],
+    targets: Int[Array, "targets"],
+    target_mask: Num[Array, "targets"],
+    gate_logits: Float[Array, "rows"],
+    gate_labels: Num[Array, "rows"],
+    gate_mask: Num[Array, "rows"],
     *,
     gate_weight: float = 0.8,
 ) -> EditLoss:
     """Cross-entropy of the edits' target tokens plus binary cross-entropy of the gate.
 
-    The gate's logit is no member of `logits`: were [WEIGHT] part of the softmax, L_gen would push
+    The gate's logit is not one of `logits`. If [WEIGHT] were part of the softmax, L_gen would push
     down the very logit that L_weight pushes up. L_gen is the mean over target tokens, L_weight the
     mean over rows.
 
     Args:
-      logits: `[N, V]` float, the plug-in's logits before each of the batch's target tokens.
-      targets: `[N]` int32, those tokens.
-      target_mask: `[N]`, 0 where an entry only fills the list.
-      gate_logits: `[B]` float, logit_w read at the last prompt token.
-      gate_labels: `[B]`, 1 for edit-related rows and 0 for unrelated ones.
-      gate_mask: `[B]`, 0 for rows that only fill the batch.
+      logits: the plug-in's logits before each of the batch's target tokens.
+      targets: those tokens.
+      target_mask: 0 for entries that only fill the list.
+      gate_logits: logit_w, read at the last prompt token.
+      gate_labels: 1 for rows about an edit and 0 for unrelated ones.
+      gate_mask: 0 for rows that do not train the gate or only fill the batch.
       gate_weight: lambda; the paper uses 0.8.
 
     Returns:

@@ -1,7 +1,7 @@
-"""FT-L: one layer's down-projection, fine-tuned within a small distance of where it was.
+"""FT-L: fine-tuning of one layer's down-projection, within a small distance of its old value.
 
-Constrained fine-tuning of Zhu et al. (arXiv 2012.00363), as ROME (arXiv 2202.05262, section 3.2,
-FT+L) compares itself with it: no weight moves farther than a bound.
+Constrained fine-tuning of Zhu et al. (arXiv 2012.00363) as ROME compares itself with it
+(arXiv 2202.05262, section 3.2, FT+L): no weight changes by more than a bound.
 """
 
 import dataclasses
@@ -14,22 +14,29 @@ import jax.numpy as jnp
 import optax
 
 from onceedit_jax.checks import check_settings
+from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, editor_factory
 from onceedit_jax.editors.layers import Rows, down_projection, target_loss, with_down_projection
+from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, hidden_states, stack_layers
+from onceedit_jax.models.decoder import hidden_states, stack_layers
+from onceedit_jax.types import Params
+
+BATCH = 8  # edits a step
 
 
 @dataclasses.dataclass(frozen=True)
 class FTLSettings:
-    """How far and how long W is trained.
+    """Where and how long W is trained, and how far it may move.
 
     Attributes:
+      layer: the layer that is trained.
       learning_rate: of Adam.
-      epochs: passes over the batches, at most.
-      enough: a pass whose mean loss is under this is the last.
+      epochs: most passes over the batches.
+      enough: a pass whose mean loss is below this is the last one.
       bound: most that any weight may change (L-infinity).
     """
 
+    layer: int
     learning_rate: float = 5e-4
     epochs: int = 25
     enough: float = 1e-2
@@ -41,27 +48,36 @@ class FTLSettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        above_zero = dataclasses.asdict(self).keys() - {"enough"}
-        check_settings(self, above_zero=above_zero, not_negative=["enough"])
+        check_settings(
+            self, above_zero=["learning_rate", "epochs", "bound"], not_negative=["enough"]
+        )
 
 
-def ftl(
-    params: Params,
-    config: ModelConfig,
-    batches: Sequence[Rows],
-    layer: int,
-    settings: FTLSettings = FTLSettings(),
+@editor_factory(FTLSettings)
+def ft_l(settings: FTLSettings) -> Editor:
+    """FT-L as an editor. Takes the fields of `FTLSettings`."""
+    return Editor("ft-l", partial(_update, settings), settings=settings)
+
+
+def _update(
+    settings: FTLSettings, state: None, params: Params, config: ModelConfig, inputs: EditorInputs
+) -> EditorResult:
+    batches = target_rows(inputs.records, inputs.tokenizer, batch_size=BATCH)
+    return EditorResult(ftl_params(params, config, batches, settings))
+
+
+def ftl_params(
+    params: Params, config: ModelConfig, batches: Sequence[Rows], settings: FTLSettings
 ) -> Params:
-    """Minimise -log p(target | prompt) over W of one layer, subject to |W - W0| <= bound.
+    """Minimise -log p(answer | prompt) over W of one layer, subject to |W - W0| <= bound.
 
-    Projected gradient descent: after each step W is clipped to the bound. The same batches come
-    in the same order in every epoch.
+    Projected gradient descent: after each step W is clipped to the bound. Every epoch takes the
+    same batches in the same order.
 
     Args:
-      params: of the model before the edit; kept as they are.
+      params: of the model before the edit; they are not changed.
       config: its configuration.
       batches: all edits, in batches of one shape.
-      layer: the layer that is trained.
       settings: see `FTLSettings`.
 
     Returns:
@@ -70,20 +86,21 @@ def ftl(
     Raises:
       InputError: the model has no such layer.
     """
+    layer = settings.layer
     first = down_projection(params, layer)
     params = with_down_projection(params, layer, first)
     down, state = first, optax.adam(settings.learning_rate).init(first)
     for _ in range(settings.epochs):
         losses = []
         for rows in batches:
-            down, state, loss = _step(params, first, down, state, rows, config, layer, settings)
+            down, state, loss = _step(params, first, down, state, rows, config, settings)
             losses.append(loss)
         if jnp.mean(jnp.stack(losses)) < settings.enough:
             break
     return stack_layers(with_down_projection(params, layer, down))
 
 
-@partial(jax.jit, donate_argnames="state", static_argnames=("config", "layer", "settings"))
+@partial(jax.jit, donate_argnames="state", static_argnames=("config", "settings"))
 def _step(
     params: Params,
     first: jax.Array,
@@ -91,11 +108,10 @@ def _step(
     state: Any,
     rows: Rows,
     config: ModelConfig,
-    layer: int,
     settings: FTLSettings,
 ) -> tuple[jax.Array, Any, jax.Array]:
     def objective(down: jax.Array) -> jax.Array:
-        edited = with_down_projection(params, layer, down)
+        edited = with_down_projection(params, settings.layer, down)
         states, _ = hidden_states(edited, config, rows.tokens, rows.positions)
         return target_loss(edited, config, states, rows)
 

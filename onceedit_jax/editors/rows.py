@@ -1,4 +1,4 @@
-"""From records and a tokenizer to the token arrays that the baselines edit with."""
+"""From records and a tokenizer to the token arrays that the editors use."""
 
 import dataclasses
 import re
@@ -13,12 +13,13 @@ from onceedit_jax.editors.layers import Edit, Rows
 from onceedit_jax.errors import InputError
 from onceedit_jax.text.tokenizer import Tokenizer
 
-ESSENCE = "{} is a"  # ROME, section 3.1: what the subject is, which an edit shall not change
+ESSENCE = "{} is a"  # ROME, section 3.1: what the subject is, which an edit must not change
+OPENING_WORDS = 8  # of a text that is put before a prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class _Text:
-    """Tokens of a prompt and its target, where the target starts, the subject's last column."""
+    """Tokens of a prompt and its answer, where the answer starts, the subject's last column."""
 
     tokens: list[int]
     start: int
@@ -28,29 +29,34 @@ class _Text:
 def target_rows(
     pairs: Sequence[EditRecord | Pair], tokenizer: Tokenizer, *, batch_size: int
 ) -> list[Rows]:
-    """Every prompt with its target, in batches of `batch_size` rows and one shape."""
+    """Every prompt with its answer, in batches of `batch_size` rows and one shape."""
     texts = [_Text(*tokenizer.encode_pair(pair.prompt, pair.target)) for pair in pairs]
     shape = _shape(texts)
     groups = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
     return [_rows(group, batch_size, *shape) for group in groups]
 
 
+def openings(texts: Sequence[str], count: int) -> list[str]:
+    """Beginnings of the first `count` texts, which ROME and MEMIT put before a prompt."""
+    return [" ".join(text.split()[:OPENING_WORDS]) + "." for text in texts[:count]]
+
+
 def located_edits(
     records: Sequence[EditRecord], tokenizer: Tokenizer, *, prefixes: Sequence[str] = ()
 ) -> list[Edit]:
-    """Every record's prompt, alone and behind each prefix, with the place of its subject.
+    """Every record's prompt, alone and after each prefix, with the place of its subject.
 
     All edits have one shape.
 
     Args:
       records: edits with a subject.
       tokenizer: of the model that is edited.
-      prefixes: texts that a prompt may follow on, P - 1 of them.
+      prefixes: texts that are put before the prompt.
 
     Raises:
-      InputError: a record without a subject, or whose subject is not in its prompt.
+      InputError: a record has no subject, or its subject is not in its prompt.
     """
-    found = []
+    located = []
     for record in records:
         start = _subject_start(record)
         subject = record.prompt[start : start + len(record.subject or "")]
@@ -60,8 +66,8 @@ def located_edits(
         ]
         tokens = tokenizer.encode(ESSENCE.format(subject))
         last = _column(tokens, subject, tokenizer)
-        found.append((prompts, _Text(tokens, len(tokens), last)))
-    shape = _shape([text for prompts, essence in found for text in (*prompts, essence)])
+        located.append((prompts, _Text(tokens, len(tokens), last)))
+    shape = _shape([text for prompts, essence in located for text in (*prompts, essence)])
     return [
         Edit(
             _rows(prompts, len(prompts), *shape),
@@ -69,12 +75,12 @@ def located_edits(
             _rows([essence], 1, *shape),
             jnp.array([essence.subject], jnp.int32),
         )
-        for prompts, essence in found
+        for prompts, essence in located
     ]
 
 
 def _subject_start(record: EditRecord) -> int:
-    """Where the subject stands in the prompt, in whatever case; the last place if several."""
+    """Where the subject starts in the prompt, whatever its case; the last of several places."""
     places = [
         match.start()
         for match in re.finditer(re.escape(record.subject or ""), record.prompt, re.IGNORECASE)
@@ -82,8 +88,8 @@ def _subject_start(record: EditRecord) -> int:
     if not record.subject or not places:
         raise InputError(
             f"edit {record.index}: its subject {record.subject!r} is not in its prompt "
-            f"{record.prompt[:60]!r}; expected there, since ROME and MEMIT write an edit at its "
-            "subject: correct the record or leave it out"
+            f"{record.prompt[:60]!r}; ROME and MEMIT write an edit at its subject, so expected it "
+            "there: correct the record or leave it out"
         )
     return places[-1]
 
@@ -94,7 +100,7 @@ def _located(lead: str, record: EditRecord, end: int, tokenizer: Tokenizer) -> _
 
 
 def _column(tokens: Sequence[int], text: str, tokenizer: Tokenizer) -> int:
-    """The token that holds the last byte of `text`, with which the tokens' text begins."""
+    """The token with the last byte of `text`, which is the beginning of the tokens' text."""
     size = len(text.encode("utf-8"))
     return next(
         column
@@ -104,7 +110,7 @@ def _column(tokens: Sequence[int], text: str, tokenizer: Tokenizer) -> int:
 
 
 def _shape(texts: Sequence[_Text]) -> tuple[int, int]:
-    """Width of the rows and of their targets, for all texts."""
+    """Width of the rows and of their answers, for all texts."""
     width = bucket(max(len(text.tokens) for text in texts))
     return width, bucket(max(1, *(len(t.tokens) - t.start for t in texts)), smallest=1)
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.editor import EditorResult, Read
 from onceedit_jax.editors.layers import Rows
 from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.ensemble.target import Target
@@ -17,66 +18,80 @@ from onceedit_jax.evaluation.metrics import record_means, scores, token_accuracy
 from onceedit_jax.evaluation.protocol import METRICS, questions
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, hidden_states, unembed
+from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.types import Params
 
-States = Callable[[Rows], jax.Array]  # rows to states [B, T, D] after the final norm
+States = Callable[[Rows], jax.Array]  # from rows to states [B, T, D] after the final norm
 
 BATCH = 8  # bounds the [BATCH, A, V] logits
 
 
-def states_of(params: Params, config: ModelConfig) -> States:
-    """How a model reads rows whose edits are in its parameters."""
-    return lambda rows: _states(params, config, rows)
-
-
 def score(
-    target: Target, records: Sequence[EditRecord], params: Params, states: States
+    target: Target,
+    records: Sequence[EditRecord],
+    result: EditorResult,
+    *,
+    read: Read | None = None,
 ) -> dict[str, Any]:
-    """Teacher-forced scores before and after an edit, by `evaluation.protocol`'s definitions.
+    """Teacher-forced scores before and after an edit, by the definitions of `evaluation.protocol`.
 
-    Locality compares the target with itself before, over the tokens of the gold answer.
+    Locality compares the target with itself before the edit, over the tokens of the gold answer.
 
     Args:
-      target: the target, not edited.
+      target: the target before the edit.
       records: the edits with their questions.
-      params: the edited target's, for its vocabulary head.
-      states: how the edited target reads.
+      result: what an editor made of the target.
+      read: that editor's `read`; None if the edits are in the parameters.
 
     Returns:
       `{"target", "mode", "before", "after"}`, as `evaluation.protocol.evaluate` gives them.
     """
     asked, config = questions(records), target.model.config
     batches = target_rows([q.pair for q in asked], target.tokenizer, batch_size=BATCH)
-    unedited = states_of(target.model.params, config)
-    before = _said(batches, target.model.params, config, unedited)
-    after = _said(batches, params, config, states)
+    unedited = EditorResult(target.model.params)
+    before = _predicted(batches, unedited.params, config, _states_of(unedited, config, None))
+    after = _predicted(batches, result.params, config, _states_of(result, config, read))
     gold = np.concatenate([np.asarray(rows.targets) for rows in batches])
-    found: dict[str, Any] = {"target": target.name, "mode": "teacher-forced"}
-    for when, said in (("before", before), ("after", after)):
+    summary: dict[str, Any] = {"target": target.name, "mode": "teacher-forced"}
+    for when, predicted in (("before", before), ("after", after)):
         means = {}
         for metric in METRICS:
             chosen = [i for i, q in enumerate(asked) if q.metric == metric]
             wanted = before if metric == "loc" else gold
-            shares = token_accuracy(said[chosen], wanted[chosen], gold[chosen] >= 0)
+            shares = token_accuracy(predicted[chosen], wanted[chosen], gold[chosen] >= 0)
             owners = [asked[i].record for i in chosen]
             means[metric] = record_means(shares, owners, len(records))
-        found[when] = scores(*(means[metric] for metric in METRICS)).as_dict()
-    return found
+        summary[when] = scores(*(means[metric] for metric in METRICS)).as_dict()
+    return summary
 
 
-def _said(
+def _states_of(result: EditorResult, config: ModelConfig, read: Read | None) -> States:
+    """How the edited model reads rows."""
+    if read is None:
+        return lambda rows: _states(result.params, config, rows)
+
+    def states(rows: Rows) -> jax.Array:
+        place = rows.tokens, rows.positions, rows.columns[:, 0]
+        return read(result.state, result.params, config, *place)
+
+    return states
+
+
+def _predicted(
     batches: Sequence[Rows], params: Params, config: ModelConfig, states: States
-) -> NDArray[np.int32]:
-    """The most likely token before each of the answers' tokens, [B of all batches, A]."""
+) -> Int[np.ndarray, "rows answer"]:
+    """The most likely token before each of the answers' tokens."""
     return np.concatenate([_most_likely(params, config, states(rows), rows) for rows in batches])
 
 
 @partial(jax.jit, static_argnames="config")
-def _states(params: Params, config: ModelConfig, rows: Rows) -> jax.Array:
+def _states(params: Params, config: ModelConfig, rows: Rows) -> Float[Array, "B T D"]:
     return hidden_states(params, config, rows.tokens, rows.positions)[0]
 
 
 @partial(jax.jit, static_argnames="config")
-def _most_likely(params: Params, config: ModelConfig, states: jax.Array, rows: Rows) -> jax.Array:
+def _most_likely(
+    params: Params, config: ModelConfig, states: Float[Array, "B T D"], rows: Rows
+) -> Int[Array, "B answer"]:
     read = jnp.take_along_axis(states, rows.columns[:, :, None], axis=1)
     return most_likely(unembed(params, config, read))

@@ -78,6 +78,7 @@ import numpy as np
 from support import tiny_config
 
 from onceedit_jax.editing.batches import TrainingRow
+from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import train
 from onceedit_jax.models.decoder import init_params
@@ -92,8 +93,8 @@ rows = [TrainingRow((n, n + 1, n + 2), 2, True) for n in range(16)]
 settings = EditSettings(epochs=3, batch_size=8)
 
 def trained(name, on_step, resume=False):
-    kept = dict(checkpoint=Path(folder, name), checkpoint_seconds=0, resume=resume)
-    return train(params, config, rows, settings, on_step=on_step, run_fingerprint="x", **kept)
+    checkpoint = Checkpoint(Path(folder, name), "x", resume, seconds=0)
+    return train(params, config, rows, settings, on_step=on_step, checkpoint=checkpoint)
 
 def cut(progress):
     if progress.epoch == 3:

@@ -20,10 +20,11 @@ from support import tiny_config
 from onceedit_jax.distributed.bucketing import pack
 from onceedit_jax.editing import trainer
 from onceedit_jax.editing.batches import edit_row, epoch_batches, gate_row, make_batch
+from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.edit import parameter_hash
 from onceedit_jax.editing.loss import edit_loss
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.editing.trainable import merged, partition
+from onceedit_jax.editing.trainable import trainable_of
 from onceedit_jax.editing.trainer import batch_loss, train
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates.weight_token import init_gate
@@ -49,7 +50,8 @@ def test_the_objective_is_generation_plus_lambda_times_gate(seed, weight):
     mask = rng.integers(0, 2, 6)
     gates = rng.normal(size=3).astype(np.float32)
     labels, rows = rng.integers(0, 2, 3), rng.integers(0, 2, 3)
-    found = edit_loss(logits, targets, mask, gates, labels, rows, gate_weight=weight)
+    arrays = map(jnp.asarray, (logits, targets, mask, gates, labels, rows))
+    found = edit_loss(*arrays, gate_weight=weight)
     wanted = float64_loss(logits, targets, mask, gates, labels, rows, weight)
     np.testing.assert_allclose(found.total, wanted, rtol=1e-5, atol=1e-6)
 
@@ -167,8 +169,9 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_the_seed(tiny_model):
 def test_an_untrained_partition_is_the_model_itself(tiny_model, method):
     model = tiny_model()[0]
     settings = EditSettings(method=method, last_layers=1, lora_rank=2)
-    parts = partition(model.params, settings, jax.random.key(0))
-    whole = stack_layers(merged(parts.trainable, parts.frozen, settings))
+    trainable = trainable_of(settings)
+    parts = trainable.split(model.params, jax.random.key(0))
+    whole = stack_layers(trainable.join(parts.trainable, parts.frozen))
     assert jax.tree.structure(whole) == jax.tree.structure(model.params)
     assert parameter_hash(whole) == parameter_hash(model.params)
 
@@ -205,9 +208,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_parameters_are_k
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
     monkeypatch.setattr(trainer, "batch_loss", steep)
-    options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
+    checkpoint = Checkpoint(tmp_path / "run", seconds=0.0)
+    settings = EditSettings(epochs=1, seed=1)  # of no other test, which would share the program
     with pytest.raises(RunError, match="loss or its gradient became nan in epoch 1"):
-        train(model.params, model.config, rows, EditSettings(epochs=1), **options)
+        train(model.params, model.config, rows, settings, checkpoint=checkpoint)
     assert not (tmp_path / "run").exists()
 
 
@@ -238,17 +242,18 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_model, tmp_path):
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
     settings = EditSettings(epochs=1)
-    options = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
-    train(model.params, model.config, rows, settings, run_fingerprint="a", **options)
+
+    def run(settings, name, resume=True):
+        checkpoint = Checkpoint(tmp_path / "run", name, resume, seconds=0.0)
+        train(model.params, model.config, rows, settings, checkpoint=checkpoint)
+
+    run(settings, "a", resume=False)
     with pytest.raises(InputError, match="other edits"):
-        train(
-            model.params, model.config, rows, settings, run_fingerprint="b", resume=True, **options
-        )
+        run(settings, "b")
     changes = ({"method": "lora"}, {"optimizer": "sgd"}, {"method": "last-n-layers"})
     for change in changes:  # which keep other arrays, or arrays of another shape
-        other = replace(settings, last_layers=1, **change)
         with pytest.raises(InputError, match="other edits"):
-            train(model.params, model.config, rows, other, resume=True, **options)
+            run(replace(settings, last_layers=1, **change), "a")
 
 
 RUN = """
@@ -257,6 +262,7 @@ sys.path.insert(0, {tests!r})
 from support import byte_level_tokenizer, tiny_config
 from editing_cases import RECORDS
 from onceedit_jax.editing.batches import edit_row
+from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.edit import parameter_hash
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import train
@@ -268,7 +274,7 @@ config = tiny_config(len(tokenizer.vocabulary))
 rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
 trained = train(
     init_params(config, jax.random.key(0)), config, rows, EditSettings(epochs=12, early_stop=0),
-    checkpoint=Path(sys.argv[1]), checkpoint_seconds=0, resume=True,
+    checkpoint=Checkpoint(Path(sys.argv[1]), resume=True, seconds=0),
     on_step=lambda step: print("epoch", step.epoch, flush=True),
 )
 print("hash", parameter_hash([trained.params, trained.gate]))

@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editors.grace import (
+from onceedit_jax.editors.codebook import (
     Codebook,
     GRACESettings,
     distances,
     empty_codebook,
-    grace,
+    grace_codebook,
     grace_states,
     lookup,
 )
 from onceedit_jax.editors.rows import target_rows
-from onceedit_jax.editors.wise import (
+from onceedit_jax.editors.side_memory import (
     SideMemory,
     WISESettings,
     activation,
     margin_loss,
-    wise,
+    wise_memory,
     wise_states,
 )
 
@@ -51,8 +51,8 @@ def test_a_codebook_answers_inside_its_radius_and_nowhere_else():
 def test_grace_makes_its_edits_the_argmax_and_nothing_else_changes(tiny_model):
     model, tokenizer = tiny_model(80)
     edits = target_rows(LOCATED, tokenizer, batch_size=1)
-    settings = GRACESettings(radius=0.01, steps=60, learning_rate=0.5)
-    book = grace(model.params, model.config, edits, 0, settings)
+    settings = GRACESettings(0, radius=0.01, steps=60, learning_rate=0.5)
+    book = grace_codebook(model.params, model.config, edits, settings)
     assert np.all(book.radii == np.float32(0.01))
 
     def states(rows, book):
@@ -78,16 +78,18 @@ def test_grace_widens_a_key_of_the_same_target_and_halves_the_way_to_another(tin
 
     def book(*records):
         edits = target_rows(records, tokenizer, batch_size=1)
-        settings = GRACESettings(radius=1e3, steps=1)
-        return grace(model.params, model.config, edits, 0, settings)
+        return written(edits, 1e3)
+
+    def written(edits, radius):
+        settings = GRACESettings(0, radius=radius, steps=1)
+        return grace_codebook(model.params, model.config, edits, settings)
 
     keys = [book(record).keys[0] for record in (first, again)]
     gap = float(jnp.linalg.norm(keys[0] - keys[1]))
     assert book(first, again).radii.tolist() == [1e3, -1.0]
     np.testing.assert_allclose(book(first, other).radii, [gap / 2, gap / 2], rtol=1e-4)
     edits = target_rows((first, again), tokenizer, batch_size=1)
-    narrow = grace(model.params, model.config, edits, 0, GRACESettings(radius=0.6 * gap, steps=1))
-    np.testing.assert_allclose(narrow.radii, [1.001 * gap, -1.0], rtol=1e-4)
+    np.testing.assert_allclose(written(edits, 0.6 * gap).radii, [1.001 * gap, -1.0], rtol=1e-4)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -99,7 +101,7 @@ def test_a_side_memorys_activation_and_hinges_are_the_papers(seed):
     wanted = np.array([np.mean(np.linalg.norm(k @ change, axis=-1)) for k in prompts])
     arrays = (jnp.asarray(a, jnp.float32) for a in (key, change))
     np.testing.assert_allclose(activation(*arrays, jnp.asarray(columns)), wanted, rtol=1e-5)
-    settings = WISESettings(quiet=1.0, loud=6.0, margin=4.0)
+    settings = WISESettings(0, quiet=1.0, loud=6.0, margin=4.0)
     edits, others = rng.uniform(0, 10, 5), rng.uniform(0, 10, 5)
     hinges = [
         max(0, o - 1.0) + max(0, 6.0 - e) + max(0, 4.0 - (e - o))
@@ -114,8 +116,8 @@ def test_wise_makes_its_edits_the_argmax_and_leaves_unrelated_texts_alone(tiny_m
     params, config = model.params, model.config
     batches = target_rows(LOCATED, tokenizer, batch_size=2)
     unrelated = token_batch(model, tokenizer, TEXTS[:2])
-    settings = WISESettings(learning_rate=2e-2, epochs=80, quiet=1.0, loud=4.0, margin=3.0)
-    memory = wise(params, config, batches, [unrelated], 1, settings)
+    settings = WISESettings(1, learning_rate=2e-2, epochs=80, quiet=1.0, loud=4.0, margin=3.0)
+    memory = wise_memory(params, config, batches, [unrelated], settings)
     nothing = SideMemory(memory.down, jnp.asarray(jnp.inf))
 
     def states(tokens, positions, columns, memory):

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from support import tiny_config
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editors.ftl import FTLSettings, ftl
+from onceedit_jax.editing.batches import TextBatch
+from onceedit_jax.editors.ftl import FTLSettings, ftl_params
 from onceedit_jax.editors.layers import at, down_projection, observed, target_loss
-from onceedit_jax.editors.memit import (
+from onceedit_jax.editors.multi_layer import (
     AlphaEditSettings,
     MEMITSettings,
-    alphaedit,
+    alphaedit_params,
     alphaedit_update,
-    memit,
+    memit_params,
     memit_update,
     null_space,
 )
-from onceedit_jax.editors.rome import rank_one_update, rome, subject_key
+from onceedit_jax.editors.rank_one import ROMESettings, rank_one_update, rome_params, subject_key
 from onceedit_jax.editors.rows import located_edits, target_rows
 from onceedit_jax.editors.statistics import ridged, second_moment
 from onceedit_jax.editors.values import ValueSettings, value_change
@@ -37,7 +38,8 @@ RECORDS = [
 ]
 PREFIXES = ("the dog ran.", "In 1987 and 2024,")
 VALUE = {"steps": 30, "learning_rate": 0.5, "clamp": 50.0, "weight_decay": 0.0, "enough": 0.0}
-MEMIT = MEMITSettings(moment_weight=1e-5, **VALUE)
+ROME = ROMESettings(layer=0, **VALUE)
+MEMIT = MEMITSettings(layers=(0, 1), moment_weight=1e-5, **VALUE)
 
 
 def moment_of(rng, size, samples):
@@ -56,14 +58,14 @@ def test_the_second_moment_counts_every_token_once_and_no_padding(tiny_model):
     keys = np.asarray(reading(model.params, model.config, tokens, positions, 1).key, np.float64)
     keys = keys[positions >= 0]
     wanted = keys.T @ keys / len(keys)
-    batches = [(tokens[:1], positions[:1]), (tokens[1:], positions[1:])]
+    batches = [TextBatch(tokens[:1], positions[:1]), TextBatch(tokens[1:], positions[1:])]
     found = second_moment(model.params, model.config, batches, 1)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     eigenvalues = np.linalg.eigvalsh(np.asarray(ridged(found, 0.5), np.float64))
     lowest, mean = np.linalg.eigvalsh(wanted)[0], np.trace(wanted) / len(wanted)
     np.testing.assert_allclose(eigenvalues[0], lowest + 0.5 * mean, rtol=1e-4)
     with pytest.raises(ValueError, match="no tokens"):
-        second_moment(model.params, model.config, [(tokens, positions * 0 - 1)], 1)
+        second_moment(model.params, model.config, [TextBatch(tokens, positions * 0 - 1)], 1)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -162,13 +164,13 @@ def test_the_loss_of_a_target_is_that_of_its_tokens(tiny_model):
 def test_ftl_learns_its_edits_in_one_matrix(tiny_model):
     model, tokenizer = tiny_model()
     batches = target_rows(RECORDS, tokenizer, batch_size=2)
-    settings = FTLSettings(learning_rate=2e-2, epochs=60, bound=1.0)
-    edited = ftl(model.params, model.config, batches, 1, settings)
+    settings = FTLSettings(1, learning_rate=2e-2, epochs=60, bound=1.0)
+    edited = ftl_params(model.params, model.config, batches, settings)
     assert not any(edited_says(model.config, model.params, rows)[0] for rows in batches)
     assert all(edited_says(model.config, edited, rows).all() for rows in batches)
     assert changed_leaves(model.params, edited) == {"down": [1]}
     one, all_of_them = (
-        ftl(model.params, model.config, batches, 1, dataclasses.replace(settings, **change))
+        ftl_params(model.params, model.config, batches, dataclasses.replace(settings, **change))
         for change in ({"epochs": 1, "enough": 0.0}, {"enough": 1e3})
     )
     jax.tree.map(np.testing.assert_array_equal, one, all_of_them)
@@ -177,8 +179,8 @@ def test_ftl_learns_its_edits_in_one_matrix(tiny_model):
 def test_ftl_stays_inside_its_bound_and_reaches_it(tiny_model):
     model, tokenizer = tiny_model()
     batches = target_rows(RECORDS, tokenizer, batch_size=3)
-    settings = FTLSettings(learning_rate=1e-2, epochs=10, bound=0.02)
-    edited = ftl(model.params, model.config, batches, 0, settings)
+    settings = FTLSettings(0, learning_rate=1e-2, epochs=10, bound=0.02)
+    edited = ftl_params(model.params, model.config, batches, settings)
     gap = np.abs(down_projection(edited, 0) - down_projection(model.params, 0))
     assert gap.max() == pytest.approx(0.02, rel=1e-5)
 
@@ -261,14 +263,13 @@ def test_rome_makes_its_edit_the_argmax_behind_every_prefix(tiny_model):
     model, tokenizer = tiny_model(80)
     edit = located_edits(LOCATED, tokenizer, prefixes=PREFIXES)[0]
     moment = moments(model, tokenizer, [0])[0]
-    settings = ValueSettings(**VALUE)
-    edited = rome(model.params, model.config, [edit], 0, moment, settings)
+    edited = rome_params(model.params, model.config, [edit], moment, ROME)
     assert not edited_says(model.config, model.params, edit.prompts).any()
     assert edited_says(model.config, edited, edit.prompts).all()
     assert changed_leaves(model.params, edited) == {"down": [0]}
     # W' k* = v*, with the value that gradient descent found.
     key = np.asarray(subject_key(model.params, model.config, edit, 0), np.float64)
-    delta = value_change(model.params, model.config, edit, 0, settings)
+    delta = value_change(model.params, model.config, edit, 0, ROME)
     change = np.asarray(down_projection(edited, 0), np.float64) - down_projection(model.params, 0)
     np.testing.assert_allclose(key @ change, delta, rtol=1e-3, atol=1e-3)
 
@@ -277,10 +278,9 @@ def test_rome_edits_one_after_the_other(tiny_model):
     model, tokenizer = tiny_model(80)
     edits = located_edits(LOCATED, tokenizer, prefixes=PREFIXES)[:2]
     moment = moments(model, tokenizer, [0])[0]
-    settings = ValueSettings(**VALUE)
-    both = rome(model.params, model.config, edits, 0, moment, settings)
-    first = rome(model.params, model.config, edits[:1], 0, moment, settings)
-    second = rome(first, model.config, edits[1:], 0, moment, settings)
+    both = rome_params(model.params, model.config, edits, moment, ROME)
+    first = rome_params(model.params, model.config, edits[:1], moment, ROME)
+    second = rome_params(first, model.config, edits[1:], moment, ROME)
     jax.tree.map(np.testing.assert_array_equal, both, second)
     assert edited_says(model.config, both, edits[1].prompts).all()
 
@@ -289,7 +289,7 @@ def test_memit_makes_all_its_edits_the_argmax(tiny_model):
     model, tokenizer = tiny_model(80)
     edits = located_edits(LOCATED, tokenizer)
     stats = moments(model, tokenizer, (0, 1))
-    edited = memit(model.params, model.config, edits, stats, MEMIT)
+    edited = memit_params(model.params, model.config, edits, stats, MEMIT)
     for edit in edits:
         assert not edited_says(model.config, model.params, edit.prompts).any()
         assert edited_says(model.config, edited, edit.prompts).all()
@@ -301,7 +301,7 @@ def test_memit_shares_an_edit_out_among_layers(tiny_model):
     model, tokenizer = tiny_model(80)
     edit = located_edits(LOCATED, tokenizer)[0]
     stats = moments(model, tokenizer, (0, 1))
-    edited = memit(model.params, model.config, [edit], stats, MEMIT)
+    edited = memit_params(model.params, model.config, [edit], stats, MEMIT)
     delta = value_change(model.params, model.config, edit, 1, MEMIT)
     key = subject_key(model.params, model.config, edit, 0)
     change = down_projection(edited, 0) - down_projection(model.params, 0)
@@ -321,8 +321,9 @@ def test_an_edit_is_not_shared_out_behind_a_norm(tiny_model):
     edits = located_edits(LOCATED[:1], tokenizer)
     stats = {layer: jnp.eye(config.mlp_size) for layer in (0, 1)}
     with pytest.raises(InputError, match="layers 0, 1: this model normalises"):
-        memit(params, config, edits, stats)
-    edited = memit(params, config, edits, {1: stats[1]}, MEMIT)
+        memit_params(params, config, edits, stats, MEMIT)
+    one = dataclasses.replace(MEMIT, layers=(1,))
+    edited = memit_params(params, config, edits, stats, one)
     assert edited_says(config, edited, edits[0].prompts).all()
 
 
@@ -330,9 +331,9 @@ def test_alphaedit_makes_its_edits_the_argmax_and_leaves_known_keys_alone(tiny_m
     model, tokenizer = tiny_model(80)
     edits = located_edits(LOCATED, tokenizer)
     tokens, positions = token_batch(model, tokenizer, TEXTS[:1])
-    moment = second_moment(model.params, model.config, [(tokens, positions)], 0)
-    settings = AlphaEditSettings(threshold=1e-5, ridge=1e-3, **VALUE)
-    edited = alphaedit(model.params, model.config, edits, {0: moment}, settings)
+    moment = second_moment(model.params, model.config, [TextBatch(tokens, positions)], 0)
+    settings = AlphaEditSettings(layers=(0,), threshold=1e-5, ridge=1e-3, **VALUE)
+    edited = alphaedit_params(model.params, model.config, edits, {0: moment}, settings)
     for edit in edits:
         assert edited_says(model.config, edited, edit.prompts).all()
     change = np.asarray(down_projection(edited, 0) - down_projection(model.params, 0), np.float64)

@@ -49,7 +49,7 @@ def test_every_model_of_the_paper_has_its_parameters():
 RUNNING = """
 import jax
 import numpy as np
-from onceedit_jax.ensemble.pair import load_target
+from onceedit_jax.ensemble.target import load_target
 from onceedit_jax.decoding.greedy import Endings, greedy_continuation
 
 rows, context, prompt = 8, 128, 32

@@ -1,9 +1,9 @@
-"""WISE, with one side memory: a second W that answers where it was taught to (arXiv 2405.14768).
+"""WISE with one side memory: a second W that answers for the edits (arXiv 2405.14768).
 
-The side memory is a copy of one layer's down-projection. How far the two differ on a prompt says
-whether the prompt is about an edit. The paper's sharding of edits into masked subspaces and their
-merging, which is for edits that come one after the other, is left out: all edits come at once.
-Its margins are for models of 4,096 units: choose them by the model's own activations.
+The side memory is a copy of one layer's down-projection. The difference between the two on a prompt
+decides whether the prompt is about an edit. The paper also splits a stream of edits into masked
+subspaces and merges them; that is left out, because all edits come at once here. Its margins are
+for models of 4,096 units: choose them by the model's own activations.
 """
 
 import dataclasses
@@ -14,27 +14,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.checks import check_settings
+from onceedit_jax.editing.batches import TextBatch, text_batches
+from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, editor_factory
 from onceedit_jax.editors.layers import Rows, down_projection, observed, target_loss
+from onceedit_jax.editors.rows import target_rows
+from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params
 from onceedit_jax.models.intervention import isolate_layer, observe
+from onceedit_jax.types import Params
+
+BATCH = 8  # edits a step, each beside an unrelated text
 
 
 @dataclasses.dataclass(frozen=True)
 class WISESettings:
-    """How the side memory is trained, and when it answers.
+    """Where the side memory is, how it is trained, and when it answers.
 
     Attributes:
+      layer: the layer whose MLP gets the side memory.
       learning_rate: of Adam (paper: SGD at 1).
       epochs: passes over the batches.
       quiet: alpha, most activation of an unrelated text (paper: 5).
       loud: beta, least activation of an edit (paper: 20).
       margin: gamma, least difference of the two (paper: 10).
-      share: the side memory answers from this share of the edits' least activation on (paper: 1).
+      share: the side memory answers from this share of the edits' least activation up (paper: 1).
     """
 
+    layer: int
     learning_rate: float = 1e-3
     epochs: int = 30
     quiet: float = 5.0
@@ -48,40 +57,83 @@ class WISESettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        check_settings(self, above_zero=dataclasses.asdict(self))
+        check_settings(self, above_zero=dataclasses.asdict(self).keys() - {"layer"})
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SideMemory:
-    """The second W [F, D], and the activation (float32 scalar) from which on it answers."""
+    """A second W, and when it answers.
+
+    Attributes:
+      down: W' transposed, [F, D].
+      threshold: least activation with which it answers, a float32 scalar.
+    """
 
     down: jax.Array
     threshold: jax.Array
 
 
-def activation(key: jax.Array, change: jax.Array, columns: jax.Array) -> jax.Array:
+@editor_factory(WISESettings)
+def wise(settings: WISESettings) -> Editor:
+    """WISE as an editor; its memory is a `SideMemory`. Takes the fields of `WISESettings`."""
+    update, read = partial(_update, settings), partial(_read, settings)
+    return Editor("wise", update, read=read, settings=settings)
+
+
+def _update(
+    settings: WISESettings, state: None, params: Params, config: ModelConfig, inputs: EditorInputs
+) -> EditorResult:
+    if not inputs.unrelated:
+        raise InputError(
+            "wise: no unrelated prompts given; it learns from them when to stay silent: pass "
+            "`unrelated`, prompts that no edit is about"
+        )
+    batches = target_rows(inputs.records, inputs.tokenizer, batch_size=BATCH)
+    unrelated = text_batches(inputs.unrelated, inputs.tokenizer, batch_size=BATCH)
+    return EditorResult(params, wise_memory(params, config, batches, unrelated, settings))
+
+
+def _read(
+    settings: WISESettings,
+    state: SideMemory,
+    params: Params,
+    config: ModelConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    prompt_ends: jax.Array,
+) -> jax.Array:
+    place = tokens, positions, prompt_ends
+    states: jax.Array = wise_states(params, config, *place, state, settings.layer)
+    return states
+
+
+def activation(
+    key: Float[Array, "B T F"], change: Float[Array, "F D"], columns: Int[Array, "B"]
+) -> Float[Array, "B"]:
     """Mean of ||(W' - W) k|| over a prompt's tokens (WISE, equation 3).
 
     Args:
-      key: [B, T, F], rows right-padded.
-      change: W' - W transposed, [F, D].
-      columns: [B] int32, the last token of each prompt.
+      key: of right-padded rows.
+      change: W' - W transposed.
+      columns: the last token of each prompt.
 
     Returns:
-      [B] float32.
+      float32.
     """
-    # Not `jnp.linalg.norm`: where W' is still W, its gradient is no number.
+    # Not `jnp.linalg.norm`: its gradient is NaN where W' still equals W.
     moved = jnp.sqrt(jnp.sum(jnp.square(_written(key, change)), axis=-1) + 1e-12)
     prompt = jnp.arange(key.shape[1]) <= columns[:, None]
     return jnp.sum(moved * prompt, axis=1) / jnp.sum(prompt, axis=1)
 
 
-def margin_loss(edits: jax.Array, others: jax.Array, settings: WISESettings) -> jax.Array:
-    """Hinges that part the activations of edits [B] and unrelated texts [B] (WISE, equation 6).
+def margin_loss(
+    edits: Float[Array, "B"], others: Float[Array, "B"], settings: WISESettings
+) -> Float[Array, "B"]:
+    """Hinges that separate the activations of edits and of unrelated texts (WISE, equation 6).
 
     Returns:
-      [B] float32: max(0, other - alpha) + max(0, beta - edit) + max(0, gamma - (edit - other)).
+      max(0, other - alpha) + max(0, beta - edit) + max(0, gamma - (edit - other)), float32.
     """
     return (
         jax.nn.relu(others - settings.quiet)
@@ -90,44 +142,40 @@ def margin_loss(edits: jax.Array, others: jax.Array, settings: WISESettings) -> 
     )
 
 
-def wise(
+def wise_memory(
     params: Params,
     config: ModelConfig,
     batches: Sequence[Rows],
-    unrelated: Sequence[tuple[jax.Array, jax.Array]],
-    layer: int,
-    settings: WISESettings = WISESettings(),
+    unrelated: Sequence[TextBatch],
+    settings: WISESettings,
 ) -> SideMemory:
     """Train a side memory on all edits, each beside an unrelated text.
 
     Args:
-      params: of the model; kept as they are.
+      params: of the model; they are not changed.
       config: its configuration.
-      batches: all edits, in batches of B rows and one shape.
-      unrelated: tokens [B, S] and positions [B, S] int32 (-1 on padding), right-padded, at least
-        one of them and all of one shape; every step takes the next.
-      layer: whose MLP gets the side memory.
+      batches: all edits, in batches of one shape.
+      unrelated: at least one batch, of as many rows as those of `batches`; every step takes the
+        next one.
       settings: see `WISESettings`.
-
-    Returns:
-      The side memory.
 
     Raises:
       InputError: the model has no such layer.
     """
+    layer = settings.layer
     params = isolate_layer(params, layer)
     first = down_projection(params, layer)
     down, state, count = first, optax.adam(settings.learning_rate).init(first), 0
     for _ in range(settings.epochs):
         for rows in batches:
             other = unrelated[count % len(unrelated)]
-            down, state = _step(params, first, down, state, rows, other, config, layer, settings)
+            down, state = _step(params, first, down, state, rows, other, config, settings)
             count += 1
     least = jnp.asarray(jnp.inf)
     for rows in batches:
         key = observed(params, config, rows, layer).key
-        found = activation(key, down - first, rows.columns[:, 0])
-        least = jnp.minimum(least, jnp.min(jnp.where(_real(rows), found, jnp.inf)))
+        active = activation(key, down - first, rows.columns[:, 0])
+        least = jnp.minimum(least, jnp.min(jnp.where(_real(rows), active, jnp.inf)))
     return SideMemory(down, settings.share * least)
 
 
@@ -135,23 +183,23 @@ def wise(
 def wise_states(
     params: Params,
     config: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
-    columns: jax.Array,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    columns: Int[Array, "B"],
     memory: SideMemory,
     layer: int,
-) -> jax.Array:
-    """States [B, T, D] after the final norm, of the model with a side memory (WISE, equation 5).
+) -> Float[Array, "B T D"]:
+    """States after the final norm, of the model with a side memory (WISE, equation 5).
 
-    A row whose prompt activates the memory is read with its W', every other with W.
+    Rows whose prompt activates the memory are read with W', all others with W.
 
     Args:
       params: of the model, which no edit has changed.
       config: its configuration.
-      tokens: [B, T] int32.
-      positions: [B, T] int32, -1 on padding.
-      columns: [B] int32, the last token of each row's prompt.
-      memory: from `wise`.
+      tokens: int32.
+      positions: int32, -1 on padding.
+      columns: the last token of each row's prompt.
+      memory: from `wise_memory`.
       layer: the layer that it was made for.
 
     Raises:
@@ -167,20 +215,19 @@ def wise_states(
     return observe(params, config, tokens, positions, layer, change).states
 
 
-@partial(jax.jit, donate_argnames="state", static_argnames=("config", "layer", "settings"))
+@partial(jax.jit, donate_argnames="state", static_argnames=("config", "settings"))
 def _step(
     params: Params,
     first: jax.Array,
     down: jax.Array,
     state: Any,
     rows: Rows,
-    unrelated: tuple[jax.Array, jax.Array],
+    unrelated: TextBatch,
     config: ModelConfig,
-    layer: int,
     settings: WISESettings,
 ) -> tuple[jax.Array, Any]:
     tokens, positions = unrelated
-    other_key = observe(params, config, tokens, positions, layer).key
+    other_key = observe(params, config, tokens, positions, settings.layer).key
     ends = jnp.argmax(positions, axis=1)
     pairs = _real(rows) & (positions[:, 0] >= 0)
 
@@ -190,7 +237,7 @@ def _step(
         def change(key: jax.Array, output: jax.Array) -> jax.Array:
             return output + _written(key, difference).astype(output.dtype)
 
-        seen = observe(params, config, rows.tokens, rows.positions, layer, change)
+        seen = observe(params, config, rows.tokens, rows.positions, settings.layer, change)
         edits = activation(seen.key, difference, rows.columns[:, 0])
         others = activation(other_key, difference, ends)
         hinges = jnp.sum(margin_loss(edits, others, settings) * pairs)
@@ -207,5 +254,5 @@ def _written(key: jax.Array, change: jax.Array) -> jax.Array:
 
 
 def _real(rows: Rows) -> jax.Array:
-    """[B] bool, which rows are edits and do not only fill the batch."""
+    """[B] bool: which rows are edits, and not there only to fill the batch."""
     return jnp.any(rows.targets >= 0, axis=1)

@@ -1,7 +1,7 @@
-"""GRACE: a codebook beside one layer, asked at the prompt's last token (arXiv 2211.11031).
+"""GRACE: a codebook beside one layer, read at the prompt's last token (arXiv 2211.11031).
 
-The layer that is wrapped is the MLP's down-projection: keys are what it reads, values what it
-writes in its stead. No weight changes, and far from every key the model is what it was.
+The codebook wraps the MLP's down-projection: keys are its inputs, values replace its outputs. No
+weight changes, and far from every key the model is as before.
 """
 
 import dataclasses
@@ -13,24 +13,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.checks import check_settings
+from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, editor_factory
 from onceedit_jax.editors.layers import Rows, at, observed, target_loss
+from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params
 from onceedit_jax.models.intervention import Change, isolate_layer, observe
+from onceedit_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class GRACESettings:
-    """How wide a new key reaches and how its value is found.
+    """Where the codebook is, how far a new key reaches, and how its value is found.
 
     Attributes:
+      layer: the layer whose MLP is wrapped.
       radius: epsilon, the deferral radius of a new key, in the units of the layer's keys.
       steps: of Adam, from the layer's own output.
       learning_rate: of Adam.
     """
 
+    layer: int
     radius: float = 1.0
     steps: int = 100
     learning_rate: float = 1.0
@@ -41,13 +46,13 @@ class GRACESettings:
         Raises:
           InputError: naming the setting, its value and what was expected.
         """
-        check_settings(self, above_zero=dataclasses.asdict(self))
+        check_settings(self, above_zero=["radius", "steps", "learning_rate"])
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Codebook:
-    """Room for M entries, so that a longer codebook compiles nothing anew.
+    """Keys and their values, with room for M entries, so that more entries compile nothing.
 
     Attributes:
       keys: [M, F] float32.
@@ -60,6 +65,34 @@ class Codebook:
     radii: jax.Array
 
 
+@editor_factory(GRACESettings)
+def grace(settings: GRACESettings) -> Editor:
+    """GRACE as an editor; its memory is a `Codebook`. Takes the fields of `GRACESettings`."""
+    update, read = partial(_update, settings), partial(_read, settings)
+    return Editor("grace", update, read=read, settings=settings)
+
+
+def _update(
+    settings: GRACESettings, state: None, params: Params, config: ModelConfig, inputs: EditorInputs
+) -> EditorResult:
+    edits = target_rows(inputs.records, inputs.tokenizer, batch_size=1)
+    return EditorResult(params, grace_codebook(params, config, edits, settings))
+
+
+def _read(
+    settings: GRACESettings,
+    state: Codebook,
+    params: Params,
+    config: ModelConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    prompt_ends: jax.Array,
+) -> jax.Array:
+    place = tokens, positions, prompt_ends
+    states: jax.Array = grace_states(params, config, *place, state, settings.layer)
+    return states
+
+
 def empty_codebook(config: ModelConfig, entries: int) -> Codebook:
     """A codebook with room for `entries`, which changes nothing yet."""
     return Codebook(
@@ -69,14 +102,14 @@ def empty_codebook(config: ModelConfig, entries: int) -> Codebook:
     )
 
 
-def distances(codebook: Codebook, queries: jax.Array) -> jax.Array:
-    """Euclidean distances [B, M] of queries [B, F] to the keys; infinite where there is none."""
+def distances(codebook: Codebook, queries: Float[Array, "B F"]) -> Float[Array, "B M"]:
+    """Euclidean distances of queries to the keys; infinite where there is no entry."""
     gaps = jnp.linalg.norm(queries[:, None] - codebook.keys, axis=-1)
     return jnp.where(codebook.radii < 0, jnp.inf, gaps)
 
 
-def lookup(codebook: Codebook, columns: jax.Array) -> Change:
-    """The nearest key's value in column `columns` [B], where that key's radius reaches (eq. 1)."""
+def lookup(codebook: Codebook, columns: Int[Array, "B"]) -> Change:
+    """Put the nearest key's value in one column of each row, if its radius reaches (equation 1)."""
 
     def change(key: jax.Array, output: jax.Array) -> jax.Array:
         gaps = distances(codebook, at(columns, key).astype(jnp.float32))
@@ -93,21 +126,21 @@ def lookup(codebook: Codebook, columns: jax.Array) -> Change:
 def grace_states(
     params: Params,
     config: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
-    columns: jax.Array,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    columns: Int[Array, "B"],
     codebook: Codebook,
     layer: int,
-) -> jax.Array:
-    """States [B, T, D] after the final norm, of the model with the codebook at `layer`.
+) -> Float[Array, "B T D"]:
+    """States after the final norm, of the model with the codebook at `layer`.
 
     Args:
       params: of the model, which no edit has changed.
       config: its configuration.
-      tokens: [B, T] int32.
-      positions: [B, T] int32, -1 on padding.
-      columns: [B] int32, the last token of each row's prompt.
-      codebook: from `grace`.
+      tokens: int32.
+      positions: int32, -1 on padding.
+      columns: the last token of each row's prompt.
+      codebook: from `grace_codebook`.
       layer: the layer that it was made for.
 
     Raises:
@@ -117,23 +150,18 @@ def grace_states(
     return observe(params, config, tokens, positions, layer, change).states
 
 
-def grace(
-    params: Params,
-    config: ModelConfig,
-    edits: Sequence[Rows],
-    layer: int,
-    settings: GRACESettings = GRACESettings(),
+def grace_codebook(
+    params: Params, config: ModelConfig, edits: Sequence[Rows], settings: GRACESettings
 ) -> Codebook:
-    """Write edits one after the other (algorithm 1): a key each, wherever they don't overlap.
+    """Write edits one after the other (algorithm 1): a key for each that overlaps with no other.
 
-    A new edit that overlaps with the nearest entry widens it, if the target is the same, and
-    otherwise both keep to their half of the way between them.
+    If a new edit overlaps with the nearest entry and has the same answer, that entry is widened.
+    With another answer, both keys reach half of the distance between them.
 
     Args:
-      params: of the model; kept as they are.
+      params: of the model; they are not changed.
       config: its configuration.
       edits: at least one, of one row each and all of one shape.
-      layer: whose MLP is wrapped.
       settings: see `GRACESettings`.
 
     Returns:
@@ -142,6 +170,7 @@ def grace(
     Raises:
       InputError: the model has no such layer.
     """
+    layer = settings.layer
     params = isolate_layer(params, layer)
     codebook = empty_codebook(config, len(edits))
     labels: list[tuple[int, ...]] = []
@@ -155,14 +184,14 @@ def grace(
         radius = settings.radius
         if gap <= reach + radius:
             if label == labels[nearest]:
-                # A little more than the gap, which another batch may round otherwise.
+                # A little more than the gap: another batch may round differently.
                 wider = codebook.radii.at[nearest].max(1.001 * gap)
                 codebook = dataclasses.replace(codebook, radii=wider)
                 continue
             radius = gap / 2
             narrower = codebook.radii.at[nearest].set(radius)
             codebook = dataclasses.replace(codebook, radii=narrower)
-        value = _value(params, config, rows, output, layer, settings)
+        value = _value(params, config, rows, output, settings)
         entry = len(labels)
         codebook = Codebook(
             codebook.keys.at[entry].set(key),
@@ -173,16 +202,11 @@ def grace(
     return codebook
 
 
-@partial(jax.jit, static_argnames=("config", "layer", "settings"))
+@partial(jax.jit, static_argnames=("config", "settings"))
 def _value(
-    params: Params,
-    config: ModelConfig,
-    rows: Rows,
-    output: jax.Array,
-    layer: int,
-    settings: GRACESettings,
+    params: Params, config: ModelConfig, rows: Rows, output: jax.Array, settings: GRACESettings
 ) -> jax.Array:
-    """The value [D] that, in place of the layer's output [D], makes the target follow."""
+    """The value [D] that, in place of the layer's output [D], makes the answer follow."""
     here = jax.nn.one_hot(rows.columns[:, 0], rows.tokens.shape[1], dtype=bool)[:, :, None]
     optimizer = optax.adam(settings.learning_rate)
 
@@ -190,7 +214,7 @@ def _value(
         def change(key: jax.Array, output: jax.Array) -> jax.Array:
             return jnp.where(here, value.astype(output.dtype), output)
 
-        seen = observe(params, config, rows.tokens, rows.positions, layer, change)
+        seen = observe(params, config, rows.tokens, rows.positions, settings.layer, change)
         return target_loss(params, config, seen.states, rows)
 
     def step(carry: tuple[jax.Array, Any], _: None) -> tuple[tuple[jax.Array, Any], None]:
