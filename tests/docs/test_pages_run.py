@@ -23,6 +23,7 @@ PAGES = [
             "how-to/gate.md",
             "how-to/editor.md",
             "how-to/reader.md",
+            "how-to/model-family.md",
         )
     ),
 ]
