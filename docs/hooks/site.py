@@ -47,8 +47,8 @@ def on_config(config: Any) -> Any:
     for section in config.nav:
         for title, first in section.items():
             if isinstance(first, str) and first in added:
-                pages = {Path(page).parts[1].removesuffix(".md"): page for page in added[first]}
-                section[title] = [first, pages]
+                pages = [{Path(page).parts[1].removesuffix(".md"): page} for page in added[first]]
+                section[title] = [first, *pages]
     return config
 
 
