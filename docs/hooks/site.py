@@ -11,9 +11,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "onceedit_jax"
@@ -52,8 +53,10 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: "Files", config: Any) -> "Files":
     """Add the pages that lie outside docs/, and those of the API reference."""
+    from mkdocs.structure.files import File
+
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
@@ -63,13 +66,15 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: "Files") -> str:
     """Lead relative links to pages of the site, or else to files of the repository."""
     source = repository_path(page.file)
 
     def rewritten(match: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
         target = path.removeprefix("docs/")
+        if files.get_file_from_path(f"{target}/README.md"):
+            target = f"{target}/README.md"
         if files.get_file_from_path(target):
             relative = posixpath.relpath(target, posixpath.dirname(page.file.src_uri))
             return f"{match[1]}{relative}{match[3]}"
@@ -85,7 +90,7 @@ def _result_pages() -> list[Path]:
     return sorted(ROOT.glob("results/*/README.md"))
 
 
-def repository_path(file: File) -> str:
+def repository_path(file: "File") -> str:
     """Where the source of a page lies in the repository."""
     return file.src_uri if (ROOT / file.src_uri).is_file() else f"docs/{file.src_uri}"
 
@@ -128,20 +133,18 @@ def api_pages() -> Iterator[tuple[str, str]]:
         source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
         purpose = _first_line(ast.parse(source.read_text(encoding="utf-8")))
         nodes = {name: _definition(name) for name in names}
-        constants = ", ".join(f"`{name.name}`" for name in names if nodes[name] is None)
-        parts = [f"# {room}", purpose, *([f"Constants: {constants}."] if constants else [])]
+        others = ", ".join(f"`{name.name}`" for name in names if nodes[name] is None)
+        parts = [f"# {room}", purpose, *([f"Also here: {others}."] if others else [])]
         parts += [f"::: {name.path}" for name in names if nodes[name] is not None]
         yield f"api/{room}.md", "\n\n".join(parts) + "\n"
         rows = [
-            f"| [`{name.name}`][{name.path}] | {_first_line(node)} |"
+            f"| `{name.name}` | |"
+            if node is None
+            else f"| [`{name.name}`][{name.path}] | {_first_line(node)} |"
             for name, node in nodes.items()
-            if node is not None
         ]
-        index += [
-            f"## [{room}]({room}.md)",
-            purpose,
-            "| name | |\n| --- | --- |\n" + "\n".join(rows),
-        ]
+        table = "\n".join(["| name | |", "| --- | --- |", *rows])
+        index += [f"## [{room}]({room}.md)", purpose, table]
     yield "api/index.md", "\n\n".join(index) + "\n"
 
 

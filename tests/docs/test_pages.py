@@ -1,7 +1,7 @@
 """Links of the documentation resolve, its Python compiles, and its commands and flags exist."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import posixpath
 import re
@@ -14,6 +14,8 @@ from unittest.mock import patch
 import pytest
 import yaml
 from docs.pages import FENCE, PAGES, ROOT, blocks, name
+
+import onceedit_jax as oe
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
@@ -57,6 +59,16 @@ def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"[\w/-]+\.md", yaml.safe_dump(config["nav"])))
     written = {name(page).removeprefix("docs/") for page in PAGES if name(page).startswith("docs/")}
     assert written <= listed
+
+
+def test_every_public_name_is_in_the_api_reference():
+    spec = importlib.util.spec_from_file_location("site_hook", ROOT / "docs" / "hooks" / "site.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    text = dict(hook.api_pages())["api/index.md"]
+    rooms = {path.parent.name for path in (ROOT / "onceedit_jax").glob("*/__init__.py")}
+    public = set(oe.__all__) - rooms - {"__version__"}
+    assert not {name for name in public if f"`{name}`" not in text}
 
 
 @cache
