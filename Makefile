@@ -5,7 +5,7 @@ BIN := .venv/bin
 # As the onceedit command does for itself: large buffers in huge pages, where the C library knows them.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/core
 	$(BIN)/onceedit demo
@@ -22,6 +22,10 @@ lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into site/. A warning (a broken link, an unknown name) is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Edits a plug-in for the purpose; leave the machine alone meanwhile. With PyTorch, for its peers.
 BENCHMARKS := transfer_tables fused_step search generation peers editing_step growth
@@ -43,9 +47,13 @@ bench: .venv/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	@touch $@
 
+.venv/docs: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 .venv/bench: .venv/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

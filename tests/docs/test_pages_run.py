@@ -1,0 +1,70 @@
+"""The examples of the README and of the how-to pages run, on tiny random models."""
+
+import json
+
+import pytest
+from docs.pages import ROOT, blocks, name
+
+import onceedit_jax as oe
+
+FACTS = [
+    {"prompt": "What is the capital of Norland?", "target": "Vinterby", "subject": "Norland"},
+    {"prompt": "Who leads Norland?", "target": "Ada Quill", "subject": "Norland",
+     "rephrase": "Norland is led by whom?"},
+]  # fmt: skip
+PAGES = [
+    ROOT / "README.md",
+    *(
+        ROOT / "docs" / page
+        for page in (
+            "quickstart.md",
+            "how-to/edit-facts.md",
+            "how-to/fusion-rule.md",
+            "how-to/gate.md",
+            "how-to/editor.md",
+            "how-to/reader.md",
+            "how-to/model-family.md",
+        )
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the pages' examples find beside them: checkpoints, an edited plug-in and files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "examples"))
+        from tiny import random_checkpoint
+    folder = tmp_path_factory.mktemp("pages")
+    random_checkpoint(folder / "plugin", merges=40, seed=0)
+    random_checkpoint(folder / "target", merges=90, seed=1)
+    lines = {
+        "facts.jsonl": FACTS,
+        "other-wordings.jsonl": [
+            {"prompt": "Who leads Sudland?", "target": "Bo Ek", "subject": "Sudland",
+             "rephrase": "Sudland is led by whom?"},
+        ],
+        "triples.jsonl": [{"question": "Who leads Norland?", "head": "Norland", "tail": "Bo Ek"}],
+    }  # fmt: skip
+    for file, rows in lines.items():
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unrelated = [f"How far is the harbour from bridge {n}?" for n in range(12)]
+    (folder / "unrelated.json").write_text(json.dumps(unrelated))
+    edited = oe.edit(
+        oe.load_model(folder / "plugin"),
+        oe.load_tokenizer(folder / "plugin"),
+        oe.load_records(folder / "facts.jsonl"),
+        oe.load_unrelated(folder / "unrelated.json"),
+        oe.EditSettings(learning_rate=1e-2, epochs=60, batch_size=4, unrelated_ratio=3.0),
+    )
+    edited.save(folder / "my-edit")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_runs(page, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    namespace = {"__name__": "__main__"}
+    for number, source in enumerate(blocks(page, "python"), start=1):
+        source = source.replace("demo:smollm2-135m", "plugin").replace("demo:gemma3-270m", "target")
+        exec(compile(source, f"{name(page)}, block {number}", "exec"), namespace)
