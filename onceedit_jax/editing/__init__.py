@@ -1,1 +1,1 @@
-"""The editing stage: one plug-in learns the facts and when to speak (paper, section 3.1)."""
+"""The editing stage: one plug-in learns the edits, and when to answer (paper, section 3.1)."""

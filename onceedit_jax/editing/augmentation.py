@@ -1,4 +1,4 @@
-"""Chooses every text of an edit: what is trained on, what is held back, and nothing evaluated."""
+"""Chooses the texts of an edit: those trained on and those held back, none of them evaluated."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
 
-CONTEXTS = 128  # sentences that paraphrases begin with, shared by all edits
+CONTEXTS = 128  # sentences to put before paraphrases, shared by all edits
 
 
 @dataclass(frozen=True)
 class TrainingTexts:
-    """What is trained on beside the edits' own prompts, and what is held back.
+    """Texts that are trained on, beside the edits' own prompts, and texts that are held back.
 
     Attributes:
-      paraphrases: the position of an edit, and other prompts of which one an epoch is trained with
-        its answer.
-      varied: prompts that are the edits' for the gate alone.
-      unrelated: prompts that no edit concerns, for the gate's other side.
-      held_back: others of these, not trained on: they fix the thresholds.
-      bare: what stands in the first and third without a sentence before it.
+      paraphrases: the position of an edit, and other prompts for it. Each epoch trains on one of
+        them, with the edit's answer.
+      varied: prompts about an edit that train the gate alone.
+      unrelated: prompts that no edit is about; they train the gate alone.
+      held_back: further such prompts that are not trained on; they fix the thresholds.
+      bare: the texts of `paraphrases` and `unrelated` without a sentence before them.
     """
 
     paraphrases: list[tuple[int, list[str]]]
@@ -45,7 +45,7 @@ class TrainingTexts:
     bare: list[str]
 
     def all(self) -> list[str]:
-        """Every text that is trained on, and what it is without a sentence before it."""
+        """Every text that is trained on, with and without a sentence before it."""
         return [
             *(text for _, pool in self.paraphrases for text in pool),
             *self.varied,
@@ -67,28 +67,28 @@ def training_texts(
     earlier: Sequence[EditRecord] = (),
     seen: Collection[str] = (),
 ) -> TrainingTexts:
-    """All texts of an edit, by the settings' seed; none of them is a question that is evaluated.
+    """Choose all texts of an edit by the settings' seed; no evaluated question is among them.
 
     Args:
-      model: the unedited plug-in: it writes the sentences that paraphrases begin with.
+      model: the unedited plug-in; it writes the sentences that go before paraphrases.
       tokenizer: its tokenizer.
       records: the edits.
-      unrelated: rows for the gate's other side.
+      unrelated: texts that no edit is about.
       settings: how many of each.
-      examples: records whose rephrases show how a question may be put otherwise.
-      evaluated: further records whose questions may not be trained on.
-      ungated: positions of records that lend the gate no row, on either side.
-      earlier: edits of earlier stages: no negative is made about their subjects.
-      seen: digests of texts that an earlier stage trained on: none of them can be held back.
+      examples: records whose rephrases show how a question can be rephrased.
+      evaluated: further records whose questions must not be trained on.
+      ungated: positions of records that do not train the gate.
+      earlier: edits of earlier stages; no negative is made about their subjects.
+      seen: digests of texts that an earlier stage trained on; none of them is held back.
 
     Raises:
-      InputError: if there are fewer unrelated rows than the settings ask for.
+      InputError: there are fewer unrelated rows than the settings need.
     """
-    asked = evaluated_texts([*records, *evaluated])
+    questions = evaluated_texts([*records, *evaluated])
     templates, left_out, known = learn_templates(examples), frozenset(ungated), frozenset(seen)
     gated = [record for i, record in enumerate(records) if i not in left_out]
     negatives, held_back = (
-        without_evaluated(prompts, asked)
+        without_evaluated(prompts, questions)
         for prompts in choose_unrelated(
             gated, unrelated, settings, templates=templates, earlier=earlier
         )
@@ -101,19 +101,19 @@ def training_texts(
     bare, copies = list(negatives), round(settings.paraphrase_ratio)
     if templates and copies:
         share = settings.context_share
-        # Negatives begin with other sentences as often as positives do: the gate learns no form.
-        begun = share * copies / (1 + copies)
+        # As many negatives as positives have a sentence before them: the gate must not learn this.
+        preceded = share * copies / (1 + copies)
         sentences = context_sentences(model, tokenizer, CONTEXTS, rng) if share else []
-        negatives = after_sentences(negatives, sentences, begun, rng)
-        held_back = after_sentences(held_back, sentences, begun, rng)
+        negatives = after_sentences(negatives, sentences, preceded, rng)
+        held_back = after_sentences(held_back, sentences, preceded, rng)
         for i, record in enumerate(records):
-            wordings = without_evaluated(paraphrases(record, templates), asked)
-            drawn = rng.integers(1 + len(wordings), size=settings.epochs).tolist()
-            wanted = [[record.prompt, *wordings][n] for n in drawn]
-            bare += (text for text in wanted if text != record.prompt)
+            others = without_evaluated(paraphrases(record, templates), questions)
+            drawn = rng.integers(1 + len(others), size=settings.epochs).tolist()
+            prompts = [[record.prompt, *others][n] for n in drawn]
+            bare += (text for text in prompts if text != record.prompt)
             for _ in range(copies):
-                pools.append((i, after_sentences(wanted, sentences, share, rng)))
-    return TrainingTexts(pools, without_evaluated(varied, asked), negatives, held_back, bare)
+                pools.append((i, after_sentences(prompts, sentences, share, rng)))
+    return TrainingTexts(pools, without_evaluated(varied, questions), negatives, held_back, bare)
 
 
 def choose_unrelated(
@@ -127,27 +127,29 @@ def choose_unrelated(
     """Draw the unrelated rows that are trained on and those held back, by the settings' seed.
 
     Raises:
-      InputError: if there are fewer rows than the settings ask for.
+      InputError: there are fewer rows than the settings need.
     """
     rng = np.random.default_rng([settings.seed, 1])
     wanted = round(settings.unrelated_ratio * len(records))
-    kept = round(settings.held_back * len(records))
-    if wanted + kept > len(unrelated):
+    reserved = round(settings.held_back * len(records))
+    if wanted + reserved > len(unrelated):
         raise InputError(
             f"{len(unrelated)} unrelated rows for {len(records)} edits: unrelated_ratio="
-            f"{settings.unrelated_ratio} and held_back={settings.held_back} ask for {wanted} + "
-            f"{kept}; give more rows or lower the two"
+            f"{settings.unrelated_ratio} and held_back={settings.held_back} need {wanted} + "
+            f"{reserved}; give more rows or lower the two"
         )
     order = rng.permutation(len(unrelated))
-    chosen = [unrelated[i] for i in order[: wanted + kept]]
+    chosen = [unrelated[i] for i in order[: wanted + reserved]]
     disguised = rng.random(len(chosen)) < settings.disguised
     chosen = [
         in_edit_form(row, records) if plain else row
         for row, plain in zip(chosen, disguised, strict=True)
     ]
-    # Swapped prompts are split as the rows are: those held back were never trained on.
+    # Swapped prompts are divided in the same proportion.
     count = round(settings.swapped_ratio * len(records))
-    total = count + round(count * kept / wanted if wanted else settings.swapped_ratio * kept)
+    total = count + round(
+        count * reserved / wanted if wanted else settings.swapped_ratio * reserved
+    )
     swapped = swapped_prompts(records, unrelated, total, rng, templates=templates, others=earlier)
     training, held_back = chosen[:wanted] + swapped[:count], chosen[wanted:] + swapped[count:]
     return [row.prompt for row in training], [row.prompt for row in held_back]

@@ -1,4 +1,4 @@
-"""Sentences to put before a prompt: what the plug-in itself goes on with from some word."""
+"""Sentences to put before a prompt: the plug-in writes them itself, each from a random word."""
 
 import re
 
@@ -20,26 +20,26 @@ _STOP = re.compile(r"[.!?](?=\s|$)|\n")
 def context_sentences(
     model: LoadedModel, tokenizer: Tokenizer, count: int, rng: np.random.Generator
 ) -> list[str]:
-    """Sentences about anything, each from another opening word.
+    """Sentences about anything, each from another first word.
 
-    The words are random and what follows them is greedy, so that the sentences are many and each
-    is one the model finds likely.
+    The first words are random and the rest is greedy: the sentences are varied, and the model
+    finds each of them likely.
 
     Args:
       model: the unedited plug-in.
       tokenizer: its tokenizer.
-      count: how many; fewer where the vocabulary has fewer words that open a sentence.
-      rng: which words.
+      count: how many; fewer if the vocabulary has fewer words that can begin a sentence.
+      rng: chooses the words.
 
     Returns:
-      Sentences that end with a stop, at most `count`.
+      At most `count` sentences that end with a stop.
     """
     pieces = tokenizer.vocabulary.bytes
     openings = [piece[1:].decode() for piece in pieces if _OPENING.fullmatch(piece)]
     chosen = rng.permutation(len(openings))[:count].tolist()
     words = [openings[i] for i in chosen]
     never = jnp.zeros(model.config.vocab_size, bool)
-    found: list[str] = []
+    sentences: list[str] = []
     for start in range(0, len(words), ROWS):
         group = words[start : start + ROWS]
         written = greedy_continuation(
@@ -51,12 +51,12 @@ def context_sentences(
         )
         tokens = to_host(written.tokens).tolist()
         texts = [tokenizer.decode(row, continuation=True) for row in tokens]
-        found += [_sentence(word + text) for word, text in zip(group, texts, strict=False)]
-    return found
+        sentences += [_sentence(word + text) for word, text in zip(group, texts, strict=False)]
+    return sentences
 
 
 def _sentence(text: str) -> str:
-    """Up to the first stop, else up to the last whole word."""
+    """The text up to its first stop, or else up to its last whole word."""
     stop = _STOP.search(text)
     text = (text[: stop.end()] if stop else text.rsplit(" ", 1)[0]).strip()
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -181,7 +181,7 @@ def editor_inputs(
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> EditorInputs:
-    """Make an editor's inputs of records and a tokenizer.
+    """Make an editor's inputs from records and a tokenizer.
 
     Args:
       records: the edits.
@@ -205,21 +205,14 @@ def editor_inputs(
     def labelled(i: int, row: TrainingRow) -> TrainingRow:
         return dataclasses.replace(row, related=None) if i in left_out else row
 
-    rows = [
-        labelled(i, edit_row(record, tokenizer, max_tokens=limit))
-        for i, record in enumerate(records)
-    ]
-    pools: list[tuple[TrainingRow, ...]] = []
-    gate_rows: list[TrainingRow] = []
+    edits = (edit_row(record, tokenizer, max_tokens=limit) for record in records)
+    rows = [labelled(i, row) for i, row in enumerate(edits)]
+    pools, gate_rows = list[tuple[TrainingRow, ...]](), list[TrainingRow]()
     if augmented is not None:
         for i, prompts in augmented.paraphrases:
-            asked = [dataclasses.replace(records[i], prompt=prompt) for prompt in prompts]
-            pool = [labelled(i, row) for row in _fitting(asked, tokenizer, limit)]
-            pools.append(tuple(pool or [rows[i]]))
-        for prompts, related in ((augmented.varied, True), (augmented.unrelated, False)):
-            gate_rows += [
-                gate_row(prompt, tokenizer, related=related, max_tokens=limit) for prompt in prompts
-            ]
+            pool = _paraphrased(records[i], prompts, tokenizer, limit)
+            pools.append(tuple(labelled(i, row) for row in pool) or (rows[i],))
+        gate_rows = _gate_rows(augmented, tokenizer, limit)
         unrelated = unrelated or augmented.unrelated
     return EditorInputs(
         tuple(records),
@@ -244,9 +237,21 @@ def run_editor(
     return editor.update(state, params, config, inputs)
 
 
-def _fitting(
-    records: Sequence[EditRecord], tokenizer: Tokenizer, max_tokens: int
+def _gate_rows(
+    augmented: TrainingTexts, tokenizer: Tokenizer, max_tokens: int
 ) -> list[TrainingRow]:
-    """Rows of paraphrases, without those that are too long."""
-    rows = (edit_row(record, tokenizer, max_tokens=sys.maxsize) for record in records)
+    sides = ((augmented.varied, True), (augmented.unrelated, False))
+    return [
+        gate_row(prompt, tokenizer, related=related, max_tokens=max_tokens)
+        for prompts, related in sides
+        for prompt in prompts
+    ]
+
+
+def _paraphrased(
+    record: EditRecord, prompts: Sequence[str], tokenizer: Tokenizer, max_tokens: int
+) -> list[TrainingRow]:
+    """Rows of a record with other prompts, without those that are too long."""
+    records = (dataclasses.replace(record, prompt=prompt) for prompt in prompts)
+    rows = (edit_row(other, tokenizer, max_tokens=sys.maxsize) for other in records)
     return [row for row in rows if len(row.tokens) <= max_tokens]

@@ -1,7 +1,7 @@
-"""Texts made out of the edits: other wordings that ask the same, and prompts that ask of another.
+"""Texts made from the edits: paraphrases, and prompts of the same form about something else.
 
-An edit is one prompt. A plug-in that is to answer its paraphrases, and a gate that is to open for
-them and for nothing else, need to see what may change around the subject and what may not.
+An edit is one prompt. The plug-in must also answer its paraphrases, and the gate must open for them
+and for nothing else. Both learn from these texts what can change around a subject and what cannot.
 """
 
 import re
@@ -13,22 +13,22 @@ import numpy as np
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, strip_nq
 
-_SLOT = "\0"  # stands for the subject in a template: no text holds it
+_SLOT = "\0"  # stands for the subject in a template; in no text
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
 Templates = Mapping[str, Sequence[str]]
 
 
 def learn_templates(examples: Sequence[EditRecord]) -> dict[str, list[str]]:
-    """How questions may be put otherwise, from records that say the same in two ways.
+    """Templates of questions with the same meaning, from records with a prompt and a rephrase.
 
-    A record's prompt and rephrase with its subject taken out are two templates that ask the same. A
-    rephrase may begin with sentences about something else: only the one with the subject counts.
+    Prompt and rephrase with the subject taken out are two templates of one question. A rephrase can
+    begin with sentences about something else; only the sentence with the subject counts.
 
     Args:
-      examples: records with subject and rephrase; others teach nothing.
+      examples: records with subject and rephrase; others are passed over.
 
     Returns:
-      For each template the others seen in its place, the most frequent first.
+      For each template its alternatives, the most frequent first.
     """
     seen: dict[str, Counter[str]] = {}
     for record in examples:
@@ -40,7 +40,7 @@ def learn_templates(examples: Sequence[EditRecord]) -> dict[str, list[str]]:
 
 
 def paraphrases(record: EditRecord, templates: Templates) -> list[str]:
-    """The edit's prompt in other words; none where its template was never seen."""
+    """The edit's prompt in other words; empty if its template is in no example."""
     own = _template(record.prompt, record)
     return [text.replace(_SLOT, str(record.subject)) for text in templates.get(own or "", ())]
 
@@ -48,7 +48,7 @@ def paraphrases(record: EditRecord, templates: Templates) -> list[str]:
 def after_sentences(
     prompts: Sequence[str], sentences: Sequence[str], share: float, rng: np.random.Generator
 ) -> list[str]:
-    """The prompts, a share of them after a sentence about something else."""
+    """The prompts, with a sentence about something else before a share of them."""
     if not sentences:
         return list(prompts)
     chosen = rng.random(len(prompts)) < share
@@ -64,9 +64,9 @@ def varied_prompts(
 ) -> list[str]:
     """Positives for the gate: edit prompts with their words in another order, the subject whole.
 
-    What they share with the edit, and with a paraphrase of it, is the subject and the words of the
-    relation; what they don't share is the sentence. Capital and closing sign stay: positives in
-    another form than the edits' would open the gate to that form.
+    They share the subject and the words of the relation with the edit and its paraphrases, but not
+    the sentence. The capital and the closing sign stay: positives of another form than the edits'
+    would open the gate to that form.
     """
     prompts = []
     for record in records:
@@ -92,25 +92,25 @@ def swapped_prompts(
 ) -> list[UnrelatedRow]:
     """Negatives in the edits' own form: an edit's prompt about something no edit is about.
 
-    Without them every unrelated row may differ from every edit by its form alone, and a gate
-    that reads the form takes any question of that form for an edit. The new subject is a few words
-    of an unrelated text, written as a name. Another edit's subject would not do: a gate that is
-    taught to close on a subject it knows stays closed on paraphrases.
+    Without them, unrelated rows can differ from edits by their form alone, and a gate that reads
+    the form takes every question of that form for an edit. The new subject is a few words of an
+    unrelated text, written as a name. It cannot be another edit's subject: a gate that learns to
+    close on a subject stays closed on paraphrases about it.
 
     Args:
-      records: the edits; those without a subject, or whose prompt does not hold it, give none.
-      unrelated: texts that lend their words.
-      count: rows asked for; fewer where the combinations run out.
+      records: the edits; only those whose prompt contains their subject are used.
+      unrelated: texts that the words of the new subjects come from.
+      count: number of rows; fewer if there are not enough combinations.
       rng: source of the choice.
-      templates: other wordings, in which the positives come too.
-      others: further edits, whose subjects and prompts are avoided as well.
+      templates: paraphrases, which the positives use too.
+      others: further edits whose subjects and prompts are avoided.
     """
-    wordings = {
+    forms = {
         i: [record.prompt, *paraphrases(record, templates or {})]
         for i, record in enumerate(records)
         if record.subject and record.subject in record.prompt
     }
-    carriers = list(wordings)
+    carriers = list(forms)
     edits = [*records, *others]
     known = {normalise(record.subject) for record in edits if record.subject}
     taken = {normalise(text) for r in edits for text in (r.prompt, r.rephrase) if text}
@@ -120,8 +120,8 @@ def swapped_prompts(
             break
         i = carriers[int(rng.integers(len(carriers)))]
         name = _borrowed_name(unrelated[int(rng.integers(len(unrelated)))], rng)
-        wording = wordings[i][int(rng.integers(len(wordings[i])))]
-        prompt = wording.replace(str(records[i].subject), name)
+        form = forms[i][int(rng.integers(len(forms[i])))]
+        prompt = form.replace(str(records[i].subject), name)
         if name and normalise(name) not in known and normalise(prompt) not in taken:
             taken.add(normalise(prompt))
             rows.append(UnrelatedRow(prompt))
@@ -129,7 +129,7 @@ def swapped_prompts(
 
 
 def in_edit_form(row: UnrelatedRow, records: Sequence[EditRecord]) -> UnrelatedRow:
-    """An unrelated row dressed as the edits are: no "nq question:", a capital, their last sign."""
+    """An unrelated row in the edits' form: no "nq question:", a capital, their closing sign."""
     text = strip_nq(row.prompt).strip()
     signs = [record.prompt[-1] for record in records]
     sign = max(sorted(set(signs)), key=signs.count)
@@ -146,7 +146,7 @@ def _borrowed_name(row: UnrelatedRow, rng: np.random.Generator) -> str:
 
 
 def _template(text: str | None, record: EditRecord) -> str | None:
-    """The sentences from the subject's on, with a slot for it; None where it is not there."""
+    """The text from the subject's sentence on, with a slot for the subject; None without one."""
     if not text or not record.subject:
         return None
     place = text.rfind(record.subject)

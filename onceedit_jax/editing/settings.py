@@ -1,4 +1,4 @@
-"""Every choice of the editing stage in one frozen record; each has a recorded default."""
+"""Every choice of the editing stage, in one frozen record with a default for each."""
 
 import dataclasses
 import hashlib
@@ -12,41 +12,42 @@ Method = Literal["full", "lora", "last-n-layers"]
 
 @dataclasses.dataclass(frozen=True)
 class EditSettings:
-    """How the plug-in is edited. Published values: learning_rate, gate_weight; the rest is ours.
+    """How the plug-in is edited. The paper gives learning_rate and gate_weight; the rest is ours.
 
     Attributes:
       learning_rate: peak learning rate (paper: 1e-4).
-      gate_learning_rate: peak learning rate of [WEIGHT]'s row: it starts from nothing, where the
-        rest of the model has only to change a little.
+      gate_learning_rate: peak learning rate of [WEIGHT]'s row, which starts from zero; the rest of
+        the model needs only small changes.
       gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
-      batch_size: rows a step, edits and unrelated rows mixed.
-      epochs: most passes over the rows; `early_stop` may end sooner.
+      batch_size: rows per step, edits and unrelated rows mixed.
+      epochs: most passes over the rows; `early_stop` can end the training earlier.
       optimizer: an optax optimizer that takes a learning rate ("adamw", "adam", "sgd", "lion").
-      weight_decay: decoupled weight decay, for the optimizers that have one.
+      weight_decay: decoupled weight decay, if the optimizer has it.
       schedule: "constant", or "linear" or "cosine" decay to zero over all epochs.
       warmup_steps: linear warm-up from zero before the schedule.
       clip_norm: global-norm gradient clipping; 0 turns it off.
-      unrelated_ratio: unrelated rows trained on, per edit.
+      unrelated_ratio: unrelated rows that are trained on, per edit.
       swapped_ratio: negatives in the edits' own form, per edit: an edit's prompt with another
         subject in place of its own (needs records with a subject).
-      disguised: share of the unrelated rows that are dressed as the edits are (capital, closing
-        sign), so that the gate cannot tell rows by their form.
+      disguised: share of the unrelated rows that get the form of the edits (capital, closing
+        sign), so that the gate cannot separate rows by their form.
       varied_ratio: positives for the gate alone, per edit: its prompt with its words in another
-        order, the subject whole, so that the gate reads what a prompt is about.
-      paraphrase_ratio: rows an epoch, per edit, that ask for its answer in other words: by the
-        templates that examples show, drawn anew every epoch. Without examples there are none.
-      context_share: share of these that begin with a sentence about something else; so do as many
-        of the unrelated rows.
-      held_back: unrelated rows kept out of training, per edit, with the swapped prompts made of
-        them; they fix the gate's threshold.
-      method: "full", "lora" or "last-n-layers".
+        order and the subject whole, so that the gate reads what a prompt is about.
+      paraphrase_ratio: rows per epoch and edit that ask for its answer in other words, by the
+        templates of the examples, drawn anew every epoch. Without examples there are none.
+      context_share: share of these rows that have a sentence about something else before them; as
+        many of the unrelated rows have one too.
+      held_back: unrelated rows that are not trained on, per edit, and the same share of the swapped
+        prompts; they fix the gate's threshold.
+      method: what is trained: "full", "lora" or "last-n-layers". An editor that is passed to
+        `edit` comes before it.
       lora_rank: rank of the LoRA factors.
       lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.
       last_layers: layers trained by "last-n-layers".
-      early_stop: stop after this many epochs in a row in which every edit row was predicted whole
-        and every row was on its side of the gate; 0 never stops early.
-      max_tokens: longest row; unrelated text is cut there, an edit that is longer is refused.
-      seed: the one source of randomness (row order, LoRA factors, choice of unrelated rows).
+      early_stop: stop after this many epochs in a row with every edit predicted whole and the gate
+        right on every row; 0 never stops early.
+      max_tokens: longest row; unrelated texts are cut there, longer edits are refused.
+      seed: the only source of randomness (row order, LoRA factors, choice of unrelated rows).
     """
 
     learning_rate: float = 1e-4
@@ -98,6 +99,6 @@ class EditSettings:
 
 
 def fingerprint(*parts: Any) -> str:
-    """SHA-256 of JSON values; what must agree before an interrupted run may go on."""
+    """SHA-256 of JSON values; it must agree before an interrupted run can continue."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

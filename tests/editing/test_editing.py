@@ -178,7 +178,7 @@ def test_no_later_negative_is_an_earlier_edits(tiny_model):
     model, tokenizer = tiny_model()
     settings = replace(FAST, epochs=1)
     first = edit(model, tokenizer, RECORDS[:1], UNRELATED, settings)
-    with pytest.raises(InputError, match="1 of 13 unrelated rows are edits that the plug-in"):
+    with pytest.raises(InputError, match="1 of 13 unrelated rows are edits of the plug-in"):
         rows = [*UNRELATED, UnrelatedRow(RECORDS[0].prompt)]
         edit(model, tokenizer, RECORDS[1:2], rows, settings, start=first)
     # One that is asked again is no edit any more, and a new one.
