@@ -28,7 +28,7 @@ from onceedit_jax.models.decoder import (
     unembed,
     unstack_layers,
 )
-from onceedit_jax.models.rope import inverse_frequencies, rotate, rotation
+from onceedit_jax.models.rope import inverse_frequencies, rotate, rotation_at
 
 # Local and global layers mixed, grouped heads, two ropes: most of what a config can ask for.
 CONFIG = ModelConfig(
@@ -253,7 +253,7 @@ def test_rope_makes_scores_depend_on_distance_alone(shift, interleaved):
     query, key = jax.random.normal(jax.random.key(2), (2, 1, 1, 1, 6))
 
     def score(query_position, key_position):
-        turns = [rotation(jnp.array([[p]]), rope) for p in (query_position, key_position)]
+        turns = [rotation_at(jnp.array([[p]]), rope) for p in (query_position, key_position)]
         turned = rotate(query, turns[0], interleaved=interleaved)
         return (turned * rotate(key, turns[1], interleaved=interleaved)).sum()
 

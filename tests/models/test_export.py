@@ -189,5 +189,5 @@ def test_mismatched_arguments_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_shards_is_refused(tmp_path: Path) -> None:
     hf, config, params = random_model("llama")
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(InputError, match="in shards"):
+    with pytest.raises(InputError, match="a sharded checkpoint"):
         export_hf(tmp_path, params, config, hf)
