@@ -10,10 +10,18 @@ import hypothesis
 import jax
 import pytest
 import tokenizers
+from jaxtyping import install_import_hook
 from transformers import PreTrainedTokenizerFast
 
+# Every call of the package's functions checks its annotations, shapes of arrays included; as for
+# type checkers, an int is a float. The hook must come before the first import of the package.
+if "onceedit_jax" not in sys.modules:
+    install_import_hook(
+        "onceedit_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    )
+
 from onceedit_jax.models.config import ModelConfig, Rope
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
 

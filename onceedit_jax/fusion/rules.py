@@ -6,7 +6,7 @@ function, and the paper's, DeePEn's and our own are three presets.
 
 import dataclasses
 from functools import cache
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,7 @@ class FusedStep(NamedTuple):
     losses: jax.Array | None
 
 
+@runtime_checkable
 class FusionRule(Protocol):
     """A pure function from both models' logits to the next token."""
 
