@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from onceedit_jax.models.config import ModelConfig, Rope
-from onceedit_jax.models.decoder import forward, init_cache, init_params, unstack_layers
+from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.layout import unstack_layers
+from onceedit_jax.models.parameters import init_params
 
 CONFIG = ModelConfig(
     family="llama",

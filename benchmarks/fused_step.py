@@ -18,7 +18,8 @@ from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.gates.weight_token import alpha, gate_logit
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import forward, init_cache, unembed
+from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.decoder import forward, unembed
 
 PROMPT = "What is the capital of Australia? The capital of Australia is the city of"
 CAPACITY = 64

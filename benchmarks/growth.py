@@ -17,7 +17,7 @@ import onceedit_jax as oe
 from benchmarks.generation import edited_plugin, long_edits
 from benchmarks.measure import TARGETS, seconds_each, write
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 
 EDITS, COUNTS = (10, 100, 1000), (1, 2, 4)
 

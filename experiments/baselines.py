@@ -25,7 +25,7 @@ from onceedit_jax.editing.tuning import editor_of
 from onceedit_jax.ensemble import Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.single_model import score
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 
 DATASET = "zsre"
 ONCE = "once edit"

@@ -1,14 +1,24 @@
 """Fixtures shared by all tests: reference material beside the checkout, and tiny models."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Every call of the package's functions checks its annotations, shapes of arrays included; as for
+# type checkers, an int is a float. The hook must come before the first import of the package.
+if "onceedit_jax" not in sys.modules:
+    install_import_hook(
+        "onceedit_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    )
+
 from support import SHARED, byte_level_tokenizer, tiny_config
 
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
 

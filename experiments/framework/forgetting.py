@@ -7,7 +7,7 @@ from onceedit_jax.data.records import demo_path
 from onceedit_jax.evaluation.perplexity import perplexity
 from onceedit_jax.evaluation.protocol import model_alone
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params
+from onceedit_jax.types import Params
 from onceedit_jax.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 128  # of a text

@@ -307,12 +307,16 @@ def plan(
         dtype: of weights and caches.
         target_dtype: of the target's, if another; int8 is for layers, with bfloat16 for the rest.
     """
+    from onceedit_jax.cli.workflow import out_console
     from onceedit_jax.planning import report
+    from onceedit_jax.planning.pair import plan_pair
 
-    report.report_plan(
+    pair = plan_pair(
         plugin, target, mesh, chip=chip, rows=rows, context=context, dtype=dtype,
         target_dtype=target_dtype,
     )  # fmt: skip
+    for part in (report.table(pair), *report.summary(pair)):
+        out_console.print(part)
 
 
 @app.command

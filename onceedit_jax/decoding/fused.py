@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from onceedit_jax.decoding.greedy import Continuation, Endings, prefill, write_greedily
 from onceedit_jax.fusion.step import fused_step
 from onceedit_jax.fusion.types import FusionInputs, FusionRule
+from onceedit_jax.models.cache import Cache
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Cache, Params, hidden_states, unembed
+from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.types import Params
 
 
 class Spelling(NamedTuple):

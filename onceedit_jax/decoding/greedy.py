@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.cache import Cache, init_cache
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, hidden_states, unembed
+from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.types import Params
 
 
 class Endings(NamedTuple):

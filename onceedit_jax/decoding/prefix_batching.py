@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onceedit_jax.distributed.bucketing import batch_of, bucket, pad_rows, round_up, row_positions
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, shard_batch, to_host, using
 from onceedit_jax.models.argmax import most_likely
+from onceedit_jax.models.cache import Cache, init_cache, rollback
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Cache, hidden_states, init_cache, rollback, unembed
+from onceedit_jax.models.decoder import hidden_states, unembed
 
 Tokens = Sequence[int]
 ROWS = 16  # sequences a batch, rounded up to a multiple of the devices

@@ -1,15 +1,15 @@
-"""The one place where ragged sizes are rounded up, so that few shapes are ever compiled."""
+"""Bucketed shapes: all rounding of ragged sizes is here, so that few shapes are compiled."""
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Int32
 
 
 def bucket(size: int, *, smallest: int = 8) -> int:
-    """Round a size up to the next of 8, 12, 16, 24, 32, 48, 64, 96, ... (at most 1/3 wasted).
+    """Round a size up to the next of 8, 12, 16, 24, 32, 48, 64, 96, ... (at most 1/3 padding).
 
     Args:
-      size: what has to fit.
-      smallest: first of the sizes, a power of two.
+      size: at least 0.
+      smallest: the first of the sizes, a power of two.
     """
     width = smallest
     while width < size:
@@ -20,12 +20,12 @@ def bucket(size: int, *, smallest: int = 8) -> int:
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The least multiple of `multiple` that is no less than `size`."""
+    """The smallest multiple of `multiple` that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
 def doubling(size: int, *, smallest: int) -> int:
-    """Round up to `smallest` times a power of two: fewer shapes, for what is slow to compile."""
+    """Round up to `smallest` times a power of two; coarser than `bucket`, for slow compilations."""
     width = smallest
     while width < size:
         width *= 2
@@ -33,44 +33,51 @@ def doubling(size: int, *, smallest: int) -> int:
 
 
 def group_height(rows: int, largest: int) -> int:
-    """Rows of a batch that is filled up: 1, a quarter of the largest, or the largest.
+    """Rows of a batch after padding: 1, a quarter of the largest, or the largest.
 
-    One question should not cost what a batch costs; few heights keep compiled shapes few.
+    So a single row is cheap, and there are few shapes to compile.
     """
     return next(height for height in (1, max(1, largest // 4), largest) if rows <= height)
 
 
 def pad_rows(
     rows: list[list[int]], *, width: int, height: int | None = None, fill: int = 0
-) -> NDArray[np.int32]:
-    """Ragged integer rows as one int32 array `[height, width]`, right-padded with `fill`.
+) -> Int32[np.ndarray, "height {width}"]:
+    """Ragged integer rows as one array, right-padded with `fill`.
+
+    Args:
+      rows: at most `height` rows.
+      width: columns of the array.
+      height: rows of the array (default: one for each row).
+      fill: value of the padding.
 
     Raises:
-      ValueError: if a row is longer than `width`.
+      ValueError: a row is longer than `width`.
     """
     height = len(rows) if height is None else height
     out = np.full((height, width), fill, np.int32)
     for i, row in enumerate(rows):
         if len(row) > width:
-            raise ValueError(f"row {i} holds {len(row)} tokens, more than the {width} asked for")
+            raise ValueError(f"row {i} has {len(row)} tokens, more than the width of {width}")
         out[i, : len(row)] = row
     return out
 
 
 def pack(lengths: list[int], width: int) -> list[tuple[int, int]]:
-    """Places for rows that share lines: for each row its line and first column.
-
-    The longest rows are placed first, each in the first line with room for it.
+    """Pack short rows into shared lines (first fit, longest row first).
 
     Args:
       lengths: tokens of each row.
-      width: tokens a line holds.
+      width: tokens of a line.
+
+    Returns:
+      The line and the first column of each row.
 
     Raises:
-      ValueError: if a row is longer than a line.
+      ValueError: a row is longer than a line.
     """
     if max(lengths, default=0) > width:
-        raise ValueError(f"a row holds {max(lengths)} tokens, more than the {width} of a line")
+        raise ValueError(f"a row has {max(lengths)} tokens, more than the {width} of a line")
     filled: list[int] = []
     places = [(0, 0)] * len(lengths)
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -84,8 +91,8 @@ def pack(lengths: list[int], width: int) -> list[tuple[int, int]]:
 
 def row_positions(
     lengths: list[int], *, width: int, height: int | None = None
-) -> NDArray[np.int32]:
-    """Positions `[height, width]` of right-padded rows: 0, 1, ... and -1 on padding."""
+) -> Int32[np.ndarray, "height {width}"]:
+    """Positions of right-padded rows: 0, 1, ... for tokens and -1 for padding."""
     counts = np.zeros(len(lengths) if height is None else height, np.int32)
     counts[: len(lengths)] = lengths
     columns = np.arange(width, dtype=np.int32)
@@ -94,14 +101,14 @@ def row_positions(
 
 def batch_of(
     rows: list[list[int]], *, largest: int, width: int = 0, multiple: int = 1
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Ragged token rows as a batch of bucketed shape: tokens and positions `[B, T]`.
+) -> tuple[Int32[np.ndarray, "batch length"], Int32[np.ndarray, "batch length"]]:
+    """Ragged token rows as a batch of bucketed shape: tokens and positions.
 
     Args:
       rows: at most `largest` rows.
       largest: see `group_height`.
-      width: columns to make room for at least.
-      multiple: B is one of it.
+      width: least number of columns.
+      multiple: the number of rows is rounded up to a multiple of it.
     """
     lengths = [len(row) for row in rows]
     height = round_up(group_height(len(rows), largest), multiple)

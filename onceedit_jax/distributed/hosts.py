@@ -1,4 +1,4 @@
-"""Several hosts that run the same command: which of them this is, and who the others are."""
+"""Several hosts that run the same command: how they connect, agree and wait for each other."""
 
 from dataclasses import dataclass
 
@@ -8,63 +8,69 @@ from jax.experimental import multihost_utils
 
 from onceedit_jax.errors import InputError
 
-# A host that is not heard of for so long is taken for dead, and JAX ends the others.
+# Without a heartbeat for this long, a host counts as dead, and JAX ends the others.
 HEARTBEAT_SECONDS = 30
-# Who is done first waits for the others: an evaluation may well take a day longer there.
-PATIENCE_SECONDS = 7 * 24 * 3600
+# A host that is done waits this long for the others: an evaluation may take a day longer there.
+SHUTDOWN_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class Host:
-    """Number `index` of `count` hosts; the first writes what there is one of."""
+    """This host's number among all hosts; host 0 writes shared files.
+
+    Attributes:
+      index: from 0.
+      count: of all hosts.
+    """
 
     index: int = 0
     count: int = 1
 
 
 def is_first(together: bool) -> bool:
-    """Whether this host writes what there is one of: the first of those that work together.
+    """Whether this host writes shared files.
 
     Args:
-      together: whether hosts do the same work on arrays that lie over all of them; a host that
-        works by itself is its own first.
+      together: whether the hosts work on the same arrays, which span all of them. If so, only host
+        0 writes; if not, every host does its own work and writes its own files.
     """
     return not together or jax.process_index() == 0
 
 
 def first_decides(together: bool, choice: bool) -> bool:
-    """What the first host has chosen, told to all that work together; alone, a host's own choice.
+    """The choice of host 0, the same on all hosts; without `together`, this host's own choice.
 
-    For what hosts may see differently, a clock or a folder, before they compute in step.
+    For decisions that depend on something that may differ between hosts, such as a clock or a
+    folder, before all of them run the same computation.
     """
     if not together:
         return choice
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(choice)))
 
 
-def all_agree(together: bool, fact: bool) -> bool:
-    """Whether something holds on every host that works on this together."""
+def all_agree(together: bool, condition: bool) -> bool:
+    """Whether a condition holds on every host; without `together`, whether it holds here."""
     if not together:
-        return fact
-    return bool(np.all(multihost_utils.process_allgather(np.bool_(fact))))
+        return condition
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(condition))))
 
 
-def meet(together: bool, where: str) -> None:
-    """Wait until all hosts that work together have come here."""
+def barrier(together: bool, name: str) -> None:
+    """Wait until every host has reached this barrier; without `together`, do nothing."""
     if together:
-        multihost_utils.sync_global_devices(where)
+        multihost_utils.sync_global_devices(name)
 
 
 def join(spec: str | None) -> Host:
-    """Find the other hosts, before JAX is first used.
+    """Connect to the other hosts. Must be called before JAX is first used.
 
     Args:
-      spec: `auto`, where JAX finds them by itself (Slurm, Cloud TPU, GKE, Open MPI);
-        `ADDRESS:PORT,COUNT,INDEX`, the first host's address, how many there are and which this
-        is; or None for one host alone.
+      spec: `auto` if JAX can detect the hosts (Slurm, Cloud TPU, GKE, Open MPI);
+        `ADDRESS:PORT,COUNT,INDEX` with the address of host 0, the number of hosts and the number
+        of this one; or None for a single host.
 
     Raises:
-      InputError: another form, or hosts that cannot be found.
+      InputError: another form, or the hosts cannot be reached.
     """
     if spec is None:
         return Host()
@@ -87,12 +93,12 @@ def join(spec: str | None) -> Host:
     try:
         jax.distributed.initialize(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=PATIENCE_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             **options,  # type: ignore[arg-type]
         )
     except (ValueError, RuntimeError) as error:
         raise InputError(
-            f"--distributed {spec}: the other hosts were not found ({error}); start the command on "
-            "every host, or name them: ADDRESS:PORT,COUNT,INDEX"
+            f"--distributed {spec}: cannot connect to the other hosts ({error}); start the command "
+            "on every host, or give their address: ADDRESS:PORT,COUNT,INDEX"
         ) from error
     return Host(jax.process_index(), jax.process_count())

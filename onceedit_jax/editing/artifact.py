@@ -25,8 +25,8 @@ from onceedit_jax.gates.fitting import fit_gate
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import input_embeddings
 from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.storage.checkpoints import load_tree, save_tree
 from onceedit_jax.storage.files import FolderKind, fresh_folder

@@ -28,7 +28,7 @@ from onceedit_jax.gates.fact_memory import both, memory, reaches
 from onceedit_jax.gates.fitting import fit_gate
 from onceedit_jax.gates.types import EDIT
 from onceedit_jax.gates.weight_token import alpha, token
-from onceedit_jax.models.decoder import input_embeddings
+from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.versions import versions
 from onceedit_jax.text.tokenizer import Tokenizer

@@ -30,7 +30,8 @@ from onceedit_jax.editing.trainable import Trainable, trainable_of
 from onceedit_jax.errors import RunError
 from onceedit_jax.gates.weight_token import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import hidden_states, stack_layers, unembed
+from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.models.layout import stack_layers
 from onceedit_jax.models.sharding import divided
 from onceedit_jax.types import Params
 

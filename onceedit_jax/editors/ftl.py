@@ -18,7 +18,8 @@ from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, edit
 from onceedit_jax.editors.layers import Rows, down_projection, target_loss, with_down_projection
 from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import hidden_states, stack_layers
+from onceedit_jax.models.decoder import hidden_states
+from onceedit_jax.models.layout import stack_layers
 from onceedit_jax.types import Params
 
 BATCH = 8  # edits a step

@@ -22,8 +22,8 @@ from onceedit_jax.editors.rows import located_edits, openings
 from onceedit_jax.editors.statistics import Moments, second_moments
 from onceedit_jax.editors.values import ValueSettings, value_change
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import stack_layers
 from onceedit_jax.models.intervention import isolate_layer
+from onceedit_jax.models.layout import stack_layers
 from onceedit_jax.types import Params
 
 

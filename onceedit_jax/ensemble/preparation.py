@@ -26,7 +26,7 @@ from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.fact_memory import both
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import apply_threshold
-from onceedit_jax.models.decoder import unstack_layers
+from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.sharding import place
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.relative.build import TransferHealth

@@ -10,7 +10,8 @@ import optax
 
 from onceedit_jax.distributed.bucketing import batch_of
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, hidden_states, unembed
+from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.types import Params
 
 ROWS = 4  # bounds the [ROWS, T, V] logits
 

@@ -23,8 +23,8 @@ from onceedit_jax.evaluation.metrics import (
     token_accuracy,
 )
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params
 from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.types import Params
 
 Mode = Literal["teacher-forced", "generate", "both"]
 METRICS = ("rel", "gen", "loc", "portability")

@@ -1,8 +1,8 @@
-"""From a checkpoint's tensors to the parameter tree: in memory's dtype, and where it is to lie.
+"""Build the parameter tree from a checkpoint's tensors, in its dtype and on its devices.
 
-Tensors are read one at a time, straight into the memory dtype, and the finished leaves are handed
-to JAX without a copy: resident memory grows by the model plus its largest tensor. Over a mesh, a
-process reads what its own devices hold.
+Tensors are read one at a time, directly into the dtype of the tree, and the finished leaves are
+given to JAX without a copy: resident memory grows by the model plus its largest tensor. With a
+mesh, a process reads only what its own devices hold.
 """
 
 from __future__ import annotations
@@ -10,45 +10,46 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, param_shapes
 from onceedit_jax.models.families import canonical_name, checkpoint_tensors
+from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.quantization import Int8, quantize, scale_shape
 from onceedit_jax.models.sharding import param_shardings
-from onceedit_jax.models.tensors import Box, CheckpointTensor
+from onceedit_jax.models.tensors import Box, CheckpointTensor, Leaf
+from onceedit_jax.types import HostArray, Params
 
-# XLA on the CPU takes a host buffer over without copying it only at this alignment.
+# XLA on the CPU takes over a host buffer without a copy only if it has this alignment.
 _ALIGNMENT = 64
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """Named tensors in a file or a folder, read one at a time."""
 
     path: Path
 
     def names(self) -> Iterable[str]:
-        """All tensors, under the names `transformers` gives them."""
+        """The names of all tensors, as `transformers` writes them."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; reads no data."""
 
-    def read(self, name: str, out: NDArray[Any]) -> None:
-        """Fills `out`, of the tensor's shape and any float dtype, with its values."""
+    def read(self, name: str, out: HostArray) -> None:
+        """Fill `out`, of the tensor's shape and any float dtype, with its values."""
 
-    def read_box(self, name: str, box: Box, out: NDArray[Any]) -> None:
-        """Fills `out` with the values in a box of the tensor."""
+    def read_box(self, name: str, box: Box, out: HostArray) -> None:
+        """Fill `out` with the values in a box of the tensor."""
 
 
-class _Filling:
-    """An array of the tree as it fills up: as much of it as this process's devices hold."""
+class _LeafBuffer:
+    """Host memory for one leaf of the tree: the part of it that this process's devices hold."""
 
     def __init__(self, shape: jax.ShapeDtypeStruct, layout: NamedSharding | None) -> None:
         self.shape, self.layout = shape.shape, layout
@@ -66,32 +67,34 @@ class _Filling:
         self.host = _aligned_empty(extent, np.dtype(shape.dtype))
 
     @property
-    def whole(self) -> bool:
-        return self.host.shape == self.shape
+    def is_whole(self) -> bool:
+        """Whether this process holds all of the leaf."""
+        return bool(self.host.shape == self.shape)
 
-    def inside(self, layer: int | None) -> Box:
-        """The box as it lies within one layer."""
+    def box_in(self, layer: int | None) -> Box:
+        """The box without the layer axis; the box itself outside the layers."""
         return self.box if layer is None else self.box[1:]
 
-    def put(self, layer: int | None, held: NDArray[Any]) -> None:
-        """Take in the box's values of one layer, or all of them outside the layers."""
-        self.host[... if layer is None else layer] = held
+    def write_box(self, layer: int | None, values: HostArray) -> None:
+        """Store the values that lie in the box: of one layer, or of a leaf outside the layers."""
+        self.host[... if layer is None else layer] = values
 
-    def take(self, layer: int | None, values: NDArray[Any]) -> None:
-        """Take out of a layer's values what lies in the box."""
-        self.put(layer, values[self.inside(layer)])
+    def write(self, layer: int | None, values: HostArray) -> None:
+        """Store the part of `values`, a whole layer or leaf, that lies in the box."""
+        self.write_box(layer, values[self.box_in(layer)])
 
-    def finish(self) -> jax.Array:
-        """The array on its devices; the host's goes with it, or is what it is made of."""
+    def to_devices(self) -> jax.Array:
+        """The leaf on its devices; frees the host memory, or hands it over to JAX."""
         host, self.host = self.host, np.empty(0)
         if self.layout is None:
-            return jax.device_put(host, may_alias=True)
+            array: jax.Array = jax.device_put(host, may_alias=True)
+            return array
 
-        def part(index: tuple[slice, ...] | None) -> NDArray[Any]:
+        def part(index: tuple[slice, ...] | None) -> HostArray:
             assert index is not None
             ranges = (
-                (wanted.indices(size), box.start)
-                for wanted, size, box in zip(index, self.shape, self.box, strict=True)
+                (axis.indices(size), box.start)
+                for axis, size, box in zip(index, self.shape, self.box, strict=True)
             )
             return host[tuple(slice(a - first, b - first) for (a, b, _), first in ranges)]
 
@@ -101,95 +104,96 @@ class _Filling:
 def assemble(
     source: TensorSource,
     config: ModelConfig,
-    dtype: np.dtype,
+    dtype: np.dtype[Any],
     *,
     eight_bits: bool = False,
     mesh: Mesh | None = None,
 ) -> Params:
-    """The parameter tree of a checkpoint, in the dtype it is to have in memory.
+    """The parameter tree of a checkpoint.
 
     All names and shapes are checked before any data is read.
 
     Args:
-        source: Where the tensors are.
+        source: The checkpoint.
         config: The model's.
-        dtype: Of the parameters.
-        eight_bits: The layers' matrices become `Int8`, each as soon as it is read.
-        mesh: Where the parameters shall lie (default: on one device).
+        dtype: Of the parameters in memory.
+        eight_bits: Quantize the layers' matrices to `Int8`, each as soon as it is read.
+        mesh: Devices for the parameters (default: one device).
 
     Raises:
-        InputError: Tensors are missing, unknown, misshapen or not floats, or a file breaks off.
+        InputError: Tensors are missing, unknown, of the wrong shape or not floats, or a file is
+            truncated.
     """
     expected = checkpoint_tensors(config)
     stored = _checked_names(source, config, expected)
-    shapes = held_shapes(config, dtype, eight_bits=eight_bits)
+    shapes = stored_shapes(config, dtype, eight_bits=eight_bits)
     layouts = (
         jax.tree.map(lambda _: None, shapes) if mesh is None else param_shardings(mesh, shapes)
     )
     leaves, structure = jax.tree.flatten(shapes)
-    places = jax.tree.leaves(layouts, is_leaf=lambda layout: layout is None)
-    filling = [_Filling(leaf, place) for leaf, place in zip(leaves, places, strict=True)]
-    tree = jax.tree.unflatten(structure, filling)
-    # One buffer for all tensors but the tables, which go to their places directly.
+    shardings = jax.tree.leaves(layouts, is_leaf=lambda layout: layout is None)
+    buffers = [_LeafBuffer(leaf, layout) for leaf, layout in zip(leaves, shardings, strict=True)]
+    tree = jax.tree.unflatten(structure, buffers)
+    # One scratch array for all tensors but the tables, which are read in place.
     sizes = [math.prod(tensor.shape) for tensor in expected.values() if tensor.stored != "table"]
-    buffer = np.empty(max(sizes), np.float32 if eight_bits else dtype)
+    scratch = np.empty(max(sizes), np.float32 if eight_bits else dtype)
     for canonical, tensor in expected.items():
-        _read(source, stored[canonical], tensor, tree, buffer)
-    return jax.tree.unflatten(structure, [leaf.finish() for leaf in filling])
+        _read(source, stored[canonical], tensor, tree, scratch)
+    params: Params = jax.tree.unflatten(structure, [buffer.to_devices() for buffer in buffers])
+    return params
 
 
-def held_shapes(config: ModelConfig, dtype: np.dtype, *, eight_bits: bool = False) -> Params:
-    """The leaves that `assemble` makes, without their data."""
-    shapes: Params = param_shapes(config, dtype)
+def stored_shapes(config: ModelConfig, dtype: np.dtype[Any], *, eight_bits: bool = False) -> Params:
+    """The tree that `assemble` builds, with a `jax.ShapeDtypeStruct` in place of every array."""
+    shapes = param_shapes(config, dtype)
     if not eight_bits:
         return shapes
     tensors = checkpoint_tensors(config).values()
     inputs = {leaf.path: tensor.inputs for tensor in tensors for leaf in _matrices(tensor)}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _in_eight_bits(leaf, inputs.get(tuple(key.key for key in path))), shapes
+    quantized: Params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _int8_shape(leaf, inputs.get(tuple(key.key for key in path))), shapes
     )
+    return quantized
 
 
 def _read(
-    source: TensorSource, name: str, tensor: CheckpointTensor, tree: Any, buffer: NDArray[Any]
+    source: TensorSource, name: str, tensor: CheckpointTensor, tree: Any, scratch: HostArray
 ) -> None:
-    """Read one tensor, or as much of it as is held, into the leaves that it belongs to."""
-    places = [_at(tree, leaf.path) for leaf in tensor.leaves]
-    only = places[0] if len(places) == 1 else None
-    if isinstance(only, _Filling) and not only.whole:
+    """Read one tensor, or the part that this process holds, into the buffers of its leaves."""
+    buffers = [_at(tree, leaf.path) for leaf in tensor.leaves]
+    only = buffers[0] if len(buffers) == 1 else None
+    if isinstance(only, _LeafBuffer) and not only.is_whole:
         layer = tensor.leaves[0].layer
-        box = only.inside(layer)
+        box = only.box_in(layer)
         region = tensor.region(box)
         out = np.empty([part.stop - part.start for part in region], only.host.dtype)
         source.read_box(name, region, out)
-        only.put(layer, tensor.cut(out, box))
-    elif isinstance(only, _Filling) and tensor.stored == "table":
+        only.write_box(layer, tensor.cut(out, box))
+    elif isinstance(only, _LeafBuffer) and tensor.stored == "table":
         source.read(name, only.host)
     else:
-        out = buffer[: math.prod(tensor.shape)].reshape(tensor.shape)
+        out = scratch[: math.prod(tensor.shape)].reshape(tensor.shape)
         source.read(name, out)
-        for (leaf, values), place in zip(tensor.split(out), places, strict=True):
-            if isinstance(place, Int8):
-                small = quantize(values, tensor.inputs)
-                place.values.take(leaf.layer, small.values)
-                place.scale.take(leaf.layer, small.scale)
+        for (leaf, values), buffer in zip(tensor.split(out), buffers, strict=True):
+            if isinstance(buffer, Int8):
+                quantized = quantize(values, tensor.inputs)
+                buffer.values.write(leaf.layer, quantized.values)
+                buffer.scale.write(leaf.layer, quantized.scale)
             else:
-                place.take(leaf.layer, values)
+                buffer.write(leaf.layer, values)
 
 
-def _matrices(tensor: CheckpointTensor) -> Iterator[Any]:
+def _matrices(tensor: CheckpointTensor) -> Iterator[Leaf]:
     """The leaves of a tensor that are matrices of a layer."""
     if tensor.stored in ("linear", "conv1d"):
         yield from (leaf for leaf in tensor.leaves if leaf.layer is not None)
 
 
-def _in_eight_bits(leaf: jax.ShapeDtypeStruct, inputs: int | None) -> Any:
+def _int8_shape(leaf: jax.ShapeDtypeStruct, inputs: int | None) -> Any:
     if inputs is None:
         return leaf
-    return Int8(
-        jax.ShapeDtypeStruct(leaf.shape, np.int8),
-        jax.ShapeDtypeStruct(scale_shape(leaf.shape, range(1, 1 + inputs)), np.float32),
-    )
+    scale = scale_shape(leaf.shape, range(1, 1 + inputs))
+    return Int8(jax.ShapeDtypeStruct(leaf.shape, np.int8), jax.ShapeDtypeStruct(scale, np.float32))
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:
@@ -201,37 +205,39 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
 def _checked_names(
     source: TensorSource, config: ModelConfig, expected: dict[str, CheckpointTensor]
 ) -> dict[str, str]:
-    """Under which name the source has each expected tensor, once all names and shapes agree."""
+    """From canonical names to the source's own, after a check of all names and shapes."""
     stored: dict[str, str] = {}
     for name in source.names():
         canonical = canonical_name(config, name)
         if canonical is not None and stored.setdefault(canonical, name) != name:
             raise InputError(
-                f"{source.path}: tensors {stored[canonical]} and {name} are two names of one "
+                f"{source.path}: tensors {stored[canonical]} and {name} are two names for one "
                 "parameter; expected one of them: remove the other"
             )
     if missing := [name for name in expected if name not in stored]:
         raise InputError(
             f"{source.path}: missing tensor {some(missing)}; expected {len(expected)} tensors of "
-            f"a {config.family} model: the file is incomplete or config.json is another model's"
+            f"a {config.family} model: the file is incomplete, or config.json belongs to another "
+            "model; fetch the folder again"
         )
     if unknown := [name for canonical, name in stored.items() if canonical not in expected]:
         raise InputError(
             f"{source.path}: unknown tensor {some(unknown)}; expected only those of a "
-            f"{config.family} model: it is a variant that is not supported, or config.json is "
-            "another model's"
+            f"{config.family} model: this variant is not supported, or config.json belongs to "
+            "another model; choose a supported model"
         )
     for canonical, tensor in expected.items():
-        found = source.shape(stored[canonical])
-        if found != tensor.shape:
+        shape = source.shape(stored[canonical])
+        if shape != tensor.shape:
             raise InputError(
-                f"{source.path}: tensor {stored[canonical]} has shape {list(found)}; expected "
-                f"{list(tensor.shape)}: the weights and config.json do not belong together"
+                f"{source.path}: tensor {stored[canonical]} has shape {list(shape)}; expected "
+                f"{list(tensor.shape)}: the weights and config.json do not belong together; use "
+                "those of one model"
             )
     return stored
 
 
-def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> NDArray[Any]:
+def _aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> HostArray:
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
@@ -239,6 +245,6 @@ def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> NDArray[Any]:
 
 
 def some(names: list[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first three names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -5,13 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Int
 
 from onceedit_jax.distributed.mesh import Axes, constrain
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.types import AnyArray, Positions
 
 Cache = dict[str, jax.Array]
+"""Keys, values, positions and the cursor; see `init_cache`."""
 
-# What each dimension of a cache's arrays holds.
+# The logical axes of a cache's arrays.
 CACHE_AXES: dict[str, Axes] = {
     "keys": ("layers", "batch", "length", "heads", "head_dim"),
     "values": ("layers", "batch", "length", "heads", "head_dim"),
@@ -20,11 +23,18 @@ CACHE_AXES: dict[str, Axes] = {
 }
 
 
-def padded_positions(lengths: jax.Array, width: int, side: str = "right") -> jax.Array:
-    """Positions [B, width] int32 of rows with `lengths` [B] tokens, padded with -1 on `side`.
+def padded_positions(
+    lengths: Int[AnyArray, " batch"], width: int, side: str = "right"
+) -> Int[Array, "batch {width}"]:
+    """Positions of rows that are padded to `width` columns; -1 marks padding.
+
+    Args:
+        lengths: Tokens of each row.
+        width: Columns.
+        side: Where the padding is, "left" or "right".
 
     Raises:
-        ValueError: `side` is neither "left" nor "right".
+        ValueError: `side` is something else.
     """
     if side not in ("left", "right"):
         raise ValueError(f"side is {side!r}; expected 'left' or 'right'")
@@ -37,36 +47,36 @@ def padded_positions(lengths: jax.Array, width: int, side: str = "right") -> jax
 def init_cache(
     config: ModelConfig, batch: int, capacity: int, dtype: DTypeLike = jnp.float32
 ) -> Cache:
-    """An empty cache of `capacity` S slots for `batch` B rows.
+    """An empty cache for `batch` B rows, with `capacity` S slots for each.
 
     Returns:
-        `keys` and `values` [L, B, S, Hkv, K] of `dtype`; `positions` [B, S] int32, -1 where a slot
-        holds nothing to attend to; `length`, the int32 scalar cursor. `forward` writes T columns at
-        slots [length, length + T) of every row, padding included. The caller keeps length + T <= S:
-        the cursor is traced, so that overflow cannot raise, and the last columns would be
-        overwritten.
+        `keys` and `values` [L, B, S, Hkv, K] of `dtype`; `positions` [B, S] int32, -1 for slots
+        without a token to attend to; `length`, the int32 scalar cursor. `forward` writes T columns
+        at slots [length, length + T) of every row, padding included. The caller makes sure that
+        length + T <= S: the cursor is traced, so an overflow cannot raise an error; it would
+        overwrite the last columns.
     """
     shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
     empty = constrain(jnp.zeros(shape, dtype), *CACHE_AXES["keys"])
-    nowhere = jnp.full((batch, capacity), -1, jnp.int32)
+    positions = jnp.full((batch, capacity), -1, jnp.int32)
     return {
         "keys": empty,
         "values": jnp.zeros_like(empty),
-        "positions": constrain(nowhere, *CACHE_AXES["positions"]),
+        "positions": constrain(positions, *CACHE_AXES["positions"]),
         "length": jnp.zeros((), jnp.int32),
     }
 
 
-def write_positions(cache: Cache, positions: jax.Array) -> jax.Array:
-    """The cache's positions [B, S] once the columns at `positions` [B, T] are in it."""
+def write_positions(cache: Cache, positions: Positions) -> Int[Array, "batch slots"]:
+    """The cache's positions after columns at `positions` are appended."""
     start = (jnp.int32(0), cache["length"])
     return jax.lax.dynamic_update_slice(cache["positions"], positions, start)
 
 
-def rollback(cache: Cache, keep: jax.Array) -> Cache:
-    """Forget every cached token at position >= `keep` [B] int32 of its row.
+def rollback(cache: Cache, lengths: Int[AnyArray, " batch"]) -> Cache:
+    """Drop every cached token at position >= `lengths` of its row.
 
-    The cursor stays: rows forget different amounts, so that their slots are not reused.
+    The cursor does not move: rows drop different numbers of tokens, so slots are not used again.
     """
-    positions = jnp.where(cache["positions"] < keep[:, None], cache["positions"], -1)
+    positions = jnp.where(cache["positions"] < lengths[:, None], cache["positions"], -1)
     return {**cache, "positions": positions}

@@ -1,4 +1,4 @@
-"""What distinguishes one supported decoder from another: a hashable record, static under jit."""
+"""The configuration of a decoder: a hashable record, static under jit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding: its base, how much of a head it turns, and how it is stretched.
+    """Settings of the rotary position embedding.
 
     Attributes:
         theta: Base of the wavelengths.
@@ -21,10 +21,10 @@ class Rope:
         local_theta: Base of the sliding-window layers where it differs; never scaled.
         interleaved: Pairs are neighbours (2i, 2i+1), not halves (i, i + dim / 2).
         scaling: `linear` divides every frequency by `factor`; `llama3` only the slow ones.
-        factor: The stretch of either scaling.
+        factor: How much either scaling stretches wavelengths.
         low_freq_factor: `llama3` only: wavelengths above original / this are fully stretched.
-        high_freq_factor: `llama3` only: wavelengths below original / this are left alone.
-        original_max_positions: `llama3` only: context length before stretching.
+        high_freq_factor: `llama3` only: wavelengths below original / this are not stretched.
+        original_max_positions: `llama3` only: context length before scaling.
     """
 
     theta: float
@@ -40,19 +40,19 @@ class Rope:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything the decoder needs to know about a model besides its weights.
+    """Everything about a model that the decoder needs besides the weights.
 
     Attributes:
         family: Key into the table of families (`llama`, `gpt2`, ...).
         vocab_size: Rows V of the embedding table, padding rows included.
-        num_tokens: Rows that are real tokens; the rest are masked out of the logits.
+        num_tokens: Rows that are tokens; the logits of the others are masked.
         hidden_size: D.
         num_layers: L.
         num_heads: H query heads.
         num_kv_heads: Hkv key/value heads; divides H.
         head_dim: K.
         mlp_size: F.
-        max_positions: Longest context the model was made for; rows P of learned positions.
+        max_positions: Longest context of the model; the number of learned positions P.
         rope: Rotary embedding, or None for learned positions.
         norm: RMS norm, or layer norm (which then has a bias).
         norm_eps: Added to the variance.
@@ -60,16 +60,16 @@ class ModelConfig:
         activation: Non-linearity of the MLP.
         gated_mlp: down(act(gate x) * up x) rather than down(act(up x)).
         qkv_bias: Query, key and value projections have biases.
-        attention_out_bias: The attention output projection has one.
-        mlp_bias: The MLP projections have them.
-        head_bias: The output head has one.
+        attention_out_bias: The attention output projection has a bias.
+        mlp_bias: The MLP projections have biases.
+        head_bias: The output head has a bias.
         qk_norm: Queries and keys are RMS-normalised per head before rope.
-        parallel_block: Attention and MLP read the same normalised input and add up (GPT-J).
-        post_norms: Attention and MLP outputs are normalised before the residual sum.
+        parallel_block: Attention and MLP read the same normalised input, both are added (GPT-J).
+        post_norms: Attention and MLP outputs are normalised before they are added.
         embedding_scale: Factor on the embeddings, applied in the compute dtype.
         query_scale: Factor on the attention scores; None means head_dim ** -0.5.
-        sliding_window: A query sees keys at distances below this in sliding layers.
-        sliding_layers: For each layer whether it slides; () means none does.
+        sliding_window: In sliding layers, a query attends to keys at distances below this.
+        sliding_layers: For each layer, whether it has a sliding window; () means that none has.
         tie_embeddings: The head is the embedding table.
     """
 
@@ -103,37 +103,38 @@ class ModelConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the fields agree with one another.
+        """Check that the fields are consistent.
 
         Raises:
-            InputError: They don't; the message names the fields.
+            InputError: They are not; the message names the fields.
         """
         if not self.sliding_layers:
             object.__setattr__(self, "sliding_layers", (False,) * self.num_layers)
         if len(self.sliding_layers) != self.num_layers:
             raise InputError(
                 f"model config: {len(self.sliding_layers)} entries in sliding_layers (layer_types) "
-                f"for {self.num_layers} layers; expected one for each layer"
+                f"for {self.num_layers} layers; expected one entry for each layer: correct "
+                "config.json"
             )
         if any(self.sliding_layers) and not self.sliding_window:
             raise InputError(
                 f"model config: sliding layers with sliding_window {self.sliding_window}; "
-                "expected a positive width"
+                "expected a positive width: correct config.json"
             )
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise InputError(
-                f"model config: {self.num_heads} query heads do not share {self.num_kv_heads} "
-                "key/value heads evenly; expected a divisor"
+                f"model config: {self.num_heads} query heads and {self.num_kv_heads} key/value "
+                "heads; expected a divisor of the number of query heads: correct config.json"
             )
         if not 0 < self.num_tokens <= self.vocab_size:
             raise InputError(
-                f"the vocabulary has {self.num_tokens} tokens, the embedding {self.vocab_size} "
-                "rows; expected at most one token a row: the tokenizer is not this model's"
+                f"the tokenizer has {self.num_tokens} tokens, the embedding {self.vocab_size} "
+                "rows; expected at most one token for each row: use the tokenizer of this model"
             )
         if self.rope and (self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim):
             raise InputError(
-                f"model config: rotary dimension {self.rope.dim}; expected an even number of at "
-                f"most the head's {self.head_dim}"
+                f"model config: rotary dimension {self.rope.dim}; expected an even number up to "
+                f"the head dimension {self.head_dim}: correct config.json"
             )
 
     @property
@@ -142,19 +143,22 @@ class ModelConfig:
         return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
 
     def check_length(self, tokens: int) -> None:
-        """Refuse texts longer than a table of learnt positions: nothing is known beyond it.
+        """Refuse texts that are longer than the table of learned positions.
+
+        Args:
+            tokens: Length of the prompt and the tokens to be generated.
 
         Raises:
-            InputError: `tokens` are more than `max_positions`, and there is no rope.
+            InputError: `tokens` exceeds `max_positions`, and the model has no rope.
         """
         if self.rope is None and tokens > self.max_positions:
             raise InputError(
-                f"a text of {tokens} tokens, with those to be written: this {self.family} has "
-                f"learnt {self.max_positions} positions; shorten the prompt"
+                f"a text of {tokens} tokens, prompt and answer, is too long: this {self.family} "
+                f"has learnt {self.max_positions} positions; shorten the prompt"
             )
 
     def with_num_tokens(self, num_tokens: int) -> ModelConfig:
-        """The same model whose tokenizer has `num_tokens` tokens; later rows count as padding.
+        """The configuration for a tokenizer of `num_tokens` tokens; later rows are padding.
 
         Raises:
             InputError: There are more tokens than embedding rows.
@@ -162,12 +166,12 @@ class ModelConfig:
         return dataclasses.replace(self, num_tokens=num_tokens)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, `from_dict`'s inverse."""
+        """Plain JSON values; the inverse of `from_dict`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Rebuild a config from `to_dict`'s values, after a trip through JSON or not."""
+        """Rebuild a config from the values of `to_dict`, as they are or read back from JSON."""
         rope = values["rope"]
         return cls(
             **{

@@ -1,4 +1,4 @@
-"""Writing a model as a Hugging Face folder for `transformers`: the families table backwards."""
+"""Write a model as a Hugging Face folder for `transformers`, by the table of families."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params, stack_layers
 from onceedit_jax.models.families import FAMILIES, checkpoint_tensors, config_from_hf
+from onceedit_jax.models.layout import stack_layers
+from onceedit_jax.types import HostArray, Params
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _WEIGHTS, _CONFIG, _INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
@@ -31,13 +32,12 @@ def export_hf(
     *,
     dtype: str = "float32",
 ) -> Path:
-    """Writes `model.safetensors` and `config.json`; other files of the folder are left alone.
+    """Write `model.safetensors` and `config.json`; other files of the folder are not changed.
 
-    Both files are written whole under temporary names first, so a failure leaves the folder as it
-    was.
+    Both files are first written under temporary names, so a failure leaves the folder as it was.
 
     Args:
-        folder: Made if need be.
+        folder: Created if it does not exist.
         params: Parameter tree, its layers in any layout.
         config: The model's.
         hf_config: Values of the config.json that `config` was read from (`LoadedModel.hf_config`).
@@ -48,30 +48,30 @@ def export_hf(
 
     Raises:
         InputError: `hf_config` describes another model, the parameters have other shapes, or the
-            folder holds a sharded checkpoint, which some readers would take instead.
+            folder holds a sharded checkpoint, which some readers would use instead.
     """
     folder = Path(folder)
     if dtype not in _DTYPES:
-        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+        raise InputError(f"dtype is {dtype!r}; use one of {', '.join(_DTYPES)}")
     if config_from_hf(hf_config).with_num_tokens(config.num_tokens) != config:
         raise InputError(
             f"{folder}: hf_config describes another model than config; expected the values of the "
-            "config.json that the model was loaded with"
+            "config.json that the model was loaded from"
         )
     if (folder / _INDEX).exists():
         raise InputError(
-            f"{folder}: holds {_INDEX}, a checkpoint in shards that some readers would take "
-            "instead of the new weights; choose an empty folder"
+            f"{folder}: holds {_INDEX}, a sharded checkpoint that some readers would use instead "
+            "of the new weights; choose an empty folder"
         )
     tensors = checkpoint_arrays(params, config, jnp.dtype(dtype))
-    # Older versions of transformers know only `torch_dtype`, newer ones read both.
+    # Older versions of transformers read only `torch_dtype`, newer ones read both.
     values = {key: value for key, value in hf_config.items() if key != "dtype"}
     values |= {"architectures": [FAMILIES[config.family].auto_class], "torch_dtype": dtype}
 
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {name: folder / f"{name}.tmp" for name in (_WEIGHTS, _CONFIG)}
     try:
-        # transformers refuses files that don't say which framework's layout they have.
+        # transformers refuses files without the name of a framework.
         save_file(tensors, temporary[_WEIGHTS], metadata={"format": "pt"})
         temporary[_CONFIG].write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         for name, path in temporary.items():
@@ -83,9 +83,9 @@ def export_hf(
 
 
 def checkpoint_arrays(
-    params: Params, config: ModelConfig, dtype: np.dtype
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The model's tensors under the names, and in the layout, that `transformers` gives them.
+    params: Params, config: ModelConfig, dtype: np.dtype[Any]
+) -> dict[str, HostArray]:
+    """The model's tensors with the names and the memory layout of `transformers`.
 
     Raises:
         InputError: The parameters are not those of `config`.
@@ -95,11 +95,12 @@ def checkpoint_arrays(
         for path, leaf in jax.tree_util.tree_flatten_with_path(stack_layers(params))[0]
     }
     expected = checkpoint_tensors(config)
-    wanted = {leaf.path for tensor in expected.values() for leaf in tensor.leaves}
-    if differing := sorted(".".join(path) for path in wanted ^ leaves.keys()):
+    paths = {leaf.path for tensor in expected.values() for leaf in tensor.leaves}
+    if differing := sorted(".".join(path) for path in paths ^ leaves.keys()):
         raise InputError(
             f"parameters and config disagree on {', '.join(differing[:3])}; expected exactly the "
-            f"leaves of a {config.family} model: pass the config the parameters were loaded with"
+            f"leaves of a {config.family} model: pass the config that the parameters were loaded "
+            "with"
         )
     arrays = {}
     for name, tensor in expected.items():
@@ -110,7 +111,7 @@ def checkpoint_arrays(
             if value.shape != leaf.shape:
                 raise InputError(
                     f"parameter {'.'.join(leaf.path)} has shape {list(value.shape)}; expected "
-                    f"{list(leaf.shape)}: pass the config the parameters were loaded with"
+                    f"{list(leaf.shape)}: pass the config that the parameters were loaded with"
                 )
             values.append(value.astype(dtype, copy=False))
         arrays[name] = tensor.join(values)

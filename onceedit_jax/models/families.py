@@ -1,11 +1,11 @@
-"""The table of model families: how each one's config.json and tensors become ours, and back.
+"""The table of model families: how config.json and the tensors of each are converted, both ways.
 
-Weight conversion needs two facts about a checkpoint tensor: which leaves it holds, and how it lies
-in memory. Everything else follows from the leaves' shapes, in both directions:
+Weight conversion needs two facts about a checkpoint tensor: which leaves it holds, and its memory
+layout. Everything else follows from the shapes of the leaves, in both directions:
 
     expected = checkpoint_tensors(config)          # name -> CheckpointTensor, in model order
     for raw_name in file:                          # loading, one tensor at a time
-        name = canonical_name(config, raw_name)    # None: a buffer or a tied copy, skip it
+        name = canonical_name(config, raw_name)    # None: skip it
         for leaf, part in expected[name].split(array):
             ...                                    # store part at leaf.path, row leaf.layer
     for tensor in expected.values():               # exporting
@@ -24,8 +24,8 @@ import jax
 from onceedit_jax.errors import InputError
 from onceedit_jax.models import hf_config
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import param_shapes
 from onceedit_jax.models.layout import INPUT_AXES
+from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.tensors import CheckpointTensor, Leaf, Rule, Stored, extents
 
 __all__ = [
@@ -46,7 +46,7 @@ def _layer(name: str, *leaves: str, stored: Stored = "linear") -> Rule:
 
 
 def _norm(name: str, leaf: str) -> tuple[Rule, Rule]:
-    """Rules of a norm's scale and (in layer norms) bias."""
+    """The rules of a norm: its scale and, for layer norms, its bias."""
     return (
         Rule(f"{name}.weight", ((*leaf.split("."), "scale"),), "vector"),
         Rule(f"{name}.bias", ((*leaf.split("."), "bias"),), "vector"),
@@ -143,14 +143,14 @@ _GPT2_RULES = (
 
 @dataclass(frozen=True)
 class Family:
-    """One row: how to read a config.json, and the tensors of a checkpoint.
+    """One row of the table: how to read a config.json, and the tensors of a checkpoint.
 
     Attributes:
-        read_config: From (config.json's values, family name) to a `ModelConfig`.
-        rules: Tensors, in model order.
-        prefix: What precedes names in the body of the model (not of the head); checkpoints of
-            the bare body lack it.
-        auto_class: Class that `transformers` loads it with.
+        read_config: From the values of a config.json and the family's name to a `ModelConfig`.
+        rules: The tensors, in model order.
+        prefix: Prefix of all tensor names but the head's; checkpoints of a model without its head
+            lack it.
+        auto_class: The class of `transformers` for the family.
     """
 
     read_config: Callable[[Mapping[str, Any], str], ModelConfig]
@@ -170,33 +170,33 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(hf_config.gpt2, _GPT2_RULES, "transformer.", "GPT2LMHeadModel"),
 }
 
-# Constants that older versions of transformers stored with the weights.
+# Constants that older versions of transformers stored beside the weights.
 _BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn\.(bias|masked_bias|embed_positions))$", re.ASCII
 )
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
-    """The `ModelConfig` of a Hugging Face config.json, in the spelling of transformers 4 or 5.
+    """The `ModelConfig` of a Hugging Face config.json, written by transformers 4 or 5.
 
-    Every embedding row counts as a token; `with_num_tokens` says how many really are.
+    Every embedding row counts as a token; see `ModelConfig.with_num_tokens`.
 
     Raises:
         InputError: The architecture or one of its settings is not supported, or a value is
-            missing; the message names the key, what it holds and what was expected.
+            missing; the message has the key, its value and the expected value.
     """
     kind = hf.get("model_type")
     if kind not in FAMILIES:
         raise InputError(
             f"config.json: model_type is {kind!r}; expected one of {', '.join(FAMILIES)}: "
-            "choose a model of a supported architecture"
+            "choose a model of a supported family"
         )
     hf_config.expect(hf, "quantization_config", None)
     return FAMILIES[kind].read_config(hf, kind)
 
 
 def checkpoint_tensors(config: ModelConfig) -> dict[str, CheckpointTensor]:
-    """Every tensor that a checkpoint of this model has, by its full name, in model order.
+    """Every tensor of this model's checkpoint by its full name, in model order.
 
     Together they hold every leaf of the parameter tree exactly once.
     """
@@ -233,11 +233,11 @@ def checkpoint_tensors(config: ModelConfig) -> dict[str, CheckpointTensor]:
 
 
 def canonical_name(config: ModelConfig, name: str) -> str | None:
-    """The name under which `checkpoint_tensors` may list the tensor a file calls `name`.
+    """The name in `checkpoint_tensors` of a file's tensor, or None for a tensor to skip.
 
-    Adds the prefix that checkpoints of the bare body lack. None means that the tensor is to be
-    skipped: a buffer that older checkpoints stored, or a tied head's copy of the embedding. A name
-    nobody knows is returned with its prefix; it is the caller's to refuse.
+    Adds the prefix that checkpoints without a head lack. Tensors to skip are the buffers of older
+    checkpoints and the copy of the embedding that a tied head stores. An unknown name is returned
+    with the prefix; the caller refuses it.
     """
     if _BUFFERS.search(name) or (config.tie_embeddings and name == "lm_head.weight"):
         return None

@@ -1,7 +1,7 @@
-"""GGUF models in Hugging Face terms: an equivalent `config.json`, and tensors under HF names.
+"""GGUF models as Hugging Face models: an equivalent `config.json`, and tensors by their HF names.
 
-A GGUF file is read as if it were a Hugging Face folder, so that the table of families stays the
-only description of a model.
+A GGUF file is read as if it were a Hugging Face folder, so the table of families remains the only
+description of a model.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float32
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.families import FAMILIES
 from onceedit_jax.models.tensors import Box
 from onceedit_jax.storage.gguf import GGUFFile, dequantize
+from onceedit_jax.types import HostArray
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -45,18 +46,18 @@ _RMS = {**_SETTINGS, "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one GGUF architecture is written in Hugging Face terms.
+    """How the names and values of a GGUF architecture translate to Hugging Face.
 
     Attributes:
         model_type: the HF family.
         settings: metadata key (after `architecture.`) to HF configuration key; all are required.
-        constants: HF configuration values that a GGUF file leaves unsaid.
-        outer: stems of the tensors outside the layers.
-        layer: stems of a layer's tensors.
-        layer_prefix: where HF keeps the layers.
-        permuted: stems whose rows were reordered for ggml's interleaved rope.
-        transposed: stems kept as [in, out] by HF, [out, in] by GGUF.
-        norm_offset: what the converter added to the norm weights.
+        constants: HF configuration values that a GGUF file does not contain.
+        outer: GGUF to HF name of the tensors outside the layers, without their suffix.
+        layer: GGUF to HF name of a layer's tensors.
+        layer_prefix: HF prefix of the layers.
+        permuted: GGUF names whose rows were reordered for ggml's interleaved rope.
+        transposed: GGUF names of matrices that are [in, out] in HF and [out, in] in GGUF.
+        norm_offset: value that the converter added to the norm weights.
     """
 
     model_type: str
@@ -132,7 +133,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
     ),
 }
-# Metadata that changes the arithmetic in ways the decoder does not know.
+# Metadata for features that the decoder does not implement.
 _REFUSED = ("expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale")
 _ROPE_FREQS = "rope_freqs.weight"
 
@@ -140,18 +141,18 @@ _ROPE_FREQS = "rope_freqs.weight"
 def _architecture(file: GGUFFile) -> Architecture:
     if file.architecture not in ARCHITECTURES:
         raise InputError(
-            f"{file.path}: unknown architecture '{file.architecture}'; supported in GGUF are "
+            f"{file.path}: unknown architecture '{file.architecture}'; supported in GGUF files are "
             f"{', '.join(ARCHITECTURES)}; give the Hugging Face folder of the model instead"
         )
     return ARCHITECTURES[file.architecture]
 
 
 def equivalent_config(file: GGUFFile) -> dict[str, Any]:
-    """The `config.json` that the model would have in a Hugging Face folder.
+    """The values of `config.json` in a Hugging Face folder of the same model.
 
     Raises:
         InputError: an unknown architecture, missing metadata, or a variant that the decoder does
-            not compute (experts, capped logits, YaRN).
+            not support (experts, capped logits, YaRN).
     """
     architecture = _architecture(file)
 
@@ -161,8 +162,8 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
     for key in _REFUSED:
         if get(key):
             raise InputError(
-                f"{file.path}: {file.architecture}.{key} is {get(key)}; models with it are not "
-                "supported; choose another model"
+                f"{file.path}: {file.architecture}.{key} is {get(key)}; expected none: models with "
+                "this setting are not supported; choose another model"
             )
     config: dict[str, Any] = {
         "architectures": [FAMILIES[architecture.model_type].auto_class],
@@ -174,7 +175,7 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
         if not isinstance(value, int | float):
             raise InputError(
                 f"{file.path}: metadata {file.architecture}.{key} is {value}; expected one number: "
-                "the file is incomplete or a variant that is not supported"
+                "the file is incomplete, or this variant is not supported; choose another file"
             )
         config[name] = value
     embedding = file.tensors.get("token_embd.weight")
@@ -211,8 +212,9 @@ def _rotary_config(file: GGUFFile, config: dict[str, Any], get: Any) -> dict[str
     rotated = get("rope.dimension_count", head_dim)
     if rotated != head_dim or get("attention.value_length", head_dim) != head_dim:
         raise InputError(
-            f"{file.path}: heads of {head_dim} with {rotated} rotated and values of "
-            f"{get('attention.value_length', head_dim)} dimensions; expected all three equal"
+            f"{file.path}: keys of {head_dim} dimensions, {rotated} of them rotated, and values of "
+            f"{get('attention.value_length', head_dim)}; expected three equal numbers: this "
+            "variant is not supported; choose another model"
         )
     extra: dict[str, Any] = {
         "num_key_value_heads": get("attention.head_count_kv", heads),
@@ -222,7 +224,8 @@ def _rotary_config(file: GGUFFile, config: dict[str, Any], get: Any) -> dict[str
     kind = get("rope.scaling.type", "none")
     if kind not in ("none", "linear"):
         raise InputError(
-            f"{file.path}: rope scaling '{kind}'; supported are none, linear and llama3's"
+            f"{file.path}: rope scaling is '{kind}'; expected none, linear or that of Llama 3; "
+            "choose another model"
         )
     if kind == "linear":
         extra["rope_scaling"] = {"rope_type": "linear", "factor": get("rope.scaling.factor", 1.0)}
@@ -240,7 +243,7 @@ def _gemma3_config(config: dict[str, Any], get: Any) -> dict[str, Any]:
         slides = [(index + 1) % pattern != 0 for index in range(layers)]
     else:
         slides = [bool(flag) for flag in pattern]
-    # The 27B model, alone in the family, scales its queries by the width per head.
+    # Only the 27B model scales its queries by hidden size / heads.
     largest = layers == 62
     return {
         "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
@@ -251,20 +254,22 @@ def _gemma3_config(config: dict[str, Any], get: Any) -> dict[str, Any]:
     }
 
 
-def llama3_scaling(path: Path, factors: NDArray[np.float32], theta: float) -> dict[str, Any]:
-    """The Llama-3 rope settings that a GGUF file's frequency divisors were computed from.
+def llama3_scaling(
+    path: Path, factors: Float32[np.ndarray, " pairs"], theta: float
+) -> dict[str, Any]:
+    """Recover the Llama-3 rope settings from the frequency divisors in a GGUF file.
 
     With wavelength w, the divisor is 1 below w = N / high, `factor` above w = N / low, and between
     them 1 / divisor = (1 - s) / factor + s with s = (N / w - low) / (high - low). Only ratios
-    count, so low is fixed at 1; N and high follow from the line s over 1 / w.
+    count, so low is set to 1; N and high follow from the line s over 1 / w.
 
     Args:
         path: the file, for the error.
-        factors: [K / 2] divisors of the rotary frequencies.
+        factors: divisors of the rotary frequencies.
         theta: rope base.
 
     Raises:
-        InputError: no such settings give these divisors.
+        InputError: no Llama-3 settings give these divisors.
     """
     k = 2 * factors.size
     inverse_wave = theta ** (-np.arange(0, k, 2) / k) / (2 * np.pi)
@@ -286,12 +291,12 @@ def llama3_scaling(path: Path, factors: NDArray[np.float32], theta: float) -> di
             }
     raise InputError(
         f"{path}: tensor {_ROPE_FREQS} holds divisors from {factors.min():g} to {factor:g}; "
-        "expected those of Llama-3's rope scaling; give the model's Hugging Face folder instead"
+        "expected those of Llama 3's rope scaling; give the model's Hugging Face folder instead"
     )
 
 
 class GGUFSource:
-    """The tensors of a GGUF file under their Hugging Face names, with HF's values and shapes."""
+    """The tensors of a GGUF file with the names, values and shapes of Hugging Face."""
 
     def __init__(self, file: GGUFFile) -> None:
         self.path, self._file = file.path, file
@@ -302,16 +307,16 @@ class GGUFSource:
         self._names = {self._hf_name(name): name for name in file.tensors if name != _ROPE_FREQS}
 
     def names(self) -> Iterable[str]:
-        """HF names; a tensor without one keeps the file's."""
+        """HF names; tensors without one have the name in the file."""
         return self._names.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape that HF gives the tensor."""
+        """Shape of the tensor in HF."""
         shape = self._file.tensors[self._names[name]].shape
         return shape[::-1] if self._is_transposed(name) else shape
 
-    def read(self, name: str, out: NDArray[Any]) -> None:
-        """Fills `out` with the dequantized values, the converter's changes undone."""
+    def read(self, name: str, out: HostArray) -> None:
+        """Fill `out` with the dequantized values, without the changes that the converter made."""
         stored = self._names[name]
         is_norm = stored.endswith("norm.weight")
         if self._is_transposed(name):
@@ -328,14 +333,14 @@ class GGUFSource:
             pairs = out.reshape(heads, len(out) // heads // 2, 2, *out.shape[1:])
             out[...] = pairs.swapaxes(1, 2).copy().reshape(out.shape)
 
-    def read_box(self, name: str, box: Box, out: NDArray[Any]) -> None:
-        """Fills `out` with a box of the tensor, which is dequantized as a whole for it."""
+    def read_box(self, name: str, box: Box, out: HostArray) -> None:
+        """Fill `out` with a box of the tensor; the whole tensor is dequantized for it."""
         whole = np.empty(self.shape(name), out.dtype)
         self.read(name, whole)
         out[...] = whole[box]
 
     def _stem(self, name: str) -> str:
-        """What a layer's tensor is called in the file (`attn_q`), or nothing outside the layers."""
+        """The GGUF name of a layer's tensor (`attn_q`); empty outside the layers."""
         stored = self._names[name]
         return stored.split(".")[2] if stored.startswith("blk.") else ""
 

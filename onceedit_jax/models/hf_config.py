@@ -1,7 +1,7 @@
-"""Reading Hugging Face config.json files, in the spelling of transformers 4 or 5, per family.
+"""Read Hugging Face config.json files, written by transformers 4 or 5: one reader for each family.
 
-Each reader takes the file's values and the family's name and gives a `ModelConfig`; all raise
-`InputError` naming the key, what it holds and what was expected, when a setting is not supported.
+Each reader takes the values of the file and the name of the family, and returns a `ModelConfig`. It
+raises `InputError` with the key, its value and the expected value if a setting is not supported.
 """
 
 from __future__ import annotations
@@ -22,41 +22,49 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
 }
 
 
-def _refuse(key: str, found: object, expected: object) -> InputError:
+_REMEDY = "fetch the file again, or choose another model"
+
+
+def _refuse(key: str, value: object, expected: object) -> InputError:
     return InputError(
-        f"config.json: {key} is {found!r}; expected {expected}: this model is not supported"
+        f"config.json: {key} is {value!r}; expected {expected}: this model is not supported, "
+        "choose another"
     )
 
 
 def _need(hf: Mapping[str, Any], key: str) -> int:
-    """A positive whole number that has no sensible default."""
+    """A positive integer without a default."""
     value = hf.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"config.json: {key} is {value!r}; expected a positive whole number")
+        raise InputError(f"config.json: {key} is {value!r}; expected a positive integer: {_REMEDY}")
     return value
 
 
 def _get(hf: Mapping[str, Any], key: str, default: Any) -> Any:
-    """A value whose absence and null both mean the default."""
+    """A value; the default if it is absent or null."""
     value = hf.get(key)
     return default if value is None else value
 
 
-def _whole(hf: Mapping[str, Any], key: str, default: int) -> int:
-    """A positive whole number; absence and null both mean the default."""
+def _integer(hf: Mapping[str, Any], key: str, default: int) -> int:
+    """A positive integer; the default if it is absent or null."""
     return _need({key: _get(hf, key, default)}, key)
 
 
 def _number(hf: Mapping[str, Any], key: str, default: float) -> float:
-    """A number; absence and null both mean the default."""
+    """A number; the default if it is absent or null."""
     value = _get(hf, key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"config.json: {key} is {value!r}; expected a number")
+        raise InputError(f"config.json: {key} is {value!r}; expected a number: {_REMEDY}")
     return float(value)
 
 
 def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
-    """Refuse a feature: `key` must be absent or one of `allowed`."""
+    """Refuse an unsupported setting.
+
+    Raises:
+        InputError: `key` is present, and its value is not one of `allowed`.
+    """
     if key in hf and hf[key] not in allowed:
         raise _refuse(key, hf[key], " or ".join(map(repr, allowed)))
 
@@ -69,9 +77,13 @@ def _activation(hf: Mapping[str, Any], key: str, default: str) -> Activation:
 
 
 def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any) -> Rope:
-    """Rope from a `rope_scaling` or `rope_parameters` dict, the older and the newer spelling.
+    """Rope from a `rope_scaling` dict (transformers 4) or a `rope_parameters` dict (5).
 
-    `theta` is the base unless the dict names one; `fields` go to `Rope` as they are.
+    Args:
+        parameters: The dict.
+        where: Its key, for errors.
+        theta: The base, if the dict has none.
+        **fields: Further fields of `Rope`.
     """
     kind = parameters.get("rope_type", parameters.get("type")) or "default"
     theta = _number(parameters, "rope_theta", theta)
@@ -93,7 +105,7 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
     if missing:
         raise InputError(
             f"config.json: {where} of type {kind} has no number {missing[0]}; "
-            f"expected {', '.join(needed[kind])}"
+            f"expected {', '.join(needed[kind])}: {_REMEDY}"
         )
     if kind != "default":
         fields |= {"scaling": kind, "factor": float(parameters["factor"])}
@@ -107,7 +119,7 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
 
 
 def _sliding(hf: Mapping[str, Any], default: Sequence[bool]) -> tuple[bool, ...]:
-    """Which layers slide: by `layer_types` where the config has it, else by the family's rule."""
+    """Which layers have a sliding window: from `layer_types`, or else `default`."""
     kinds = hf.get("layer_types")
     if kinds is None:
         return tuple(default)
@@ -119,7 +131,7 @@ def _sliding(hf: Mapping[str, Any], default: Sequence[bool]) -> tuple[bool, ...]
 
 
 def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """Fields that llama, mistral, qwen2, qwen3 and gemma3 name alike."""
+    """The fields that llama, mistral, qwen2, qwen3 and gemma3 share."""
     hidden, heads = _need(hf, "hidden_size"), _need(hf, "num_attention_heads")
     vocab = _need(hf, "vocab_size")
     return {
@@ -129,17 +141,17 @@ def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
         "hidden_size": hidden,
         "num_layers": _need(hf, "num_hidden_layers"),
         "num_heads": heads,
-        "num_kv_heads": _whole(hf, "num_key_value_heads", heads),
-        "head_dim": _whole(hf, "head_dim", hidden // heads),
+        "num_kv_heads": _integer(hf, "num_key_value_heads", heads),
+        "head_dim": _integer(hf, "head_dim", hidden // heads),
         "mlp_size": _need(hf, "intermediate_size"),
-        "max_positions": _whole(hf, "max_position_embeddings", 2048),
+        "max_positions": _integer(hf, "max_position_embeddings", 2048),
         "norm_eps": _number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(_get(hf, "tie_word_embeddings", False)),
     }
 
 
 def _plain_rope(hf: Mapping[str, Any], head_dim: int, max_positions: int) -> Rope:
-    """One rope for all layers, in either spelling; newer configs nest everything in one dict."""
+    """One rope for all layers; configs of transformers 5 have all its settings in one dict."""
     key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
     parameters = {"original_max_position_embeddings": max_positions, **(hf.get(key) or {})}
     if "partial_rotary_factor" in hf:
@@ -148,7 +160,7 @@ def _plain_rope(hf: Mapping[str, Any], head_dim: int, max_positions: int) -> Rop
 
 
 def llama(hf: Mapping[str, Any], family: str) -> ModelConfig:
-    """Llama 2 and 3, TinyLlama, SmolLM2: the plain decoder."""
+    """Llama 2 and 3, TinyLlama, SmolLM2."""
     fields = _llama_like(hf, family)
     bias = bool(hf.get("attention_bias"))
     return ModelConfig(
@@ -162,9 +174,9 @@ def llama(hf: Mapping[str, Any], family: str) -> ModelConfig:
 
 
 def mistral(hf: Mapping[str, Any], family: str) -> ModelConfig:
-    """Llama's layers with one sliding window for all of them (v0.1) or none (v0.3)."""
+    """Mistral: Llama's layers, all with a sliding window (v0.1) or none (v0.3)."""
     fields = _llama_like({"num_key_value_heads": 8, **hf}, family)
-    # v0.1 writes 4096, v0.3 null; where the key is absent, transformers assumes v0.1.
+    # v0.1 has 4096, v0.3 null; without the key, transformers assumes v0.1.
     window = hf.get("sliding_window", 4096)
     everywhere = (window is not None,) * fields["num_layers"]
     if _sliding(hf, everywhere) != everywhere:
@@ -179,7 +191,7 @@ def mistral(hf: Mapping[str, Any], family: str) -> ModelConfig:
 
 
 def qwen(hf: Mapping[str, Any], family: str) -> ModelConfig:
-    """Qwen2 has biases on queries, keys and values; Qwen3 norms on queries and keys instead."""
+    """Qwen2, with biases on queries, keys and values; Qwen3, with norms on queries and keys."""
     third = family == "qwen3"
     fields = _llama_like({"head_dim": 128, **hf} if third else hf, family)
     window = _get(hf, "sliding_window", 4096) if hf.get("use_sliding_window") else None
@@ -199,13 +211,13 @@ def qwen(hf: Mapping[str, Any], family: str) -> ModelConfig:
 
 
 def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
-    """Gemma 3's text models: local and global layers, each with its own rope."""
+    """Gemma 3's text models: local and global layers, each kind with its own rope."""
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         expect(hf, key, None)
     expect(hf, "use_bidirectional_attention", None, False)
     defaults = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 131_072}
     fields = _llama_like({**defaults, "num_key_value_heads": 4, **hf}, family)
-    period = _whole(hf, "sliding_window_pattern", _whole(hf, "_sliding_window_pattern", 6))
+    period = _integer(hf, "sliding_window_pattern", _integer(hf, "_sliding_window_pattern", 6))
     default = [(i + 1) % period != 0 for i in range(fields["num_layers"])]
 
     ropes = dict(_get(hf, "rope_parameters", {}))
@@ -240,7 +252,7 @@ def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
 
 
 def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """Fields that gpt2 and gptj name alike."""
+    """The fields that gpt2 and gptj share."""
     hidden, heads, vocab = _need(hf, "n_embd"), _need(hf, "n_head"), _need(hf, "vocab_size")
     if hidden % heads:
         raise _refuse("n_head", heads, f"a divisor of n_embd ({hidden})")
@@ -253,7 +265,7 @@ def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": heads,
         "head_dim": hidden // heads,
-        "mlp_size": _whole(hf, "n_inner", 4 * hidden),
+        "mlp_size": _integer(hf, "n_inner", 4 * hidden),
         "max_positions": _need(hf, "n_positions"),
         "norm": "layer",
         "norm_eps": _number(hf, "layer_norm_epsilon", 1e-5),
@@ -264,7 +276,7 @@ def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
 
 
 def gptj(hf: Mapping[str, Any], family: str) -> ModelConfig:
-    """GPT-J: parallel blocks, part of every head rotated, a bias on the head."""
+    """GPT-J: parallel blocks, part of every head rotated, a bias on the output head."""
     rotary = _need({"rotary_dim": 64, **hf}, "rotary_dim")
     return ModelConfig(
         **_gpt(hf, family),
@@ -276,7 +288,7 @@ def gptj(hf: Mapping[str, Any], family: str) -> ModelConfig:
 
 
 def gpt2(hf: Mapping[str, Any], family: str) -> ModelConfig:
-    """GPT-2: learned positions, layer norms and biases throughout."""
+    """GPT-2: learned positions, layer norms, and biases everywhere."""
     expect(hf, "scale_attn_by_inverse_layer_idx", None, False)
     expect(hf, "add_cross_attention", None, False)
     return ModelConfig(

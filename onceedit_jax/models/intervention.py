@@ -1,6 +1,6 @@
-"""The decoder with one layer's MLP laid open: what it reads, what it writes, and a change to it.
+"""Observe and change the MLP of one layer during a forward pass.
 
-What editing methods call a key is what the down-projection reads; a value is what it writes.
+Editing methods call the input of the down-projection a key, and its output a value.
 """
 
 from __future__ import annotations
@@ -11,26 +11,33 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import MLP, Probe, hidden_states
-from onceedit_jax.models.layout import Params, group_size, layer_groups, split_layers
+from onceedit_jax.models.decoder import Probe, hidden_states
+from onceedit_jax.models.layers import MLP
+from onceedit_jax.models.layout import group_size, layer_groups, split_layers
+from onceedit_jax.types import Hidden, Params, Positions, Tokens
 
 Change = Callable[[jax.Array, jax.Array], jax.Array]
+"""From the key [B, T, F] and the output [B, T, D] of an MLP to the output that is used."""
 
 
 class Observed(NamedTuple):
-    """A pass through the decoder with a layer laid open, in the compute dtype.
+    """What `observe` returns, in the compute dtype.
 
-    `states` are those after the final norm, `stream` the residual stream after the layer, both
-    with the change; `output` is the down-projection's, before it (and before a post-norm).
+    Attributes:
+        states: After the final norm, with the change.
+        key: What the down-projection of the layer reads.
+        output: What it writes, before the change (and before a post-norm).
+        stream: The residual stream after the layer, with the change.
     """
 
-    states: jax.Array  # [B, T, D]
-    key: jax.Array  # [B, T, F]
-    output: jax.Array  # [B, T, D]
-    stream: jax.Array  # [B, T, D]
+    states: Hidden
+    key: Float[Array, "batch length mlp"]
+    output: Hidden
+    stream: Hidden
 
 
 def isolate_layer(params: Params, layer: int) -> Params:
@@ -42,7 +49,10 @@ def isolate_layer(params: Params, layer: int) -> Params:
     sizes = [group_size(group) for group in layer_groups(params["layers"])]
     count = sum(sizes)
     if not 0 <= layer < count:
-        raise InputError(f"layer {layer}: expected one of 0 to {count - 1}, the model's layers")
+        raise InputError(
+            f"layer {layer} does not exist: the model's layers are 0 to {count - 1}; give one of "
+            "these"
+        )
     if (layer, 1) in zip(np.cumsum([0, *sizes]).tolist(), sizes, strict=False):
         return params
     return split_layers(params, tuple(size for size in (layer, 1, count - layer - 1) if size))
@@ -51,33 +61,33 @@ def isolate_layer(params: Params, layer: int) -> Params:
 def observe(
     params: Params,
     config: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
+    tokens: Tokens,
+    positions: Positions,
     layer: int,
     change: Change = lambda key, output: output,
     *,
     compute_dtype: DTypeLike = "float32",
 ) -> Observed:
-    """`decoder.hidden_states` with the MLP of `layer` laid open.
+    """`decoder.hidden_states`, with access to the MLP of one layer.
 
     Args:
-        params: Parameter tree; its layers in any layout (`isolate_layer`'s is not copied).
+        params: Parameter tree, its layers in any layout (that of `isolate_layer` avoids a copy).
         config: Static under jit.
-        tokens: [B, T] int32.
-        positions: [B, T] int32; -1 marks padding.
-        layer: Whose MLP; static under jit.
-        change: From the MLP's key [B, T, F] and output [B, T, D] to the output that is used.
+        tokens: Token ids.
+        positions: Place of every token in its row; -1 marks padding.
+        layer: Number of the layer; static under jit.
+        change: From the MLP's key and output to the output that is used.
         compute_dtype: Operands of every matrix product.
 
     Raises:
         InputError: The model has no such layer.
     """
-    seen: list[jax.Array] = []
+    observed: list[jax.Array] = []
 
     def mlp(module: MLP, normed: jax.Array) -> jax.Array:
         key = module.read(normed)
-        seen.extend((key, module.write(key)))
-        return change(*seen)
+        observed.extend((key, module.write(key)))
+        return change(*observed)
 
     states, _ = hidden_states(
         isolate_layer(params, layer),
@@ -85,6 +95,6 @@ def observe(
         tokens,
         positions,
         compute_dtype=compute_dtype,
-        probe=Probe(layer, mlp, seen.append),
+        probe=Probe(layer, mlp, observed.append),
     )
-    return Observed(states, *seen)
+    return Observed(states, *observed)

@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Params = dict[str, Any]
+from onceedit_jax.types import Params
 
-#: How many axes, after the layer axis, a layer's matrix contracts with its input.
+#: How many axes, after the layer axis, of a layer's matrix are contracted with its input.
 INPUT_AXES = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
 
 
 def layer_groups(layers: Any) -> tuple[Params, ...]:
-    """Consecutive groups of stacked layers: the one stacked dict, or the tuple as it is."""
+    """The groups of stacked layers, lowest first: `layers` itself, or a tuple of the one dict."""
     return layers if isinstance(layers, tuple) else (layers,)
 
 
 def group_size(group: Params) -> int:
     """Number of layers in a stacked group."""
-    return jax.tree.leaves(group)[0].shape[0]
+    return int(jax.tree.leaves(group)[0].shape[0])
 
 
 def stack_layers(params: Params) -> Params:
@@ -35,15 +35,18 @@ def stack_layers(params: Params) -> Params:
 def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
     """Layers as a tuple of stacked groups of `sizes` consecutive layers.
 
-    Splitting at n lets the lower n layers be frozen; groups of one layer run without a scan.
+    Splitting at n allows freezing the lower n layers; groups of one layer run without a scan.
 
     Raises:
-        ValueError: `sizes` don't add up to the number of layers, or one of them is not positive.
+        ValueError: The sizes do not add up to the number of layers, or one is not positive.
     """
     stacked = stack_layers(params)["layers"]
     total = group_size(stacked)
     if sum(sizes) != total or min(sizes, default=0) < 1:
-        raise ValueError(f"sizes {sizes} given for {total} layers; expected positive, same sum")
+        raise ValueError(
+            f"group sizes {sizes} for {total} layers: expected positive sizes that add up to "
+            f"{total}"
+        )
     ends = np.cumsum(sizes).tolist()
     groups = tuple(
         jax.tree.map(lambda a, i=end - size, j=end: a[i:j], stacked)

@@ -1,23 +1,30 @@
-"""Rotary position embedding (Su et al. 2021, RoFormer, section 3.2) with its two stretchings."""
+"""Rotary position embedding (Su et al. 2021, RoFormer, section 3.2) and its two scaling rules."""
 
 from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Array, Float, Float32
 
 from onceedit_jax.models.config import Rope
+from onceedit_jax.types import AnyArray, Positions
+
+Angles = Float[Array, "batch length 1 pairs"]
+Rotation = tuple[Angles, Angles]
+"""Cosine and sine of the angle of every rotated pair."""
 
 
-def inverse_frequencies(rope: Rope, *, local: bool = False) -> NDArray[np.float32]:
-    """Angle per position of every rotated pair, `[dim / 2]` float32.
+def inverse_frequencies(rope: Rope, *, local: bool = False) -> Float32[np.ndarray, " pairs"]:
+    """Angle per position of every rotated pair.
 
-    `local` asks for the sliding layers' own base, which is never stretched. The `llama3` rule keeps
-    wavelengths shorter than original / high_freq_factor, divides by `factor` those longer than
-    original / low_freq_factor, and interpolates in between.
+    The `llama3` rule leaves wavelengths below original / high_freq_factor as they are, stretches
+    those above original / low_freq_factor by `factor`, and interpolates between the two.
+
+    Args:
+        rope: Settings of the embedding.
+        local: Use the base of the sliding layers, which is never scaled.
     """
     theta = rope.local_theta if local and rope.local_theta is not None else rope.theta
     frequencies = theta ** -(np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
@@ -28,31 +35,35 @@ def inverse_frequencies(rope: Rope, *, local: bool = False) -> NDArray[np.float3
     elif rope.scaling == "llama3":
         turns = rope.original_max_positions * frequencies / (2 * math.pi)
         span = rope.high_freq_factor - rope.low_freq_factor
-        keep = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
-        frequencies = keep * frequencies + (1.0 - keep) * frequencies / rope.factor
+        unscaled = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
+        frequencies = unscaled * frequencies + (1.0 - unscaled) * frequencies / rope.factor
     return frequencies.astype(np.float32)
 
 
-def rotation(
-    positions: jax.Array, rope: Rope, *, local: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every pair's angle at `positions` [B, T]: two float32 [B, T, 1, dim/2]."""
+def rotation_at(positions: Positions, rope: Rope, *, local: bool = False) -> Rotation:
+    """Cosine and sine of every pair's angle at the given positions, float32."""
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(rope, local=local)
     return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
 
 
 def rotate(
-    x: jax.Array, cos_sin: tuple[jax.Array, jax.Array], *, interleaved: bool = False
-) -> jax.Array:
-    """Turn the leading dimensions of heads `x` [B, T, heads, K] in float32; the rest pass."""
-    cos, sin = cos_sin
+    x: Float[AnyArray, "batch length heads head"], rotation: Rotation, *, interleaved: bool = False
+) -> Float[Array, "batch length heads head"]:
+    """Rotate the leading dimensions of every head in float32; the other dimensions are unchanged.
+
+    Args:
+        x: Queries or keys.
+        rotation: From `rotation_at`, with at most half as many pairs as a head has dimensions.
+        interleaved: Pairs are neighbours (2i, 2i + 1), not halves (i, i + dim / 2).
+    """
+    cos, sin = rotation
     dim = 2 * cos.shape[-1]
-    turned = x[..., :dim].astype(jnp.float32)
+    rotated = x[..., :dim].astype(jnp.float32)
     if interleaved:
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(turned.shape)
+        a, b = rotated[..., 0::2], rotated[..., 1::2]
+        rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(rotated.shape)
     else:
-        a, b = jnp.split(turned, 2, axis=-1)
-        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    turned = turned.astype(x.dtype)
-    return turned if dim == x.shape[-1] else jnp.concatenate([turned, x[..., dim:]], axis=-1)
+        a, b = jnp.split(rotated, 2, axis=-1)
+        rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    rotated = rotated.astype(x.dtype)
+    return rotated if dim == x.shape[-1] else jnp.concatenate([rotated, x[..., dim:]], axis=-1)

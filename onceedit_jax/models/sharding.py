@@ -1,4 +1,4 @@
-"""Parameters over a mesh: what each dimension holds, and heads that divide among the devices."""
+"""Parameters over a mesh: the logical axes of every leaf, and heads that divide among devices."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from onceedit_jax.distributed.mesh import Axes, constrain, lay, sharding, tensor_parts
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.layout import Params
+from onceedit_jax.types import Params
 
-# Logical axes of a layer's leaves, without the axis of the layers, by the leaf's name.
+# Logical axes of a layer's leaves, without the layer axis, by the leaf's name.
 _LAYER_AXES: dict[str, Axes] = {
     "wq": ("embed", "heads", "head_dim"),
     "wk": ("embed", "heads", "head_dim"),
@@ -30,7 +30,7 @@ _LAYER_AXES: dict[str, Axes] = {
     "gate_bias": ("mlp",),
     "up_bias": ("mlp",),
     "down_bias": ("embed",),
-    # Norms are small and every device needs the whole of them.
+    # Norms are small, and every device needs the whole of them.
     "scale": (None,),
     "bias": (None,),
 }
@@ -51,33 +51,34 @@ def param_axes(params: Params) -> Params:
             return ("layers", *_LAYER_AXES[names[-1]])
         return _OUTER_AXES.get((names[0], names[-1]), (None,) * len(leaf.shape))
 
-    return jax.tree_util.tree_map_with_path(axes, params)
+    tree: Params = jax.tree_util.tree_map_with_path(axes, params)
+    return tree
 
 
 def param_shardings(mesh: Mesh, params: Params) -> Params:
-    """How every leaf of a parameter tree (arrays or their shapes) lies over a mesh."""
-    return jax.tree.map(
+    """The sharding over a mesh of every leaf of a parameter tree (arrays or their shapes)."""
+    shardings: Params = jax.tree.map(
         lambda leaf, axes: sharding(mesh, axes, leaf.shape), params, param_axes(params)
     )
+    return shardings
 
 
 def place(mesh: Mesh, params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
-    """A model laid over a mesh, with heads that divide among `tensor`, to run and not to train.
+    """Put a model on a mesh to run it (not to train it), with heads that divide among `tensor`.
 
     Returns:
-      The parameters on the mesh, and the configuration that they now have.
+      The parameters on the mesh, and their configuration.
     """
-    fitted = fit_heads(params, config, mesh.shape.get("tensor", 1))
-    return lay(fitted, param_shardings(mesh, fitted)), fitted_config(
-        config, mesh.shape.get("tensor", 1)
-    )
+    parts = mesh.shape.get("tensor", 1)
+    fitted = fit_heads(params, config, parts)
+    return lay(fitted, param_shardings(mesh, fitted)), fitted_config(config, parts)
 
 
 def divided(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
-    """Under a mesh, inside a step that trains: heads that divide, every leaf in its place.
+    """Inside a training step under a mesh: lay the leaves out, with heads that divide.
 
-    The parameters themselves keep the heads that they have. Where there is no mesh, or none that
-    splits heads, they are returned as they are.
+    The trained parameters themselves keep their number of heads. Without a mesh, or with one that
+    does not split heads, the arguments are returned unchanged.
     """
     parts = tensor_parts()
     if parts == 1:
@@ -89,36 +90,36 @@ def divided(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
 
 def fitted_config(config: ModelConfig, parts: int) -> ModelConfig:
     """The configuration of a model after `fit_heads`."""
-    copies, group = _fit(config, parts)
+    copies, queries = _copies(config, parts)
     kv_heads = config.num_kv_heads * copies
-    return dataclasses.replace(config, num_heads=kv_heads * group, num_kv_heads=kv_heads)
+    return dataclasses.replace(config, num_heads=kv_heads * queries, num_kv_heads=kv_heads)
 
 
 def fit_heads(params: Params, config: ModelConfig, parts: int) -> Params:
-    """The same function with numbers of heads that `parts` divides.
+    """The same function, with numbers of heads that `parts` divides.
 
-    Each key and value head is copied as often as needed, its queries are dealt out among the
-    copies, and where they do not go round, heads of zeros fill up: what such a head mixes meets
-    zeros in the output projection. Gradients flow back through it to the parameters as they were.
+    Each key/value head is copied as often as needed, and its queries are distributed over the
+    copies. Where they do not divide evenly, heads of zeros are added: the output projection is zero
+    for such a head. Gradients flow back through this function to the original parameters.
 
     Args:
       params: parameter tree, its layers in any layout.
       config: its configuration.
-      parts: devices that share the heads.
+      parts: number of devices that share the heads.
     """
-    copies, group = _fit(config, parts)
+    copies, new_queries = _copies(config, parts)
     if copies == 1:
         return params
-    kv_heads, old = config.num_kv_heads, config.num_heads // config.num_kv_heads
-    empty = copies * group - old
+    kv_heads, old_queries = config.num_kv_heads, config.num_heads // config.num_kv_heads
+    added = copies * new_queries - old_queries
 
-    def queries(leaf: jax.Array, axis: int) -> jax.Array:
+    def pad_queries(leaf: jax.Array, axis: int) -> jax.Array:
         before, after = leaf.shape[:axis], leaf.shape[axis + 1 :]
-        grouped = leaf.reshape(*before, kv_heads, old, *after)
+        grouped = leaf.reshape(*before, kv_heads, old_queries, *after)
         widths = [(0, 0)] * grouped.ndim
-        widths[axis + 1] = (0, empty)
-        filled = jnp.pad(grouped, widths)
-        return filled.reshape(*before, kv_heads * copies * group, *after)
+        widths[axis + 1] = (0, added)
+        padded = jnp.pad(grouped, widths)
+        return padded.reshape(*before, kv_heads * copies * new_queries, *after)
 
     def fit(path: Any, leaf: jax.Array) -> jax.Array:
         name = _names(path)[-1]
@@ -126,20 +127,20 @@ def fit_heads(params: Params, config: ModelConfig, parts: int) -> Params:
             return leaf
         axis = 1 + _LAYER_AXES[name].index("heads")
         if name == "wo" and getattr(path[-1], "name", None) == "scale":
-            return leaf  # of an output that all heads share
+            return leaf  # the scale of an output channel, which all heads share
         if name in ("wq", "bq", "wo"):
-            return queries(leaf, axis)
+            return pad_queries(leaf, axis)
         return jnp.repeat(leaf, copies, axis=axis)
 
     return {**params, "layers": jax.tree_util.tree_map_with_path(fit, params["layers"])}
 
 
 def _names(path: Any) -> list[str]:
-    """The keys on the way to a leaf, or to one of the two halves of a leaf in eight bits."""
+    """The dict keys on the path to a leaf; the fields of an `Int8` leaf are no dict keys."""
     return [str(entry.key) for entry in path if hasattr(entry, "key")]
 
 
-def _fit(config: ModelConfig, parts: int) -> tuple[int, int]:
-    """Copies of each key and value head, and queries of each copy."""
+def _copies(config: ModelConfig, parts: int) -> tuple[int, int]:
+    """Copies of each key/value head, and queries of each copy."""
     copies = math.lcm(config.num_kv_heads, parts) // config.num_kv_heads
     return copies, -(-(config.num_heads // config.num_kv_heads) // copies)

@@ -1,20 +1,25 @@
-"""How a checkpoint's tensors lie in memory, and which leaves of the parameter tree they hold."""
+"""Checkpoint tensors: which leaves of the parameter tree each holds, and in which memory layout."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.types import HostArray
 
-Array = np.ndarray[Any, Any]
 Path = tuple[str, ...]
-Box = tuple[slice, ...]  # a part of an array: from where to where along each axis
+"""Keys from the root of the parameter tree to a leaf."""
+
+Box = tuple[slice, ...]
+"""A part of an array: first and last index along each axis."""
+
 Stored = Literal["linear", "conv1d", "vector", "table"]
+"""Memory layout of a tensor, see `Rule`."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Rule:
     Attributes:
         name: Tensor name without the family's prefix; `{layer}` stands for the layer number.
         leaves: Paths into the parameter tree. Several are concatenated along their outputs. A rule
-            whose leaves the config has no use for (an absent bias, a tied head) does not apply.
+            does not apply where the config has no such leaves (no bias, a tied head).
         stored: `linear` is a matrix [out, in], `conv1d` a matrix [in, out], `vector` a bias or a
             norm (flattened), `table` has the shape of its leaf.
         inputs: Leading axes of a matrix leaf that are inputs (2 for the attention output [H, K]).
@@ -38,9 +43,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A place in the parameter tree: its path, its layer (None outside the layers), its shape.
+    """One leaf of one layer of the parameter tree.
 
-    `path` is the stacked tree's (`("layers", "attention", "wq")`); `shape` lacks the layer axis.
+    Attributes:
+        path: In the stacked tree, such as `("layers", "attention", "wq")`.
+        layer: Number of the layer; None outside the layers.
+        shape: Without the layer axis.
     """
 
     path: Path
@@ -50,12 +58,14 @@ class Leaf:
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor that a checkpoint of one particular model must have.
+    """A tensor that the checkpoint of a particular model must have.
 
     Attributes:
         name: Full name, as `transformers` writes it.
         shape: Shape in the file.
-        leaves: What it holds, in order.
+        leaves: The leaves it holds, in order.
+        stored: Memory layout, see `Rule`.
+        inputs: Leading axes of a matrix leaf that are inputs.
     """
 
     name: str
@@ -64,8 +74,11 @@ class CheckpointTensor:
     stored: Stored
     inputs: int
 
-    def split(self, array: Array) -> list[tuple[Leaf, Array]]:
-        """The leaves' values in a tensor of `shape`, as views of it where numpy can; any dtype.
+    def split(self, array: HostArray) -> list[tuple[Leaf, HostArray]]:
+        """The values of the leaves, as views of the tensor where numpy allows it.
+
+        Args:
+            array: The tensor in the shape of the file, of any dtype.
 
         Raises:
             InputError: The array has another shape.
@@ -73,7 +86,7 @@ class CheckpointTensor:
         if tuple(array.shape) != self.shape:
             raise InputError(
                 f"tensor {self.name} has shape {list(array.shape)}; expected {list(self.shape)}: "
-                "the weights and the model's config.json do not belong together"
+                "the weights and config.json do not belong together; use those of one model"
             )
         if self.stored == "linear":
             array = array.T
@@ -86,7 +99,7 @@ class CheckpointTensor:
         ]
 
     def region(self, box: Box) -> Box:
-        """Where in the file's tensor a box of its only leaf lies; `cut` takes it out of there."""
+        """The part of the file's tensor that contains a box of its only leaf; see `cut`."""
         shape = self.leaves[0].shape
         if self.stored == "table":
             return box
@@ -96,12 +109,13 @@ class CheckpointTensor:
         outputs = _flat(shape[self.inputs :], box[self.inputs :])
         return (outputs, inputs) if self.stored == "linear" else (inputs, outputs)
 
-    def cut(self, array: Array, box: Box) -> Array:
-        """A box of the only leaf, from what the file has in its `region`."""
+    def cut(self, array: HostArray, box: Box) -> HostArray:
+        """A box of the only leaf, from the values in its `region`."""
         if self.stored == "linear":
             array = array.T
         shape, extent = self.leaves[0].shape, [part.stop - part.start for part in box]
-        # An axis is split, those after it in its group are whole, or read whole and cut here.
+        # Of each group of axes (inputs, outputs), the region covers a range of the first axis and
+        # the whole of the others, which are cut here.
         read = list(extent)
         inside = [slice(None)] * len(shape)
         split = {"table": tuple(range(len(shape))), "vector": (0,)}
@@ -110,8 +124,8 @@ class CheckpointTensor:
                 read[axis], inside[axis] = shape[axis], box[axis]
         return array.reshape(read)[tuple(inside)]
 
-    def join(self, values: Sequence[Array]) -> Array:
-        """The checkpoint's tensor from its leaves' values, `split`'s inverse."""
+    def join(self, values: Sequence[HostArray]) -> HostArray:
+        """The checkpoint's tensor from the values of its leaves; the inverse of `split`."""
         parts = [
             np.asarray(value).reshape(extents(leaf.shape, self.inputs, self.stored))
             for leaf, value in zip(self.leaves, values, strict=True)
@@ -121,7 +135,7 @@ class CheckpointTensor:
 
 
 def extents(shape: tuple[int, ...], inputs: int, stored: Stored) -> tuple[int, ...]:
-    """A leaf's shape as a checkpoint counts it: matrices [in, out], vectors [n]."""
+    """A leaf's shape with its axes merged as in a checkpoint: matrices [in, out], vectors [n]."""
     if stored == "vector":
         return (math.prod(shape),)
     if stored == "table":
@@ -130,6 +144,6 @@ def extents(shape: tuple[int, ...], inputs: int, stored: Stored) -> tuple[int, .
 
 
 def _flat(shape: tuple[int, ...], box: Box) -> slice:
-    """The range of a group of axes, counted as one, that a box of its first axis fills."""
+    """The range, in a flattened group of axes, of a box that splits only the first of them."""
     rest = math.prod(shape[1:])
     return slice(box[0].start * rest, box[0].stop * rest)

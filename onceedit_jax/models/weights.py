@@ -1,4 +1,4 @@
-"""Loading a model: a Hugging Face folder or a GGUF file becomes one tree of stacked arrays."""
+"""Load a model: read a Hugging Face folder or a GGUF file into a tree of stacked arrays."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.assembly import TensorSource, assemble, some
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import Params
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
 from onceedit_jax.models.tensors import Box
 from onceedit_jax.storage.gguf import read_header
 from onceedit_jax.storage.sources import DEMO_PREFIX, resolve
+from onceedit_jax.types import HostArray, Params
 
-# int8 is for the layers' matrices; what is left of a model is bfloat16 then.
+# int8 applies to the layers' matrices; the rest of the model is then bfloat16.
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _FLOATS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -33,7 +32,7 @@ _FLOATS: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": jnp.dtype("bfloat16"),
 }
-_CHUNK = 1 << 18  # elements converted at a time: bounds the memory beyond the tensor itself
+_CHUNK = 1 << 18  # elements converted at a time: bounds the memory needed besides the tensor
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
@@ -43,12 +42,12 @@ class LoadedModel:
     """A model in memory and where it came from.
 
     Attributes:
-        config: What the decoder needs to know.
-        params: Parameter tree of `decoder.init_params`, layers stacked.
+        config: Configuration of the decoder.
+        params: Parameter tree of `init_params`, layers stacked.
         name: Short name for tables and messages.
-        content_hash: SHA-256 (hex) over the weights' files and the configuration.
+        content_hash: SHA-256 (hex) over the weight files and the configuration.
         source: The folder or `.gguf` file it was read from.
-        hf_config: Values of its config.json; for GGUF, of the one it would have.
+        hf_config: Values of its config.json; for GGUF, of an equivalent one.
     """
 
     config: ModelConfig
@@ -61,7 +60,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a tensor lies in a safetensors file."""
+    """Dtype, shape and place of a tensor in a safetensors file."""
 
     file: Path
     dtype: str
@@ -81,25 +80,25 @@ class SafetensorsSource:
         for name, file in index.items():
             if name not in self._stored:
                 raise InputError(
-                    f"{folder / file}: missing tensor {name}, which {_INDEX} places there; the "
-                    "shards and the index do not belong together: fetch the folder again"
+                    f"{folder / file}: missing tensor {name}, which {_INDEX} lists for this file; "
+                    "the shards and the index do not belong together: fetch the folder again"
                 )
 
     def names(self) -> Iterable[str]:
-        """All tensors of all shards."""
+        """The names of all tensors in all shards."""
         return self._stored.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; reads no data."""
         return self._stored[name].shape
 
-    def read(self, name: str, out: NDArray[Any]) -> None:
-        """Fills `out` with the tensor's values, converted in pieces to its dtype.
+    def read(self, name: str, out: HostArray) -> None:
+        """Fill `out` with the tensor's values, converted chunk by chunk to its dtype.
 
         Raises:
             InputError: The tensor does not hold floats.
         """
-        stored = self._floats(name)
+        stored = self._float_tensor(name)
         flat = out.reshape(-1)
         with stored.file.open("rb") as data:
             data.seek(stored.offset)
@@ -107,24 +106,24 @@ class SafetensorsSource:
                 end = min(first + _CHUNK, flat.size)
                 flat[first:end] = np.fromfile(data, _FLOATS[stored.dtype], end - first)
 
-    def read_box(self, name: str, box: Box, out: NDArray[Any]) -> None:
-        """Fills `out` with the values in a box of the tensor; the rest of it stays on the disk.
+    def read_box(self, name: str, box: Box, out: HostArray) -> None:
+        """Fill `out` with the values in a box of the tensor; the rest is not read.
 
         Raises:
             InputError: The tensor does not hold floats.
         """
-        stored = self._floats(name)
-        # Mapped for as long as this takes: what is copied is all that stays in memory.
+        stored = self._float_tensor(name)
+        # Mapped only during the copy, so that the file's pages do not stay in memory.
         dtype = _FLOATS[stored.dtype]
         out[...] = np.memmap(stored.file, dtype, "r", stored.offset, stored.shape)[box]
 
-    def _floats(self, name: str) -> _Stored:
+    def _float_tensor(self, name: str) -> _Stored:
         stored = self._stored[name]
         if stored.dtype not in _FLOATS:
             raise InputError(
                 f"{stored.file}: tensor {name} has dtype {stored.dtype}; expected one of "
-                f"{', '.join(_FLOATS)}: quantized checkpoints are not supported, choose an "
-                "unquantized one or a GGUF file"
+                f"{', '.join(_FLOATS)}: quantized safetensors are not supported; use an "
+                "unquantized checkpoint or a GGUF file"
             )
         return stored
 
@@ -136,27 +135,25 @@ def load_model(
     num_tokens: int | None = None,
     mesh: Mesh | None = None,
 ) -> LoadedModel:
-    """Loads a model from a Hugging Face folder, a hub id, a `.gguf` file or `demo:NAME`.
+    """Load a model from a Hugging Face folder, a hub id, a `.gguf` file or `demo:NAME`.
 
     Args:
-        spec: What `sources.resolve` understands.
-        dtype: Memory dtype of the parameters: float32, bfloat16, float16, or int8: the layers'
-            matrices in eight bits with a scale for each output channel, the rest in bfloat16.
-        num_tokens: Tokens of the tokenizer; embedding rows beyond are padding and never win. All
-            rows count as tokens when not given.
-        mesh: Where the parameters shall lie; a process then reads what its own devices hold
-            (default: on the default device).
-
-    Returns:
-        The model.
+        spec: See `storage.sources.resolve`.
+        dtype: Memory dtype of the parameters: float32, bfloat16, float16, or int8. With int8, the
+            layers' matrices have eight bits and a scale for each output channel, the rest of the
+            model is bfloat16.
+        num_tokens: Tokens of the tokenizer; later embedding rows are padding, which is never
+            predicted (default: every row is a token).
+        mesh: Devices for the parameters; each process reads only what its own devices hold
+            (default: the default device).
 
     Raises:
-        InputError: No such model, an unsupported architecture, missing, unknown, misshapen or
-            integer tensors, a truncated file, or more tokens than embedding rows.
+        InputError: No such model; an unsupported architecture; tensors that are missing, unknown,
+            of the wrong shape or not floats; a truncated file; more tokens than embedding rows.
         RunError: A demo model could not be fetched.
     """
     if dtype not in _DTYPES:
-        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+        raise InputError(f"dtype is {dtype!r}; use one of {', '.join(_DTYPES)}")
     path = resolve(spec)
     source: TensorSource
     if path.is_dir():
@@ -198,7 +195,7 @@ def _name(spec: str | Path, path: Path) -> str:
 
 
 def _content_hash(files: list[Path]) -> str:
-    """SHA-256 over the files' contents and, in a folder of several, their names."""
+    """SHA-256 over the contents of the files and, if there are several, their names."""
     digests = []
     for file in files:
         with file.open("rb") as data:
@@ -217,7 +214,10 @@ def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); fetch or write the file again") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}; expected a JSON object")
+        raise InputError(
+            f"{path}: holds a {type(values).__name__}; expected a JSON object: fetch or write the "
+            "file again"
+        )
     return values
 
 
@@ -225,18 +225,21 @@ def _no_config(folder: Path) -> str:
     remedy = "give a Hugging Face model folder"
     if ggufs := sorted(folder.glob("*.gguf")):
         remedy = f"give the file itself: {ggufs[0]}"
-    return f"{folder}: no config.json in this folder; {remedy}"
+    return f"{folder}: this folder has no config.json; {remedy}"
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The safetensors files of a folder in order of their names, and the index where one exists."""
+    """The safetensors files of a folder, sorted by name, and the index (empty without one)."""
     if (folder / _SINGLE).exists():
-        # As transformers does where both are there.
+        # transformers prefers the single file too.
         return [folder / _SINGLE], {}
     if (folder / _INDEX).exists():
         index = _read_json(folder / _INDEX, "").get("weight_map")
         if not isinstance(index, dict) or not index:
-            raise InputError(f"{folder / _INDEX}: no weight_map; expected tensor names and files")
+            raise InputError(
+                f"{folder / _INDEX}: no weight_map; expected the file of every tensor: fetch the "
+                "folder again"
+            )
         files = [folder / Path(str(name)).name for name in sorted(set(index.values()))]
         if absent := [file.name for file in files if not file.is_file()]:
             raise InputError(
@@ -247,21 +250,22 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     pickled = sorted(file.name for file in folder.glob("*.bin"))
     if pickled:
         raise InputError(
-            f"{folder}: weights only in {some(pickled)}, which can run code when opened and is "
-            f"never read; expected {_SINGLE}: convert it with transformers "
+            f"{folder}: weights only in {some(pickled)}; expected {_SINGLE}: pickled files can run "
+            "code when they are opened and are never read; convert it with transformers "
             "(save_pretrained writes safetensors) or fetch the safetensors version"
         )
     raise InputError(
         f"{folder}: no weights; expected {_SINGLE}, or shards with {_INDEX}: fetch the folder "
-        "again; a model published only as pytorch_model.bin must be converted to safetensors first"
+        "again, or first convert a model that is published only as pytorch_model.bin"
     )
 
 
 def _read_header(file: Path) -> dict[str, _Stored]:
     """The tensors of a safetensors file.
 
-    The library checks the header and the file's length; the data is read by offset, because the
-    library maps the file (mapped pages count as this process's memory) or reads tensors whole.
+    The safetensors library checks the header and the length of the file. The data is read by offset
+    here, because the library maps the file (its pages count as this process's memory) or reads
+    whole tensors.
     """
     try:
         with safe_open(file, framework="np"), file.open("rb") as data:

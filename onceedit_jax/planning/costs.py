@@ -1,6 +1,6 @@
-"""What a model takes, from its configuration alone: parameters, arithmetic, memory traffic.
+"""Parameters, arithmetic and memory traffic of a decoding step, from a configuration alone.
 
-Counts are of a decoding step: one token a row, everything before it cached.
+A decoding step computes one token for each row; everything before it is in the cache.
 """
 
 import math
@@ -9,30 +9,35 @@ from typing import NamedTuple
 import jax
 
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import param_shapes
+from onceedit_jax.models.parameters import param_shapes
 
 
 class StepCosts(NamedTuple):
-    """One decoding step of B rows: floating-point operations, and bytes that have to move."""
+    """Costs of one decoding step.
+
+    Attributes:
+      flops: floating-point operations.
+      bytes: bytes that have to move between memory and processor.
+    """
 
     flops: float
     bytes: float
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Every parameter, embedding rows of no token included."""
+    """Number of all parameters, embedding rows without a token included."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(config)))
 
 
 def active_parameters(config: ModelConfig) -> int:
-    """Those that every token is multiplied with: all but the embedding's lookup."""
+    """Number of parameters that every token is multiplied with: all but looked-up embeddings."""
     lookup = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
     learned = 0 if config.rope else config.max_positions * config.hidden_size
     return parameter_count(config) - lookup - learned
 
 
 def cache_bytes(config: ModelConfig, tokens: int, *, itemsize: int = 2) -> int:
-    """Keys and values of so many tokens."""
+    """Bytes of the cached keys and values of `tokens` tokens."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens * itemsize
 
 
@@ -44,13 +49,13 @@ def step_costs(
     weight_bytes: float = 2,
     cache_itemsize: int = 2,
 ) -> StepCosts:
-    """A decoding step, as arithmetic and least traffic: every weight and cached token read once.
+    """Costs of a decoding step if every weight and every cached token is read exactly once.
 
     Args:
       config: the model's.
-      rows: B.
-      context: tokens that each row has cached.
-      weight_bytes: of a parameter in memory.
+      rows: rows of the batch.
+      context: cached tokens of each row.
+      weight_bytes: bytes of a parameter.
       cache_itemsize: bytes of a cached number.
     """
     active = active_parameters(config)

@@ -1,18 +1,18 @@
-"""Published peaks of accelerators, for predictions; none of them was measured here."""
+"""Published peak figures of accelerators; none of them was measured by this project."""
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """One device.
+    """One accelerator.
 
     Attributes:
-      name: how it is called.
+      name: as its vendor writes it.
       memory: bytes.
-      flops: bfloat16 operations a second, dense.
-      bandwidth: bytes a second of its memory.
-      link: bytes a second to the other devices of its group, one direction.
-      source: who published the figures.
+      flops: dense bfloat16 operations per second.
+      bandwidth: bytes per second of its memory.
+      link: bytes per second to other devices of its group, in one direction.
+      source: publication of the figures.
     """
 
     name: str

@@ -5,7 +5,7 @@ Dense, it takes 48 GB for Gemma-3 and 45,568 anchors; 64 entries a row take 134 
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ BLOCK = 1024  # rows of R that are dense at a time
 EXCLUDED = -1e30  # logit of what is no token or no anchor: softmax gives exactly 0, and no NaN
 
 
+@runtime_checkable
 class Table(Protocol):
     """What fusion and search need of a relative representation R `[V, A]`."""
 

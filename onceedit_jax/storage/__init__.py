@@ -1,1 +1,1 @@
-"""What is kept on disk: whole files and folders, model sources, containers, checkpoints."""
+"""Files and folders on disk: atomic writes, model sources, the GGUF format, checkpoints."""

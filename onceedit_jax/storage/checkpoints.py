@@ -1,4 +1,4 @@
-"""Pytrees of arrays on disk through orbax; the only module that knows orbax's interface."""
+"""Save and load pytrees of arrays with orbax; no other module uses orbax."""
 
 import logging
 import shutil
@@ -11,16 +11,16 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from onceedit_jax.distributed.hosts import is_first, meet
+from onceedit_jax.distributed.hosts import barrier, is_first
 from onceedit_jax.distributed.mesh import spans_hosts
 from onceedit_jax.errors import InputError
 
-# Orbax reports each save and restore at INFO and warns when a tree is restored as it was saved.
+# Orbax logs each save and restore at INFO, and warns when a tree is restored as it was saved.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _context(together: bool) -> ocp.Context:
-    """Who saves and reads a tree: all hosts whose devices it lies on, or this one by itself."""
+    """Orbax's settings: all hosts save or load the tree together, or this host on its own."""
     if together:
         return ocp.Context()
     host = jax.process_index()
@@ -32,19 +32,19 @@ def _context(together: bool) -> ocp.Context:
 
 
 def save_tree(folder: Path, tree: Any) -> None:
-    """Write a nested dict of arrays; a kill in mid-save leaves any earlier tree in place.
+    """Save a nested dict of arrays. If the process is killed, an earlier tree is still there.
 
-    Where arrays lie over several hosts all of them save it, on a file system that they share, and
-    each writes what its devices hold.
+    If arrays span several hosts, all of them must call this, with a folder on a file system that
+    they share; each writes the parts on its own devices.
     """
     together = spans_hosts(tree)
     fresh, old = (folder.with_name(folder.name + end) for end in (".new", ".old"))
     first = is_first(together)
     if first:
         shutil.rmtree(fresh, ignore_errors=True)
-    meet(together, f"{folder} cleared")
-    if together:  # orbax wants of a host's own arrays that they are no device's
-        tree = jax.tree.map(lambda leaf: leaf if spans_hosts(leaf) else _own(leaf), tree)
+    barrier(together, f"{folder} cleared")
+    if together:  # orbax requires that arrays of a single host are numpy arrays
+        tree = jax.tree.map(lambda leaf: leaf if spans_hosts(leaf) else _to_numpy(leaf), tree)
     with _context(together):
         ocp.save(fresh.absolute(), tree)
     if first:
@@ -53,36 +53,36 @@ def save_tree(folder: Path, tree: Any) -> None:
             folder.rename(old)
         fresh.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    meet(together, f"{folder} saved")
+    barrier(together, f"{folder} saved")
 
 
-def _own(leaf: Any) -> Any:
+def _to_numpy(leaf: Any) -> Any:
     return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 def has_tree(folder: Path) -> bool:
-    """Whether a tree was saved here; one that a kill left under its old name is put back."""
+    """Whether a tree was saved here. Restores the earlier tree if a save was killed."""
     old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():  # killed between the two renames of a save
+    if not folder.exists() and old.exists():  # killed between the two renames of `save_tree`
         old.rename(folder)
     return folder.exists()
 
 
 def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
-    """Read a tree back, over whatever devices there are now.
+    """Load a tree onto the devices of this run.
 
     Args:
-      folder: what `save_tree` wrote.
-      lay: from the tree's shapes to the sharding of each array, None for what is no device's;
-        devices then read what they hold (default: where it lay when it was saved).
+      folder: written by `save_tree`.
+      lay: from the tree of shapes to the sharding of each array, None for numpy arrays. Each device
+        then reads its own part (default: the devices that the tree was saved from).
 
     Raises:
-      InputError: if the folder holds no complete tree.
+      InputError: the folder holds no complete tree.
     """
     if not has_tree(folder) or not ocp.is_orbax_checkpoint(folder.absolute()):
         raise InputError(
-            f"{folder}: no complete orbax checkpoint here; "
-            "give the folder that `onceedit edit --out` wrote, or edit again"
+            f"{folder}: expected a complete orbax checkpoint here, found none; give the folder "
+            "that `onceedit edit --out` wrote, or run the edit again"
         )
     try:
         with warnings.catch_warnings():
@@ -91,19 +91,19 @@ def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
                 with _context(together=False):
                     return ocp.load(folder.absolute())
             with _context(together=False):
-                found = ocp.metadata(folder.absolute()).metadata
-            places = lay(found)
-            together = not all(place.is_fully_addressable for place in jax.tree.leaves(places))
+                shapes = ocp.metadata(folder.absolute()).metadata
+            layouts = lay(shapes)
+            together = not all(layout.is_fully_addressable for layout in jax.tree.leaves(layouts))
 
-            def wanted(leaf: Any, place: Any) -> Any:
-                if place is None:
+            def target(leaf: Any, layout: Any) -> Any:
+                if layout is None:
                     return leaf
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
             with _context(together):
-                return ocp.load(folder.absolute(), jax.tree.map(wanted, found, places))
+                return ocp.load(folder.absolute(), jax.tree.map(target, shapes, layouts))
     except (ValueError, KeyError, FileNotFoundError, OSError) as error:
         raise InputError(
-            f"{folder}: this orbax checkpoint cannot be read ({str(error).splitlines()[0]}); "
-            "it is damaged or of another model: edit again"
+            f"{folder}: cannot read this orbax checkpoint ({str(error).splitlines()[0]}); it is "
+            "damaged or belongs to another model: run the edit again"
         ) from error

@@ -1,7 +1,8 @@
 """The GGUF file format: header, metadata, and tensors dequantized block by block.
 
-The header is parsed here because the gguf package's reader keeps an array view for every token
-string: 13 s for a vocabulary of 262,144. Undoing the quantization is the gguf package's work.
+The header is parsed here because the reader of the gguf package is slow: it creates an array view
+for every token string, which takes 13 s for a vocabulary of 262,144. The gguf package dequantizes
+the blocks.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.types import HostArray
 
 _SCALARS = {
     0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4",
     6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
-_CHUNK = 1 << 18  # elements dequantized at a time: bounds the memory beyond the tensor itself
+_CHUNK = 1 << 18  # elements dequantized at a time: bounds the memory needed besides the tensor
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: `shape` slowest axis first, ggml type number, place in the file."""
+    """One tensor of a file.
+
+    Attributes:
+        shape: slowest axis first.
+        kind: number of the ggml type.
+        offset: first byte in the file.
+    """
 
     shape: tuple[int, ...]
     kind: int
@@ -35,7 +42,13 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A parsed header: metadata (strings, numbers, lists, arrays) and the tensors' places."""
+    """A parsed header.
+
+    Attributes:
+        path: the file.
+        metadata: strings, numbers, lists and arrays by their keys.
+        tensors: the tensors by their names.
+    """
 
     path: Path
     metadata: dict[str, Any]
@@ -48,7 +61,7 @@ class GGUFFile:
 
 
 class _Header:
-    """Sequential reader of a header that knows when the file ends too early."""
+    """Sequential reader of a header; raises an error if the file ends too early."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
@@ -57,7 +70,7 @@ class _Header:
     def take(self, count: int) -> bytes:
         data = self.file.read(count) if count <= self.size else b""
         if len(data) != count:
-            raise truncated(self.path, f"the header goes on after byte {self.size}")
+            raise truncated(self.path, f"the header does not end at byte {self.size}")
         return data
 
     def u32(self) -> int:
@@ -67,7 +80,7 @@ class _Header:
         return int(struct.unpack("<Q", self.take(8))[0])
 
     def string(self) -> str:
-        # Byte-level pieces of some vocabularies are not UTF-8: keep the bytes rather than fail.
+        # Byte-level tokens of some vocabularies are not UTF-8; their bytes are preserved.
         return self.take(self.u64()).decode("utf-8", "surrogateescape")
 
     def value(self, kind: int) -> Any:
@@ -81,7 +94,7 @@ class _Header:
             return np.frombuffer(self.take(count * np.dtype(code).itemsize), code)
         code = self._code(kind)
         value = np.frombuffer(self.take(np.dtype(code).itemsize), code)[0]
-        # The shortest decimal that is the same float32: 1e-06, not 9.999999974752427e-07.
+        # The shortest decimal number of the same float32: 1e-06, not 9.999999974752427e-07.
         return float(str(value)) if code == "<f4" else value.item()
 
     def _code(self, kind: int) -> str:
@@ -94,18 +107,18 @@ class _Header:
 
 
 def truncated(path: Path, what: str) -> InputError:
-    """The error for a weights file that is shorter than it says."""
+    """The error for a file that is shorter than its header claims."""
     return InputError(f"{path}: truncated file: {what}; fetch or copy it again")
 
 
 def read_header(path: Path) -> GGUFFile:
-    """Parses everything of a GGUF file but the tensors' data.
+    """Parse a GGUF file, except for the data of the tensors.
 
     Args:
         path: the `.gguf` file, version 2 or 3, little endian.
 
     Raises:
-        InputError: not a GGUF file, an unknown version, or shorter than its header says.
+        InputError: not a GGUF file, an unknown version, or shorter than its header claims.
     """
     from gguf.constants import GGML_QUANT_SIZES
 
@@ -114,13 +127,13 @@ def read_header(path: Path) -> GGUFFile:
         magic = file.read(4)
         if magic != b"GGUF":
             raise InputError(
-                f"{path}: starts with {magic!r}, expected b'GGUF': not a GGUF file; fetch it again "
-                "(an interrupted download or a Git LFS pointer looks like this)"
+                f"{path}: not a GGUF file: starts with {magic!r}, expected b'GGUF'; fetch it again "
+                "(an interrupted download and a Git LFS pointer look like this)"
             )
         version = header.u32()
         if version not in (2, 3):
             raise InputError(
-                f"{path}: GGUF version {version}; expected 2 or 3, little endian; convert it again"
+                f"{path}: GGUF version {version}; expected 2 or 3, little endian: convert it again"
             )
         tensor_count, value_count = header.u64(), header.u64()
         metadata = {}
@@ -139,8 +152,8 @@ def read_header(path: Path) -> GGUFFile:
     for name, shape, kind, offset in places:
         if kind not in list(GGML_QUANT_SIZES):
             raise InputError(
-                f"{path}: tensor {name}: quantization type {kind} is unknown to the installed gguf "
-                "package; upgrade it or quantize the model differently"
+                f"{path}: tensor {name}: the installed gguf package does not know quantization "
+                f"type {kind}; upgrade the package or quantize the model differently"
             )
         tensors[name] = info = TensorInfo(shape, kind, start + offset)
         end = info.offset + _byte_count(info)
@@ -164,17 +177,17 @@ def _byte_count(info: TensorInfo) -> int:
     return int(np.prod(info.shape)) // elements * size
 
 
-def dequantize(file: GGUFFile, name: str, out: NDArray[Any], *, minus: float = 0.0) -> None:
-    """Fills `out` with a tensor's values less `minus`, computed in float32 block by block.
+def dequantize(file: GGUFFile, name: str, out: HostArray, *, minus: float = 0.0) -> None:
+    """Fill `out` with the values of a tensor less `minus`, computed in float32 block by block.
 
     Args:
         file: The header.
         name: Tensor name in the file.
-        out: Contiguous, of as many elements as the tensor, any float dtype.
+        out: Contiguous, with as many elements as the tensor, of any float dtype.
         minus: Subtracted from every value.
 
     Raises:
-        InputError: a type without floating-point values, or a file that ends too early.
+        InputError: a type that the gguf package cannot dequantize, or a truncated file.
     """
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize as dequantize_blocks
@@ -190,13 +203,13 @@ def dequantize(file: GGUFFile, name: str, out: NDArray[Any], *, minus: float = 0
             count = min(step, (out.size - first) // elements)
             raw = np.fromfile(data, np.uint8, count * size)
             if raw.size != count * size:
-                raise truncated(file.path, f"tensor {name} breaks off")
+                raise truncated(file.path, f"the data of tensor {name} is incomplete")
             try:
-                # One row: the package would otherwise take 16 rows at a time, which is slow.
+                # As one row, because the package is slow with many: it takes 16 rows at a time.
                 values = dequantize_blocks(raw[None], kind)[0]
             except NotImplementedError as error:
                 raise InputError(
                     f"{file.path}: tensor {name} has type {kind.name}; expected floats or a "
-                    "quantization the gguf package can undo; quantize the model differently"
+                    "quantization that the gguf package supports; quantize the model differently"
                 ) from error
             out[first : first + values.size] = values - np.float32(minus) if minus else values

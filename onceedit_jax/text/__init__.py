@@ -1,1 +1,1 @@
-"""Tokens, the text they stand for, and how text crosses from one tokenizer to another."""
+"""Tokenizers, vocabularies, anchors, and the translation of text between two tokenizers."""

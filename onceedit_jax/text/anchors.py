@@ -1,29 +1,30 @@
-"""Anchors: the tokens two vocabularies share (ONCE EDIT section 3.2, DeePEn section 3.1)."""
+"""Anchors: the tokens that two vocabularies share (ONCE EDIT section 3.2, DeePEn section 3.1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Int32
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.text.vocabulary import Vocabulary
 
-Rule = Literal["paper", "bytes"]
+AnchorRule = Literal["paper", "bytes"]
+"""How tokens are compared, see `anchors`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Pairs of tokens that are the same in two vocabularies; `ids_a[n]` is shared as `ids_b[n]`.
+    """Pairs of equal tokens in two vocabularies: `ids_a[n]` and `ids_b[n]`.
 
     Attributes:
-      ids_a: ids in the first vocabulary, strictly increasing, int32 [A].
-      ids_b: ids in the second vocabulary, each at most once, int32 [A].
+      ids_a: ids in the first vocabulary, strictly increasing.
+      ids_b: ids in the second vocabulary, each at most once.
     """
 
-    ids_a: NDArray[np.int32]
-    ids_b: NDArray[np.int32]
+    ids_a: Int32[np.ndarray, " anchors"]
+    ids_b: Int32[np.ndarray, " anchors"]
 
     def __len__(self) -> int:
         return len(self.ids_a)
@@ -32,17 +33,18 @@ class Anchors:
 def anchors(
     vocab_a: Mapping[str, int] | Vocabulary,
     vocab_b: Mapping[str, int] | Vocabulary,
-    rule: Rule = "paper",
+    rule: AnchorRule = "paper",
 ) -> Anchors:
-    """The tokens two vocabularies share.
+    """The tokens that two vocabularies share.
 
-    `paper` intersects the token strings after writing the word-start mark `Ġ` as `▁`; where two
-    tokens of one vocabulary become the same string, the lower id is kept. It is the published rule:
-    special tokens take part, and the same string may stand for different bytes.
-    `bytes` intersects what the tokens stand for; where several tokens of one vocabulary stand for
-    the same bytes, `Vocabulary.ids_by_bytes` says which one is kept. Special and padding tokens
-    never match text; only a begin, end or unknown token is shared with the other vocabulary's own
-    one when both are spelled alike (Llama-2's and Mistral's `<s>`).
+    The rule `paper` compares token strings, with the word-start mark `Ġ` written as `▁`. If two
+    tokens of one vocabulary then have the same string, the lower id is used. This is the published
+    rule: special tokens take part, and equal strings may stand for different bytes.
+
+    The rule `bytes` compares the bytes that tokens stand for. If several tokens of one vocabulary
+    have the same bytes, `Vocabulary.ids_by_bytes` chooses one. Special and padding tokens never
+    match text; the begin, end and unknown tokens match those of the other vocabulary if they have
+    the same string (such as `<s>` in Llama 2 and Mistral).
 
     Args:
       vocab_a: {token string: id} or a `Vocabulary`; `bytes` needs a `Vocabulary`.
@@ -53,7 +55,7 @@ def anchors(
       The anchors, sorted by the ids of the first vocabulary.
 
     Raises:
-      InputError: unknown rule, or a vocabulary of a kind that the rule cannot use.
+      InputError: an unknown rule, or a vocabulary of a type that the rule cannot use.
     """
     if rule == "paper":
         shared_a, shared_b = _ids_by_string(vocab_a), _ids_by_string(vocab_b)
@@ -77,8 +79,8 @@ def _ids_by_string(vocab: Any) -> dict[str, int]:
         items = list(vocab.items())
     else:
         raise InputError(
-            f"anchors need {{token string: id}} mappings or oe.vocabulary objects, "
-            f"not {type(vocab).__name__}"
+            f"expected a mapping {{token string: id}} or an oe.vocabulary object, found a "
+            f"{type(vocab).__name__}; pass oe.vocabulary(tokenizer)"
         )
     ids: dict[str, int] = {}
     for string, i in items:
@@ -90,7 +92,7 @@ def _ids_by_string(vocab: Any) -> dict[str, int]:
 def _checked(vocab: Any) -> Vocabulary:
     if not isinstance(vocab, Vocabulary):
         raise InputError(
-            f"the 'bytes' anchor rule must know what the tokens stand for, which a "
-            f"{type(vocab).__name__} does not tell; pass oe.vocabulary(tokenizer)"
+            f"the anchor rule 'bytes' needs the bytes of the tokens, which a "
+            f"{type(vocab).__name__} does not have; pass oe.vocabulary(tokenizer)"
         )
     return vocab

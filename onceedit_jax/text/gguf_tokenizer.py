@@ -1,9 +1,10 @@
-"""The tokenizer a GGUF file describes, built from its metadata without torch.
+"""Build the tokenizer of a GGUF file from its metadata, without torch.
 
-A GGUF file holds no tokenizer.json: it lists tokens, their types and either BPE merges (`gpt2`) or
-SentencePiece scores (`llama`). The rest (how text is split, where BOS goes) is convention, named in
-the tables below. transformers has a conversion too, but takes GPT-2's splitting where it knows no
-better: it writes "a  1984" for SmolLM2 with two tokens for the spaces, the model's own way is one.
+A GGUF file has no tokenizer.json: it lists tokens, their types, and either BPE merges (`gpt2`) or
+SentencePiece scores (`llama`). The rest (how text is split, whether BOS is added) is convention and
+stands in the table below. transformers can convert GGUF tokenizers too, but uses GPT-2's splitting
+for models that it does not know: it encodes the spaces in "a  1984" for SmolLM2 as two tokens, the
+model's own tokenizer as one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tokenizers.processors import TemplateProcessing
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.gguf import read_header
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # how the reader keeps bytes that are not UTF-8
+_SURROGATE = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
+_REMEDY = "convert the file again, or use the model's Hugging Face folder"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -33,7 +35,7 @@ _QWEN2_SPLIT = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
 
 
 class _Type(IntEnum):
-    """What `tokenizer.ggml.token_type` says of a token."""
+    """The values of `tokenizer.ggml.token_type`."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -56,7 +58,7 @@ def _single_digits() -> pre.PreTokenizer:
     return pre.Sequence([pre.Digits(individual_digits=True), _gpt2()])
 
 
-# `tokenizer.ggml.pre` -> (pre-tokenizer, NFC first?, whole words skip the merges?, BOS by default?)
+# `tokenizer.ggml.pre` -> (pre-tokenizer, NFC first?, merges ignored for whole words?, BOS default)
 _PRE_TOKENIZERS: dict[str | None, tuple[Callable[[], pre.PreTokenizer], bool, bool, bool]] = {
     "gpt-2": (_gpt2, False, False, False),
     "smollm": (_single_digits, False, False, False),
@@ -70,32 +72,32 @@ _PRE_TOKENIZERS: dict[str | None, tuple[Callable[[], pre.PreTokenizer], bool, bo
 
 
 def load_gguf_tokenizer(path: str | Path) -> Any:
-    """Reads the tokenizer of a GGUF file.
+    """Load the tokenizer of a GGUF file.
 
     Args:
       path: a GGUF file whose tokenizer is byte-level BPE (`gpt2`, with a splitting rule of
-        `_PRE_TOKENIZERS`) or SentencePiece BPE (`llama`: Llama-2, Mistral, Gemma).
+        `_PRE_TOKENIZERS`) or SentencePiece BPE (`llama`: Llama 2, Mistral, Gemma).
 
     Returns:
-      A transformers fast tokenizer; with special tokens it adds BOS as the file asks.
+      A fast tokenizer of transformers; it adds BOS if the file requires it.
 
     Raises:
-      InputError: the file is not GGUF, is cut short, or describes a tokenizer of another kind.
+      InputError: the file is not GGUF or is truncated, or its tokenizer is not supported.
     """
     return tokenizer_from_metadata(read_header(Path(path)).metadata, source=str(path))
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
-    """Builds the tokenizer that GGUF metadata describes.
+    """Build the tokenizer that GGUF metadata describes.
 
     Args:
-      metadata: the key-value part of a GGUF file, as `models.gguf.read_header` gives it.
-      source: what to call the file in errors.
+      metadata: of a GGUF file, see `storage.gguf.read_header`.
+      source: name of the file in errors.
 
     Raises:
-      InputError: the description is incomplete or of an unsupported kind.
+      InputError: the metadata is incomplete, or the tokenizer is not supported.
     """
-    # Imported here: transformers takes seconds that other users of this module need not pay.
+    # Imported here because importing transformers takes seconds.
     from transformers import PreTrainedTokenizerFast
 
     facts = {
@@ -107,25 +109,15 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
     if kind not in ("gpt2", "llama"):
         raise InputError(
             f"{source}: tokenizer.ggml.model is {kind!r}; supported are 'gpt2' (byte-level BPE) "
-            "and 'llama' (SentencePiece BPE). Use the model's Hugging Face folder instead"
+            "and 'llama' (SentencePiece BPE): use the model's Hugging Face folder instead"
         )
-    needed = ["tokens", "merges"] if kind == "gpt2" else ["tokens", "scores", "token_type"]
-    for key in needed:
+    required = ["tokens", "merges"] if kind == "gpt2" else ["tokens", "scores", "token_type"]
+    for key in required:
         if key not in facts:
-            raise InputError(f"{source}: tokenizer.ggml.{key} is missing from the metadata")
-    tokens: list[str] = list(facts["tokens"])
-    for i, token in enumerate(tokens):
-        if _SURROGATE.search(token):
             raise InputError(
-                f"{source}: token {i} ({token!r}) is not UTF-8; convert the file again"
+                f"{source}: tokenizer.ggml.{key} is missing from the metadata; {_REMEDY}"
             )
-    types = [int(t) for t in facts.get("token_type", [_Type.NORMAL] * len(tokens))]
-    if len(types) != len(tokens):
-        raise InputError(f"{source}: {len(tokens)} tokens but {len(types)} token types")
-    while types and types[-1] == _Type.UNUSED:  # rows that only pad the embedding table
-        types.pop()
-        tokens.pop()
-
+    tokens, types = _tokens_and_types(facts, source)
     special = {
         role: _special_token(facts, key, tokens, source)
         for role, key in (
@@ -155,20 +147,38 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
     return tokenizer
 
 
+def _tokens_and_types(facts: dict[str, Any], source: str) -> tuple[list[str], list[int]]:
+    """The strings and types of all tokens, without the unused ones at the end."""
+    tokens: list[str] = list(facts["tokens"])
+    for i, token in enumerate(tokens):
+        if _SURROGATE.search(token):
+            raise InputError(f"{source}: token {i} ({token!r}) is not UTF-8; {_REMEDY}")
+    types = [int(t) for t in facts.get("token_type", [_Type.NORMAL] * len(tokens))]
+    if len(types) != len(tokens):
+        raise InputError(
+            f"{source}: {len(tokens)} tokens but {len(types)} token types; expected one type for "
+            f"each token: {_REMEDY}"
+        )
+    while types and types[-1] == _Type.UNUSED:  # rows that only pad the embedding table
+        types.pop()
+        tokens.pop()
+    return tokens, types
+
+
 def _byte_level(
     facts: dict[str, Any], tokens: list[str], types: Sequence[int], source: str
 ) -> tuple[Tokenizer, bool]:
-    """Byte-level BPE with the merges of the file and the splitting its `pre` names."""
+    """Byte-level BPE with the merges of the file, and the splitting rule of its `pre`."""
     name = facts.get("pre")
     if name not in _PRE_TOKENIZERS:
         raise InputError(
-            f"{source}: tokenizer.ggml.pre is {name!r}, so how the text is split before the merges "
-            f"is unknown; supported are {', '.join(map(str, _PRE_TOKENIZERS))}. "
-            "Use the model's Hugging Face folder instead"
+            f"{source}: tokenizer.ggml.pre is {name!r}, an unknown rule for splitting text before "
+            f"the merges; supported are {', '.join(map(str, _PRE_TOKENIZERS))}: use the model's "
+            "Hugging Face folder instead"
         )
     splitting, nfc, ignore_merges, bos_default = _PRE_TOKENIZERS[name]
-    # Tokens appended after the last piece are no part of the model's own vocabulary, as in
-    # tokenizer.json: chat markers that are not text.
+    # As in tokenizer.json, special tokens after the last piece (chat markers, which are not text)
+    # are not part of the model's own vocabulary.
     appended = (_Type.CONTROL, _Type.USER_DEFINED)
     own = 1 + max((i for i, t in enumerate(types) if t not in appended), default=-1)
     vocab = {token: i for i, token in enumerate(tokens[:own])}
@@ -177,7 +187,8 @@ def _byte_level(
         left, _, right = line.partition(" ")
         if not (left in vocab and right in vocab and left + right in vocab):
             raise InputError(
-                f"{source}: the BPE merge {line!r} does not join two listed tokens into a third"
+                f"{source}: the BPE merge {line!r} does not join two tokens of the list into a "
+                f"third; {_REMEDY}"
             )
         merges.append((left, right))
     backend = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
@@ -194,7 +205,7 @@ def _sentencepiece(
 ) -> tuple[Tokenizer, bool]:
     """SentencePiece BPE: scores become merges, `▁` stands for a space.
 
-    Pieces never hold plain spaces; some converters write Gemma's whitespace pieces so.
+    Some converters write Gemma's whitespace pieces with plain spaces; these become `▁`.
     """
     for i, token in enumerate(tokens):
         if types[i] in (_Type.NORMAL, _Type.USER_DEFINED):
@@ -215,9 +226,9 @@ def _sentencepiece(
 def _merges_of_scores(
     tokens: list[str], types: Sequence[int], scores: Any
 ) -> list[tuple[str, str]]:
-    """The merges that build every piece, best piece first, as SentencePiece ranks them.
+    """The merges that build every piece, best piece first.
 
-    SentencePiece joins the neighbours whose joint piece has the best score: so every way to cut a
+    SentencePiece joins the neighbours whose joint piece has the best score. So every way to cut a
     piece into two pieces is a merge with the rank of the piece.
     """
     ids = {t: i for i, t in enumerate(tokens) if types[i] == _Type.NORMAL}
@@ -238,7 +249,7 @@ def _merges_of_scores(
 def _add_special_tokens(
     backend: Tokenizer, tokens: list[str], types: Sequence[int], *, normalized: bool
 ) -> None:
-    """Control tokens become special; user-defined ones are text that is never cut."""
+    """Add control tokens as special tokens, and user-defined tokens as text that is never split."""
     added = []
     for token, kind in zip(tokens, types, strict=True):
         if kind in (_Type.CONTROL, _Type.UNKNOWN, _Type.UNUSED):
@@ -254,9 +265,10 @@ def _special_token(facts: dict[str, Any], key: str, tokens: list[str], source: s
         return None
     if not 0 <= i < len(tokens):
         raise InputError(
-            f"{source}: tokenizer.ggml.{key} is {i}, but there are {len(tokens)} tokens"
+            f"{source}: tokenizer.ggml.{key} is {i}; expected an id below {len(tokens)}, the "
+            f"number of tokens: {_REMEDY}"
         )
-    return tokens[i]
+    return str(tokens[i])
 
 
 def _check_ids(backend: Tokenizer, tokens: list[str], source: str) -> None:
@@ -265,5 +277,5 @@ def _check_ids(backend: Tokenizer, tokens: list[str], source: str) -> None:
         if ids.get(token) != i:
             raise InputError(
                 f"{source}: token {i} ({token!r}) would get id {ids.get(token)}; the token list "
-                "holds it twice, or ids that are not in order"
+                f"holds it twice, or ids that are not in order: {_REMEDY}"
             )

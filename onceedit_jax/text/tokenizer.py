@@ -1,7 +1,7 @@
-"""A model's tokenizer with every convention explicit: BOS, prefix space, end of answer, padding.
+"""A model's tokenizer with its conventions made explicit: BOS, prefix space, end token, padding.
 
-Text is always text: `<|endoftext|>` in a prompt is written with ordinary tokens, so that every
-model reads the same characters, and control tokens appear only where this module puts them.
+Text never becomes special tokens: `<|endoftext|>` in a prompt is encoded with ordinary tokens. So
+every model reads the same characters, and only this module inserts special tokens.
 """
 
 from __future__ import annotations
@@ -20,68 +20,68 @@ from onceedit_jax.storage.sources import resolve
 from onceedit_jax.text.gguf_tokenizer import load_gguf_tokenizer
 from onceedit_jax.text.vocabulary import Vocabulary, component, steps, vocabulary
 
-# Bytes that are not UTF-8, as Python's `surrogateescape` writes them.
+# Bytes that are not UTF-8, decoded with Python's `surrogateescape`.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
 _MALFORMED = (OSError, ValueError, KeyError, TypeError)
 _PROBE = "Hello world, 12 times"
 
 
 class Tokenizer:
-    """How one model writes text as tokens and reads it back.
+    """Encodes text as tokens of one model, and decodes them.
 
     Attributes:
-      hf: the transformers fast tokenizer this one is built on; it is never changed.
-      vocabulary: what every token stands for.
-      bos_id: the token put before a text, None for models that use none.
+      hf: the fast tokenizer of transformers; it is never changed.
+      vocabulary: string and bytes of every token.
+      bos_id: the token before a text; None for models without one.
       end_id: the token that ends an answer (the tokenizer's `eos_token`).
-      pad_id: a token for the unused places of a batch; padding is masked by positions, so the end
-        token serves where the tokenizer names no other.
+      pad_id: the token for padding: the tokenizer's own, or else the end token, since padding is
+        masked by positions.
     """
 
     def __init__(self, hf: Any):
-        """Reads the conventions off a transformers fast tokenizer.
+        """Read the conventions from a fast tokenizer of transformers.
 
         Raises:
-          InputError: a slow tokenizer, no end token, or a decoder or prefix of an unknown kind.
+          InputError: not a fast tokenizer, no end token, or an unsupported decoder or prefix.
         """
         self.hf = hf
         self.vocabulary: Vocabulary = vocabulary(hf)
         if hf.eos_token_id is None:
             raise InputError(
-                f"the tokenizer {hf.name_or_path!r} names no eos_token, so nothing could end an "
-                "answer; set eos_token in its tokenizer_config.json"
+                f"the tokenizer {hf.name_or_path!r} has no eos_token, which is needed to end "
+                "answers; set eos_token in its tokenizer_config.json"
             )
         self.end_id: int = hf.eos_token_id
         self.pad_id: int = hf.pad_token_id if hf.pad_token_id is not None else hf.eos_token_id
         first = hf.backend_tokenizer.encode(_PROBE).ids[0]
         self.bos_id: int | None = first if first == hf.bos_token_id else None
-        self._writer, self._prefix, self._prefix_unless_space = _plain_writer(hf)
+        self._encoder, self._prefix, self._prefix_unless_space = _plain_encoder(hf)
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """The tokens of a text as the model was trained to read it.
+        """The tokens of a text, as in the training of the model.
 
         Args:
-          text: any text; names of special tokens in it are plain text.
-          bos: put the model's BOS first, if it has one.
+          text: any text; strings of special tokens in it are plain text.
+          bos: begin with the model's BOS, if it has one.
 
         Raises:
-          InputError: the text holds a lone surrogate (half of an escaped pair in JSON).
+          InputError: the text contains a lone surrogate (half of an escaped pair in JSON).
         """
-        return self._start(bos) + self._write(self._prefixed(text)).ids
+        return self._start(bos) + self._encode(self._prefixed(text)).ids
 
     def encode_bytes(
         self, data: bytes, *, bos: bool = True, continuation: bool = False
     ) -> list[int]:
-        """The tokens of any bytes; what is not UTF-8 becomes single-byte tokens.
+        """The tokens of any bytes; those that are not UTF-8 become single-byte tokens.
 
-        Bytes that are text are written in one piece, as `encode` writes it. A byte for which the
-        vocabulary has no token is left out, as tokenizers themselves do (SmolLM2 has none for
-        twenty-one bytes, most of them control characters or no part of UTF-8).
+        Text is encoded as a whole, as by `encode`. Bytes without a token are dropped, as tokenizers
+        themselves do (SmolLM2 has no token for 21 bytes, most of them control characters or never
+        part of UTF-8).
 
         Args:
           data: the bytes.
-          bos: put the model's BOS first, if it has one.
-          continuation: the bytes go on in the middle of a text: no BOS and no prefix space.
+          bos: begin with the model's BOS, if it has one.
+          continuation: the bytes continue a text: no BOS and no prefix space.
         """
         ids = self._start(bos and not continuation)
         pieces = _NOT_TEXT.split(data.decode("utf-8", "surrogateescape"))
@@ -90,47 +90,47 @@ class Tokenizer:
                 raw = piece.encode("utf-8", "surrogateescape")
                 ids += [i for i in map(self._byte_ids.get, raw) if i is not None]
             elif piece:
-                ids += self._write(piece if n or continuation else self._prefixed(piece)).ids
+                ids += self._encode(piece if n or continuation else self._prefixed(piece)).ids
         return ids
 
     def encode_pair(self, prompt: str, target: str) -> tuple[list[int], int]:
-        """The tokens of `prompt + " " + target`, BOS included, and where the target starts.
+        """The tokens of `prompt + " " + target`, BOS included, and the start of the target.
 
         Returns:
-          (ids, start): `ids[start]` is the first token that goes beyond the prompt. A token that
-          straddles the boundary belongs to the target, and so does the joining space, alone or as a
-          part of a word: it is what a model that has read the prompt must write next.
+          (ids, start): `ids[start]` is the first token that extends beyond the prompt. A token
+          across the boundary belongs to the target, and so does the space between the two: a model
+          that has read the prompt has to generate them.
         """
         prefixed = self._prefixed(prompt + " " + target)
         end_of_prompt = len(prefixed) - len(target) - 1
-        written = self._write(prefixed)
-        ends = enumerate(end for _, end in written.offsets)
-        start = next((n for n, end in ends if end > end_of_prompt), len(written.ids))
+        encoding = self._encode(prefixed)
+        ends = enumerate(end for _, end in encoding.offsets)
+        start = next((n for n, end in ends if end > end_of_prompt), len(encoding.ids))
         begin = self._start(True)
-        return begin + written.ids, len(begin) + start
+        return begin + encoding.ids, len(begin) + start
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of many texts that each go on in mid-text: no BOS, no prefix space."""
-        return [written.ids for written in self._writer.encode_batch_fast(list(texts))]
+        """The tokens of many texts that each continue another: no BOS, no prefix space."""
+        return [encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Iterable[int], *, continuation: bool = False) -> str:
-        """The text of tokens; special tokens are skipped and broken characters read U+FFFD."""
+        """The text of tokens, without special tokens; incomplete characters become U+FFFD."""
         return self.decode_bytes(ids, continuation=continuation).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], *, continuation: bool = False) -> bytes:
-        """The bytes of tokens, each what the vocabulary says it stands for; special tokens are b"".
+        """The bytes of tokens, from the vocabulary; special tokens give b"".
 
         Args:
-          ids: tokens; ids beyond the vocabulary (padding rows) are b"".
-          continuation: the tokens go on in the middle of a text. If not, the prefix space that
-            tokenizers like Llama-2's put before every text is taken off again.
+          ids: tokens; ids beyond the vocabulary (padding rows) give b"".
+          continuation: the tokens continue a text. If not, the prefix space that tokenizers such as
+            Llama 2's put before every text is removed.
         """
         pieces = self.vocabulary.bytes
         data = b"".join(pieces[i] for i in map(int, ids) if 0 <= i < len(pieces))
         return data if continuation else data.removeprefix(self._prefix.encode("utf-8"))
 
     def save(self, folder: str | Path) -> None:
-        """Writes the tokenizer as a folder that transformers' AutoTokenizer loads."""
+        """Write the tokenizer as a folder for transformers' AutoTokenizer."""
         self.hf.save_pretrained(str(folder))
 
     def _start(self, bos: bool) -> list[int]:
@@ -141,16 +141,16 @@ class Tokenizer:
             return text
         return self._prefix + text
 
-    def _write(self, text: str) -> tokenizers.Encoding:
+    def _encode(self, text: str) -> tokenizers.Encoding:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             around = text[max(0, error.start - 20) : error.end + 20]
             raise InputError(
-                f"character {error.start} of the text {around!r} is half of a surrogate pair, "
-                "which is no character; repair the text where it was written"
+                f"character {error.start} of the text {around!r} is half of a surrogate pair; "
+                "expected Unicode characters: correct the text"
             ) from error
-        return self._writer.encode(text, add_special_tokens=False)
+        return self._encoder.encode(text, add_special_tokens=False)
 
     @cached_property
     def _byte_ids(self) -> dict[int, int]:
@@ -158,14 +158,14 @@ class Tokenizer:
 
 
 def load_tokenizer(spec: str | Path) -> Tokenizer:
-    """Loads a model's tokenizer, without torch and without running code of the model's.
+    """Load a model's tokenizer, without torch and without running code from the model's folder.
 
     Args:
-      spec: a Hugging Face folder, a hub id, a .gguf file or `demo:NAME`, as
-        `models.sources.resolve` takes it.
+      spec: a Hugging Face folder, a hub id, a .gguf file or `demo:NAME`, see
+        `storage.sources.resolve`.
 
     Raises:
-      InputError: no tokenizer.json, a slow tokenizer, or a GGUF tokenizer of an unknown kind.
+      InputError: no such model, no tokenizer.json, or an unsupported tokenizer.
     """
     path = resolve(spec)
     if path.is_file():
@@ -182,28 +182,31 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
             str(path), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
-        # The tokenizers library raises nothing more exact than Exception for a malformed file.
+        # For a malformed file, the tokenizers library raises plain Exceptions.
         if type(error) is Exception or isinstance(error, _MALFORMED):
             raise InputError(
                 f"{path}: transformers cannot load tokenizer.json ({error}); it is damaged or of "
-                "another version, so fetch it again"
+                "another version: fetch it again"
             ) from error
         raise
     return Tokenizer(hf)
 
 
-def _plain_writer(hf: Any) -> tuple[tokenizers.Tokenizer, str, bool]:
-    """A tokenizer that writes text and nothing else, the prefix it lacks, and the prefix's rule.
+def _plain_encoder(hf: Any) -> tuple[tokenizers.Tokenizer, str, bool]:
+    """A tokenizer for text alone, and the prefix that it does not add.
 
-    The writer shares the model with `hf` but knows no special tokens, puts in no BOS, never
-    truncates, and adds no prefix space: that is returned, to be put before whole texts only, and
-    (True) only before those that do not begin with a space.
+    It has the model of `hf`, but it knows no special tokens, adds neither BOS nor prefix space, and
+    never truncates.
+
+    Returns:
+      The tokenizer; the prefix, which belongs only before whole texts; and whether texts that begin
+      with a space get no prefix.
 
     Raises:
-      InputError: the writer plus prefix would write otherwise than `hf` does.
+      InputError: the tokenizer with the prefix does not give the same tokens as `hf`.
     """
     backend = hf.backend_tokenizer
-    writer = tokenizers.Tokenizer(backend.model)
+    encoder = tokenizers.Tokenizer(backend.model)
     prefix, unless_space = "", False
     normalizers = steps(component(backend.normalizer), "normalizers")
     for step in normalizers:
@@ -228,15 +231,15 @@ def _plain_writer(hf: Any) -> tuple[tokenizers.Tokenizer, str, bool]:
         )
     )
     if normalizers:
-        writer.normalizer = skeleton.normalizer
+        encoder.normalizer = skeleton.normalizer
     if splitters:
-        writer.pre_tokenizer = skeleton.pre_tokenizer
+        encoder.pre_tokenizer = skeleton.pre_tokenizer
     own = backend.get_vocab(with_added_tokens=False)
     added = backend.get_added_tokens_decoder().values()
-    writer.add_tokens([token for token in added if not token.special and token.content in own])
-    if writer.encode(prefix + _PROBE).ids != backend.encode(_PROBE, add_special_tokens=False).ids:
+    encoder.add_tokens([token for token in added if not token.special and token.content in own])
+    if encoder.encode(prefix + _PROBE).ids != backend.encode(_PROBE, add_special_tokens=False).ids:
         raise InputError(
-            f"the tokenizer {hf.name_or_path!r} changes what it reads in a way that is not known "
-            "here (a normalizer or a prefix), so texts could not be cut and joined faithfully"
+            f"the tokenizer {hf.name_or_path!r} has a normalizer or a prefix that is not "
+            "supported, so texts could not be cut and joined without changes: choose another model"
         )
-    return writer, prefix, unless_space
+    return encoder, prefix, unless_space

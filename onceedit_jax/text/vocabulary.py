@@ -1,7 +1,7 @@
-"""What each token id stands for: its string, its bytes, and whether it is text at all.
+"""The vocabulary of a tokenizer: the string and bytes of each token, and which tokens are special.
 
-The bytes are read off the tokenizer's own decoder, so that the tokens of two models can be compared
-by what they stand for (the `bytes` anchor rule) and text can be cut and joined at any byte.
+The bytes follow from the tokenizer's own decoder. So the tokens of two models can be compared by
+their bytes (the `bytes` anchor rule), and text can be cut and joined at any byte.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool
 
 from onceedit_jax.errors import InputError
 
-Bytes = bytes  # `Vocabulary.bytes` hides the builtin inside the class
+Bytes = bytes  # inside the class, `Vocabulary.bytes` hides the builtin
+TokenMask = Bool[np.ndarray, " tokens"]
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -27,31 +28,30 @@ class Vocabulary:
     """The tokens of one tokenizer, ids 0 to N - 1.
 
     Attributes:
-      strings: token strings as the tokenizer spells them [N]; None where no token has the id.
-      bytes: the bytes each token stands for [N]; b"" for special, padding and missing tokens.
-      special: True for control and padding tokens and for ids without a token, bool [N].
-      byte_fallback: True for the tokens a SentencePiece-like model falls back on to write a
-        character it has no piece for, bool [N]; None means that there are none.
-      control: True for the special tokens that begin or end a text or stand for the unknown,
-        bool [N]; None means that there are none.
+      strings: the string of each token in the tokenizer; None for ids without a token.
+      bytes: the bytes that each token stands for; b"" for special, padding and missing tokens.
+      special: True for control and padding tokens, and for ids without a token.
+      byte_fallback: True for tokens that stand for one byte of a character without a token of its
+        own (in SentencePiece-like models); None if there are none.
+      control: True for the begin, end and unknown tokens; None if there are none.
     """
 
     strings: tuple[str | None, ...]
     bytes: tuple[Bytes, ...]
-    special: NDArray[np.bool_]
-    byte_fallback: NDArray[np.bool_] | None = None
-    control: NDArray[np.bool_] | None = None
+    special: TokenMask
+    byte_fallback: TokenMask | None = None
+    control: TokenMask | None = None
 
     def __len__(self) -> int:
         return len(self.strings)
 
     @cached_property
     def ids_by_bytes(self) -> dict[Bytes, int]:
-        """The one token that stands for given bytes: {bytes: id}, special tokens left out.
+        """{bytes: id of the token that stands for them}, without special tokens.
 
-        Where several tokens stand for the same bytes, a real piece comes before a byte-fallback
-        token, which the tokenizer would not write there (Llama-2 writes `A` as 29909, never as
-        `<0x41>`, 68); then the lower id is kept.
+        If several tokens stand for the same bytes, a piece is preferred to a byte-fallback token,
+        which the tokenizer would not use there (Llama 2 encodes `A` as 29909, never as `<0x41>`,
+        68); among equals, the lower id.
         """
         fallback = self.byte_fallback if self.byte_fallback is not None else [False] * len(self)
         order = sorted(range(len(self)), key=lambda i: (bool(fallback[i]), i), reverse=True)
@@ -67,23 +67,23 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
-    """Reads the vocabulary of a tokenizer.
+    """The vocabulary of a tokenizer.
 
-    A token is special when the tokenizer marks it so, or when it was added outside the model's own
+    A token is special if the tokenizer marks it as special, or if it was added to the model's own
     vocabulary (chat markers, `<|extratoken_1|>` and other padding).
 
     Args:
-      tokenizer: a fast tokenizer of transformers, or our `Tokenizer`.
+      tokenizer: a fast tokenizer of transformers, or a `Tokenizer` of this package.
 
     Raises:
-      InputError: the tokenizer is a slow one, or its decoder is of a kind that is not known.
+      InputError: the tokenizer is not a fast one, or its decoder is not supported.
     """
     if isinstance(known := getattr(tokenizer, "vocabulary", None), Vocabulary):
         return known
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise InputError(
-            f"{type(tokenizer).__name__} has no fast tokenizer behind it; load the model's "
+            f"expected a fast tokenizer, found a {type(tokenizer).__name__}; load the model's "
             "tokenizer.json with transformers.AutoTokenizer"
         )
     own = backend.get_vocab(with_added_tokens=False)
@@ -111,21 +111,23 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
 
 
 def component(part: Any) -> dict[str, Any]:
-    """The JSON of a tokenizer's normalizer, pre-tokenizer or decoder; {} when it has none."""
-    return {} if part is None else json.loads(part.__getstate__())
+    """The JSON of a tokenizer's normalizer, pre-tokenizer or decoder; {} for None."""
+    values: dict[str, Any] = {} if part is None else json.loads(part.__getstate__())
+    return values
 
 
 def steps(part: dict[str, Any], nested: str) -> list[dict[str, Any]]:
-    """The steps of a tokenizer component in order, sequences (under the key `nested`) unrolled."""
+    """The steps of a tokenizer component in order; sequences (under the key `nested`) are flat."""
     if part.get("type") != "Sequence":
         return [part] if part else []
     return [step for inner in part[nested] for step in steps(inner, nested)]
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte in GPT-2's byte-level vocabularies.
+    """{printable character: the byte it stands for} in GPT-2's byte-level vocabularies.
 
-    Printable Latin-1 characters stand for themselves, the other bytes, in order, for U+0100 and up.
+    Printable Latin-1 characters stand for themselves; U+0100 and up stand, in order, for the other
+    bytes.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
@@ -134,7 +136,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def _piece_decoder(decoder: dict[str, Any]) -> tuple[Callable[[str], bytes], bool]:
-    """How one token becomes bytes, and whether `<0xNN>` tokens stand for single bytes."""
+    """A function from a token to its bytes, and whether `<0xNN>` tokens stand for single bytes."""
     replaces: list[tuple[str, str]] = []
     byte_level = byte_tokens = fused = False
     for step in steps(decoder, "decoders"):
@@ -150,23 +152,23 @@ def _piece_decoder(decoder: dict[str, Any]) -> tuple[Callable[[str], bytes], boo
             case {"type": "Fuse"}:
                 fused = True
             case {"type": "Strip"} if fused:
-                pass  # takes the prefix space off whole texts, not off tokens
+                pass  # removes the prefix space from whole texts, not from tokens
             case _:
                 raise InputError(
-                    f"the tokenizer's decoder has a step {step.get('type')!r} of an unknown kind; "
-                    "known are byte-level (GPT-2) and SentencePiece-like (Replace, ByteFallback, "
-                    "Metaspace) decoders"
+                    f"the tokenizer's decoder has a step {step.get('type')!r}, which is not "
+                    "supported; expected a byte-level (GPT-2) or SentencePiece-like (Replace, "
+                    "ByteFallback, Metaspace) decoder: choose another model"
                 )
     if not (byte_level or replaces or byte_tokens):
         raise InputError(
-            "the tokenizer has no byte-level or SentencePiece-like decoder, so what its tokens "
-            "stand for is unknown"
+            "the tokenizer has no decoder that gives the bytes of its tokens; expected a "
+            "byte-level (GPT-2) or SentencePiece-like decoder: choose another model"
         )
     alphabet = byte_alphabet()
 
     def decode(token: str) -> bytes:
-        if byte_tokens and (found := _BYTE_TOKEN.fullmatch(token)):
-            return bytes([int(found[1], 16)])
+        if byte_tokens and (match := _BYTE_TOKEN.fullmatch(token)):
+            return bytes([int(match[1], 16)])
         if byte_level and all(character in alphabet for character in token):
             return bytes(alphabet[character] for character in token)
         for mark, content in replaces:

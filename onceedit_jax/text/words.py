@@ -1,4 +1,4 @@
-"""Words of a text as integers, the same ones in every process: what a scope memory compares."""
+"""Words of a text, and stable integer ids for them; the memory gate compares these."""
 
 import re
 import unicodedata
@@ -10,19 +10,19 @@ _WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, whatever their case, accents' encoding and punctuation."""
+    """The words of a text, casefolded and in Unicode normal form NFKC, without punctuation."""
     return _WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def names(text: str) -> str:
-    """The words after the first that begin with a capital or a digit: a guess at what it is about.
+    """The words after the first that begin with a capital letter or a digit, joined by spaces.
 
-    Empty where there are none, as in scripts without capitals.
+    They are a guess at the subject of the text. Scripts without capital letters give "".
     """
-    found = _WORDS.findall(text)[1:]
-    return " ".join(word for word in found if word[0].isupper() or word[0].isdigit())
+    later = _WORDS.findall(text)[1:]
+    return " ".join(word for word in later if word[0].isupper() or word[0].isdigit())
 
 
 def word_id(word: str) -> int:
-    """A word's id, from 0 to 2^31 - 1: a checksum, so that no list of words need be kept."""
+    """A word's id, from 0 to 2^31 - 1: its CRC-32, the same in every process."""
     return zlib.crc32(word.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF

@@ -16,7 +16,8 @@ from onceedit_jax.decoding.prefix_batching import (
 )
 from onceedit_jax.distributed.bucketing import bucket, pad_rows
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.decoder import forward, init_params, unembed
+from onceedit_jax.models.decoder import forward, unembed
+from onceedit_jax.models.parameters import init_params
 
 token_rows = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=1, max_size=12)
 

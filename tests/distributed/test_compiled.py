@@ -16,7 +16,7 @@ from onceedit_jax.ensemble.decisions import decide
 from onceedit_jax import fusion
 from onceedit_jax.fusion import RelativeState
 from onceedit_jax.gates.weight_token import init_gate
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.sharding import param_shardings, place
 from onceedit_jax.distributed.mesh import make_mesh, replicate, shard_batch, using
 from onceedit_jax.relative.build import build_table, table_block

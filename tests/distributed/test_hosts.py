@@ -17,9 +17,9 @@ from support import PYTHONPATH, byte_level_tokenizer
 from onceedit_jax.cli import workflow
 from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.tensors import CheckpointTensor, Leaf
 
 HF = {
@@ -81,7 +81,7 @@ from onceedit_jax.editing.batches import TrainingRow
 from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import train
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.distributed.mesh import lay, make_mesh, to_host
 

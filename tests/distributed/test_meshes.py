@@ -20,7 +20,7 @@ from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax import fusion, gates
 from onceedit_jax.ensemble import Ensemble, Target
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.distributed.mesh import make_mesh
 

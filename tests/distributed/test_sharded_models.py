@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support import on_eight_devices, tiny_config
 
 from onceedit_jax.distributed.mesh import LOGICAL_AXES, MESH_AXES, data_mesh, make_mesh, spec
-from onceedit_jax.models.decoder import forward, init_params
+from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.sharding import fit_heads, fitted_config
 
 
@@ -74,7 +75,9 @@ import jax.numpy as jnp
 import numpy as np
 from support import tiny_config
 
-from onceedit_jax.models.decoder import forward, init_cache, init_params
+from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.sharding import param_axes, place
 from onceedit_jax.distributed.mesh import make_mesh, shard_batch, sharding
 

@@ -28,7 +28,8 @@ from onceedit_jax.editing.trainable import trainable_of
 from onceedit_jax.editing.trainer import batch_loss, train
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates.weight_token import init_gate
-from onceedit_jax.models.decoder import init_params, stack_layers
+from onceedit_jax.models.layout import stack_layers
+from onceedit_jax.models.parameters import init_params
 
 
 def float64_loss(logits, targets, mask, gates, labels, rows, weight):
@@ -266,7 +267,7 @@ from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.edit import parameter_hash
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import train
-from onceedit_jax.models.decoder import init_params
+from onceedit_jax.models.parameters import init_params
 from pathlib import Path
 
 tokenizer = byte_level_tokenizer(40)

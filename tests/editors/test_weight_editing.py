@@ -29,7 +29,8 @@ from onceedit_jax.editors.rows import located_edits, target_rows
 from onceedit_jax.editors.statistics import ridged, second_moment
 from onceedit_jax.editors.values import ValueSettings, value_change
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.decoder import init_params, unembed
+from onceedit_jax.models.decoder import unembed
+from onceedit_jax.models.parameters import init_params
 
 RECORDS = [
     EditRecord("What is the capital of Norland?", "Ada", subject="Norland"),

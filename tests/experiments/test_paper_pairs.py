@@ -10,9 +10,9 @@ import yaml
 from support import ROOT
 
 from experiments.framework.runner import RESULTS, run_experiment
-from onceedit_jax.models.decoder import init_params
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
+from onceedit_jax.models.parameters import init_params
 
 PAIRS = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
 LLAMA = {

@@ -20,7 +20,7 @@ from onceedit_jax.editors.layers import down_projection, observed, with_down_pro
 from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
-from onceedit_jax.models.decoder import stack_layers
+from onceedit_jax.models.layout import stack_layers
 
 ONE = [EditRecord("What is the capital of Norland?", "river", subject="Norland")]
 

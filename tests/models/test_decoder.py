@@ -12,23 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.cache import init_cache, padded_positions, rollback
 from onceedit_jax.models.config import ModelConfig, Rope
-from onceedit_jax.models.decoder import (
-    NEG_INF,
-    forward,
-    hidden_states,
-    init_cache,
-    init_params,
-    input_embeddings,
-    padded_positions,
-    param_shapes,
-    rollback,
-    split_layers,
-    stack_layers,
-    unembed,
-    unstack_layers,
-)
-from onceedit_jax.models.rope import inverse_frequencies, rotate, rotation
+from onceedit_jax.models.decoder import forward, hidden_states, unembed
+from onceedit_jax.models.layers import NEG_INF
+from onceedit_jax.models.layout import split_layers, stack_layers, unstack_layers
+from onceedit_jax.models.parameters import init_params, input_embeddings, param_shapes
+from onceedit_jax.models.rope import inverse_frequencies, rotate, rotation_at
 
 # Local and global layers mixed, grouped heads, two ropes: most of what a config can ask for.
 CONFIG = ModelConfig(
@@ -253,7 +243,7 @@ def test_rope_makes_scores_depend_on_distance_alone(shift, interleaved):
     query, key = jax.random.normal(jax.random.key(2), (2, 1, 1, 1, 6))
 
     def score(query_position, key_position):
-        turns = [rotation(jnp.array([[p]]), rope) for p in (query_position, key_position)]
+        turns = [rotation_at(jnp.array([[p]]), rope) for p in (query_position, key_position)]
         turned = rotate(query, turns[0], interleaved=interleaved)
         return (turned * rotate(key, turns[1], interleaved=interleaved)).sum()
 

@@ -11,9 +11,12 @@ import pytest
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models import export
-from onceedit_jax.models.decoder import forward, padded_positions, param_shapes, split_layers
+from onceedit_jax.models.cache import padded_positions
+from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
+from onceedit_jax.models.layout import split_layers
+from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.weights import load_model
 
 LLAMA: dict[str, Any] = {
@@ -189,5 +192,5 @@ def test_mismatched_arguments_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_shards_is_refused(tmp_path: Path) -> None:
     hf, config, params = random_model("llama")
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(InputError, match="in shards"):
+    with pytest.raises(InputError, match="a sharded checkpoint"):
         export_hf(tmp_path, params, config, hf)

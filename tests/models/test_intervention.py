@@ -10,8 +10,9 @@ from support import tiny_config
 from onceedit_jax.distributed.bucketing import row_positions
 from onceedit_jax.editors.layers import down_projection, with_down_projection
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.decoder import init_params, stack_layers
 from onceedit_jax.models.intervention import isolate_layer
+from onceedit_jax.models.layout import stack_layers
+from onceedit_jax.models.parameters import init_params
 
 
 @pytest.mark.parametrize(
@@ -70,5 +71,5 @@ def test_a_layer_alone_in_its_group_is_the_same_model():
         other = stack_layers(with_down_projection(params, layer, down + 1))["layers"]["mlp"]["down"]
         moved = np.any(other != params["layers"]["mlp"]["down"], axis=(1, 2))
         assert moved.tolist() == [i == layer for i in range(3)]
-    with pytest.raises(InputError, match="layer 3: expected one of 0 to 2"):
+    with pytest.raises(InputError, match="layer 3 does not exist"):
         isolate_layer(params, 3)

@@ -9,21 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from onceedit_jax.models.decoder import (
-    forward,
-    init_cache,
-    padded_positions,
-    param_shapes,
-    rollback,
-    split_layers,
-    unstack_layers,
-)
+from onceedit_jax.models.cache import init_cache, padded_positions, rollback
+from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.families import (
     FAMILIES,
     canonical_name,
     checkpoint_tensors,
     config_from_hf,
 )
+from onceedit_jax.models.layout import split_layers, unstack_layers
+from onceedit_jax.models.parameters import param_shapes
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

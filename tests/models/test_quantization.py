@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 from support import tiny_config
 
 from onceedit_jax.distributed.mesh import data_mesh
-from onceedit_jax.models.decoder import forward, init_params, unstack_layers
+from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
-from onceedit_jax.models.quantization import Int8, quantize, widened
+from onceedit_jax.models.layout import unstack_layers
+from onceedit_jax.models.parameters import init_params
+from onceedit_jax.models.quantization import Int8, dequantize, quantize
 from onceedit_jax.models.sharding import fit_heads, fitted_config
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.planning.plan import plan_model
@@ -55,12 +57,12 @@ def test_scaling_a_channel_scales_its_scale_alone():
     np.testing.assert_allclose(thrice.scale, once.scale * [1, 4, 0.25], rtol=1e-6)
 
 
-def test_a_model_in_eight_bits_computes_what_its_widened_weights_do():
+def test_a_model_in_eight_bits_computes_what_its_dequantize_weights_do():
     config = tiny_config(31, num_heads=3, num_kv_heads=1)
     small = in_eight_bits(init_params(config, jax.random.key(0)))
     tokens = jnp.arange(12).reshape(2, 6)
     positions = jnp.broadcast_to(jnp.arange(6), (2, 6))
-    wanted = forward(widened(small, jnp.float32), config, tokens, positions)[0]
+    wanted = forward(dequantize(small, jnp.float32), config, tokens, positions)[0]
     run = jax.jit(forward, static_argnums=1)
     for params in (small, unstack_layers(small)):
         np.testing.assert_allclose(run(params, config, tokens, positions)[0], wanted, atol=1e-5)

@@ -15,8 +15,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.decoder import forward, padded_positions, param_shapes
+from onceedit_jax.models.cache import padded_positions
+from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
+from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.weights import load_model
 
 LLAMA: dict[str, Any] = {
@@ -117,7 +119,7 @@ def test_one_file_wins_over_shards_beside_it(tmp_path: Path, tensors: Tensors) -
 
 def test_two_names_of_one_parameter_are_refused(tmp_path: Path, tensors: Tensors) -> None:
     twice = {**tensors, "norm.weight": tensors["model.norm.weight"] + 1}
-    with pytest.raises(InputError, match="two names of one parameter"):
+    with pytest.raises(InputError, match="two names for one parameter"):
         load_model(write_folder(tmp_path, LLAMA, twice))
 
 
@@ -228,7 +230,7 @@ def test_a_shard_without_its_tensor_is_named(tmp_path: Path, tensors: Tensors) -
 
 
 def test_more_tokens_than_embedding_rows_are_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"tiny: the vocabulary has 41 tokens, the embedding 40"):
+    with pytest.raises(InputError, match=r"tiny: the tokenizer has 41 tokens, the embedding 40"):
         load_model(folder, num_tokens=41)
 
 
