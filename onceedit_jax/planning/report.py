@@ -1,103 +1,107 @@
-"""The `plan` command: configurations in, a table of what a pair takes on a mesh out."""
+"""A pair of models on a mesh: from their configurations to a table of memory, work and times."""
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-from rich.table import Table
 
-from onceedit_jax.cli.workflow import out_console
 from onceedit_jax.distributed.mesh import MESH_AXES, parse_mesh
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.planning.hardware import CHIPS, Chip
+from onceedit_jax.planning.options import PlanOptions
 from onceedit_jax.planning.plan import ModelPlan, plan_model, step_seconds
 
-ANSWER = (
-    4  # tokens of the answer that times are predicted for, in both models; its end comes on top
-)
+# Tokens of the answer that times are predicted for, in both models; its end is one more.
+ANSWER = 4
 
 
-def report_plan(
-    plugin: str,
-    target: str,
-    mesh: str,
-    *,
-    chip: str,
-    rows: int,
-    context: int,
-    dtype: str,
-    target_dtype: str | None = None,
-) -> None:
-    """Compile both models' steps for the mesh and print what they take."""
-    models = {
-        "plug-in": (read_config(plugin), dtype),
-        "target": (read_config(target), target_dtype or dtype),
+class PairPlan(NamedTuple):
+    """A plan of both models.
+
+    Attributes:
+      models: "plug-in" and "target", each with its plan.
+      chip: the devices' published peaks.
+      devices: how many there are.
+      rows: prompts that are answered at once.
+    """
+
+    models: dict[str, ModelPlan]
+    chip: Chip
+    devices: int
+    rows: int
+
+
+def plan_pair(options: PlanOptions) -> PairPlan:
+    """Estimate what a pair of models takes on a mesh, without its weights or the hardware.
+
+    Compiles both models' decoding steps for as many CPU devices. Works only in a process that has
+    not used JAX yet.
+
+    Raises:
+      InputError: a configuration or mesh that cannot be read, or JAX was used before.
+    """
+    configs = {
+        "plug-in": (read_config(options.plugin), options.dtype),
+        "target": (read_config(options.target), options.target_dtype or options.dtype),
     }
-    count = device_count(mesh)
+    count = device_count(options.mesh)
     simulate(count)
-    devices = parse_mesh(mesh)
-    assert devices is not None
-    plans = {
-        role: plan_model(config, devices, rows=rows, context=context, dtype=held)
-        for role, (config, held) in models.items()
+    mesh = parse_mesh(options.mesh)
+    assert mesh is not None
+    models = {
+        role: plan_model(config, mesh, rows=options.rows, context=options.context, dtype=dtype)
+        for role, (config, dtype) in configs.items()
     }
-    known = CHIPS[chip]
-    table = Table("a device holds, and a step of all takes", *plans)
-    for label, texts in lines(plans, known, count):
-        table.add_row(label, *texts)
-    out_console.print(table)
-    for text in verdict(plans, known, count, rows):
-        out_console.print(text)
+    return PairPlan(models, CHIPS[options.chip], count, options.rows)
 
 
-def lines(
-    plans: dict[str, ModelPlan], chip: Chip, devices: int
-) -> list[tuple[str, tuple[str, ...]]]:
-    """The rows of the table: what is told, and each model's figure."""
-    every = list(plans.values())
-    found = [
-        ("parameters", tuple(f"{plan.parameters / 1e9:.2f} B" for plan in every)),
-        ("query and key/value heads", tuple("{} / {}".format(*plan.heads) for plan in every)),
-        ("weights", tuple(_gigabytes(plan.weights) for plan in every)),
-        ("keys and values", tuple(_gigabytes(plan.cache) for plan in every)),
-        ("relative table (not for drafts)", tuple(_gigabytes(plan.table) for plan in every)),
+def table_rows(plan: PairPlan) -> list[tuple[str, tuple[str, ...]]]:
+    """The rows of a plan's table: a label, and each model's figure."""
+    every = list(plan.models.values())
+    rows = [
+        ("parameters", tuple(f"{model.parameters / 1e9:.2f} B" for model in every)),
+        ("query and key/value heads", tuple("{} / {}".format(*model.heads) for model in every)),
+        ("weights", tuple(_gigabytes(model.weights) for model in every)),
+        ("keys and values", tuple(_gigabytes(model.cache) for model in every)),
+        ("relative table (not for drafts)", tuple(_gigabytes(model.table) for model in every)),
         (
             "temporaries, as compiled for CPU",
-            tuple(_gigabytes(plan.temporaries) for plan in every),
+            tuple(_gigabytes(model.temporaries) for model in every),
         ),
-        ("FLOP a step", tuple(f"{plan.costs.flops / 1e9:,.1f} G" for plan in every)),
-        ("bytes a step", tuple(_gigabytes(plan.costs.bytes) for plan in every)),
+        ("FLOP a step", tuple(f"{model.costs.flops / 1e9:,.1f} G" for model in every)),
+        ("bytes a step", tuple(_gigabytes(model.costs.bytes) for model in every)),
         (
             "exchanged, by a device",
             tuple(
-                ", ".join(f"{c.count} {c.kind} ({c.bytes / 1e6:.1f} MB)" for c in plan.collectives)
+                ", ".join(f"{c.count} {c.kind} ({c.bytes / 1e6:.1f} MB)" for c in model.collectives)
                 or "nothing"
-                for plan in every
+                for model in every
             ),
         ),
     ]
-    times = tuple(f"{1e3 * step_seconds(plan, chip, devices):.2f} ms" for plan in every)
-    return [*found, (f"least time of a step, {chip.name}", times)]
+    times = tuple(f"{1e3 * step_seconds(model, plan.chip, plan.devices):.2f} ms" for model in every)
+    return [*rows, (f"least time of a step, {plan.chip.name}", times)]
 
 
-def verdict(plans: dict[str, ModelPlan], chip: Chip, devices: int, rows: int) -> list[str]:
-    """Whether both fit, and how fast an answer may come."""
-    plugin, target = plans["plug-in"], plans["target"]
+def verdict(plan: PairPlan) -> list[str]:
+    """Whether both models fit, and how fast they may answer."""
+    plugin, target, chip = plan.models["plug-in"], plan.models["target"], plan.chip
     taken = plugin.resident + target.resident
     working = taken + max(plugin.temporaries, target.temporaries)
     fits = "fit" if working < chip.memory else "DO NOT FIT"
-    alone, drafting = (step_seconds(plan, chip, devices) for plan in (target, plugin))
-    tokens = rows * (ANSWER + 1)
+    alone, drafting = (step_seconds(model, chip, plan.devices) for model in (target, plugin))
+    tokens = plan.rows * (ANSWER + 1)
     checked = (ANSWER + 1) * drafting + alone
     return [
         f"Both with their tables and caches take {_gigabytes(taken)} of each device, "
         f"{_gigabytes(working)} with temporaries: they {fits} into {_gigabytes(chip.memory)}.",
         f"Predicted from published peaks ({chip.source}), nothing of it measured, the latency of "
-        f"exchanges left out: {rows / alone:,.0f} tokens/s by the target alone; "
+        f"exchanges left out: {plan.rows / alone:,.0f} tokens/s by the target alone; "
         f"{tokens / checked:,.0f} where drafts of {ANSWER} tokens and their end are agreed with; "
-        f"{rows / (alone + drafting):,.0f} where both models step together.",
+        f"{plan.rows / (alone + drafting):,.0f} where both models step together.",
     ]
 
 
@@ -125,7 +129,7 @@ def read_config(spec: str) -> ModelConfig:
 
 
 def device_count(mesh: str) -> int:
-    """How many devices a typed mesh speaks of; what is wrong with it is told by `parse_mesh`."""
+    """How many devices a mesh has, as it is typed; `parse_mesh` checks it."""
     count = 1
     for part in mesh.split(","):
         axis, _, size = part.partition("=")
@@ -135,14 +139,14 @@ def device_count(mesh: str) -> int:
 
 
 def simulate(count: int) -> None:
-    """Let the CPU stand for so many devices; possible once, before JAX is first used."""
+    """Simulate so many devices on the CPU; possible once, before JAX is first used."""
     jax.config.update("jax_platforms", "cpu")
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         raise InputError(
-            f"{count} devices cannot be simulated in a process that has used JAX already: plan in "
-            "a process of its own"
+            f"{count} devices cannot be simulated: this process has used JAX already. Plan in a "
+            "new process"
         ) from error
 
 
