@@ -21,7 +21,7 @@ import tyro
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, write
-from onceedit_jax.cli.main import with_huge_pages
+from onceedit_jax.cli.environment import with_huge_pages
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
 from onceedit_jax.editing.trainer import Progress, train

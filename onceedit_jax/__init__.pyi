@@ -3,9 +3,11 @@ from . import fusion as fusion
 from . import gates as gates
 from .data.loaders import load_records as load_records
 from .data.loaders import load_unrelated as load_unrelated
+from .data.readers import Reader as Reader
 from .data.records import EditRecord as EditRecord
 from .data.records import Pair as Pair
 from .data.records import UnrelatedRow as UnrelatedRow
+from .data.rows import Row as Row
 from .decoding.fused import Prompts as Prompts
 from .decoding.fused import Spelling as Spelling
 from .decoding.fused import fused_continuation as fused_continuation
@@ -40,8 +42,11 @@ from .ensemble.target import load_target as load_target
 from .errors import InputError as InputError
 from .errors import OnceEditError as OnceEditError
 from .errors import RunError as RunError
+from .evaluation.from_files import EvaluationReport as EvaluationReport
+from .evaluation.from_files import evaluate_from_files as evaluate_from_files
 from .evaluation.metrics import exact_match as exact_match
 from .evaluation.metrics import token_accuracy as token_accuracy
+from .evaluation.options import EvaluationOptions as EvaluationOptions
 from .evaluation.protocol import Evaluation as Evaluation
 from .evaluation.protocol import evaluate as evaluate
 from .fusion.mixing import fuse as fuse
@@ -49,9 +54,9 @@ from .fusion.mixing import fuse_vocabulary as fuse_vocabulary
 from .fusion.mixing import fused_anchor as fused_anchor
 from .fusion.mixing import fused_token as fused_token
 from .fusion.search import SearchResult as SearchResult
-from .fusion.search import SearchSettings as SearchSettings
 from .fusion.search import gradient_search as gradient_search
 from .fusion.search import lookup as lookup
+from .fusion.settings import SearchSettings as SearchSettings
 from .fusion.step import fused_step as fused_step
 from .fusion.types import FusedStep as FusedStep
 from .fusion.types import FusionInputs as FusionInputs

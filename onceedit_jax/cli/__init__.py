@@ -1,1 +1,1 @@
-"""The `onceedit` command."""
+"""The `onceedit` command: one module a command, each with its options and what it prints."""

@@ -1,25 +1,22 @@
-"""The main job on two real models: one plug-in edited once, two LLMs that answer anew."""
+"""`onceedit demo`: two real models, one plug-in edited once, and answers before and after."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from onceedit_jax.cli.workflow import (
-    edit,
-    load_records,
-    out_console,
-    print_answers,
-    report_evaluation,
-)
-from onceedit_jax.data.records import demo_path
-from onceedit_jax.distributed.mesh import parse_mesh
+from tyro.conf import arg
+
 from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.ensemble import Ensemble, load_target
-from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
+
+if TYPE_CHECKING:
+    from onceedit_jax.data.records import EditRecord
+    from onceedit_jax.ensemble import Ensemble
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
-# Ten edits alone say little about where they end: more unrelated rows for each. Training the upper
-# layers alone takes a third of the time of full fine-tuning.
+# Ten edits show the gate little of where they end, so there are more unrelated rows for each.
+# Training the upper layers takes a third of the time of full fine-tuning.
 SETTINGS = EditSettings(
     method="last-n-layers",
     last_layers=12,
@@ -30,38 +27,67 @@ SETTINGS = EditSettings(
 )
 
 
-def run_demo(out: Path, *, mesh: str | None = None) -> None:
-    """Edit SmolLM2-135M with the package's ten facts, evaluate two targets, answer questions.
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """The demonstration.
 
-    Args:
-        out: folder for the edited plug-in (`plugin/`) and the results.
-        mesh: how devices share the work, as it is typed.
+    Attributes:
+      out: folder for the edited plug-in (`plugin/`) and the results.
+      mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
     """
-    devices = parse_mesh(mesh)
+
+    out: Path = Path("runs/demo")
+    mesh: str | None = None
+
+
+def demo(options: Annotated[DemoOptions, arg(name="")]) -> None:
+    """Edit SmolLM2-135M with ten facts and question two LLMs, before and after."""
+    from onceedit_jax.cli.console import out
+    from onceedit_jax.cli.evaluate import print_report
+    from onceedit_jax.cli.generate import print_answers
+    from onceedit_jax.data.loaders import load_records
+    from onceedit_jax.data.records import demo_path
+    from onceedit_jax.evaluation.from_files import write_report
+    from onceedit_jax.evaluation.protocol import evaluate, plugin_alone
+
     started = time.monotonic()
-    edits = demo_path("demo_edits.jsonl")
-    records = load_records(edits)
-    plugin = edit(
-        PLUGIN,
-        edits,
-        demo_path("demo_unrelated.json"),
-        out / "plugin",
-        format="jsonl",
-        mesh=mesh,
+    ensemble = _edited_ensemble(options)
+    records = load_records(demo_path("demo_edits.jsonl"))
+    evaluation = evaluate(ensemble, records, mode="both")
+    alone = plugin_alone(ensemble.plugin, records)
+    results = options.out / "results.json"
+    print_report(write_report(ensemble, records, evaluation, alone, results))
+    questions = _questions(records)
+    answers = ensemble.generate(questions, max_new_tokens=12)
+    print_answers(questions, [target.name for target in ensemble.targets], answers)
+    out.print(f"done in {time.monotonic() - started:.0f} s: {options.out}")
+
+
+def _edited_ensemble(options: DemoOptions) -> "Ensemble":
+    """The edited plug-in with its two targets."""
+    from onceedit_jax.cli.console import note
+    from onceedit_jax.cli.edit import EditOptions, edit_from_files, print_edited
+    from onceedit_jax.cli.progress import editing_progress
+    from onceedit_jax.data.records import demo_path
+    from onceedit_jax.distributed.mesh import parse_mesh
+    from onceedit_jax.ensemble import Ensemble, load_target
+
+    editing = EditOptions(
+        facts=str(demo_path("demo_edits.jsonl")),
+        unrelated=str(demo_path("demo_unrelated.json")),
+        plugin=PLUGIN,
+        out=options.out / "plugin",
+        mesh=options.mesh,
         settings=SETTINGS,
     )
-    ensemble = Ensemble(
-        plugin, [load_target(target, mesh=devices) for target in TARGETS], mesh=devices
-    )
-    report_evaluation(
-        ensemble,
-        records,
-        out / "results.json",
-        evaluate(ensemble, records, mode="both"),
-        plugin_alone(ensemble.plugin, records),
-    )
+    with editing_progress() as on_step:
+        plugin = edit_from_files(editing, on_step=on_step, on_note=note)
+    print_edited(plugin, editing.out)
+    mesh = parse_mesh(options.mesh)
+    return Ensemble(plugin, [load_target(name, mesh=mesh) for name in TARGETS], mesh=mesh)
+
+
+def _questions(records: "list[EditRecord]") -> list[str]:
+    """Two edits' prompts, a rephrase, and a question that no edit concerns."""
     first, second, third = records[:3]
-    questions = [first.prompt, second.prompt, third.rephrase or third.prompt]
-    questions.append(first.locality[0].prompt)
-    print_answers(ensemble, questions, max_new_tokens=12)
-    out_console.print(f"done in {time.monotonic() - started:.0f} s: {out}")
+    return [first.prompt, second.prompt, third.rephrase or third.prompt, first.locality[0].prompt]

@@ -1,1 +1,1 @@
-"""Edit records, unrelated rows, and the check that keeps them apart."""
+"""Edit records and unrelated rows: their types, readers, and the check for leaks."""

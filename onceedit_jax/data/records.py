@@ -1,4 +1,4 @@
-"""The one record type of an edit, the unrelated row, and which edits contradict one another."""
+"""The record of an edit, the unrelated row, and checks for contradicting and repeated edits."""
 
 import json
 import re
@@ -26,6 +26,7 @@ __all__ = [
 
 R = TypeVar("R", "EditRecord", "UnrelatedRow")
 
+
 _NQ = re.compile(r"^\s*nq\s+question\s*:\s*", re.IGNORECASE)
 
 
@@ -39,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class EditRecord:
-    """One edit and everything that is evaluated about it.
+    """One edit, with the questions that evaluate it.
 
     Attributes:
         prompt: the edit's prompt (reliability is scored on it).
@@ -50,7 +51,7 @@ class EditRecord:
         subject: what the edit is about.
         true_answers: the answers that were true before the edit.
         index: position in the list that was loaded.
-        source: "file:line", for messages; two records that differ only here are equal.
+        source: "file:line", for messages. Records that differ only here are equal.
     """
 
     prompt: str
@@ -66,10 +67,12 @@ class EditRecord:
 
 @dataclass(frozen=True)
 class UnrelatedRow:
-    """A text the gate learns to leave alone.
+    """A text on which the gate learns to stay closed, because no edit concerns it.
 
-    `answer` is None where the text has no question/answer boundary (a plain sentence, or a question
-    and its answer in one string).
+    Attributes:
+        prompt: the text, or the question where the answer is separate.
+        answer: its answer; None for a plain sentence, or a question and its answer in one string.
+        source: "file:line", for messages. Rows that differ only here are equal.
     """
 
     prompt: str
@@ -78,12 +81,16 @@ class UnrelatedRow:
 
 
 def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
-    """Positions of records that can't all be right at once.
+    """Positions of records that contradict another one.
 
-    Two records contradict when their normalised targets differ and (a) their prompts are equal, or
-    (b) subject and true answers are equal (ZsRE asks one fact in several ways, each with its own
-    target), or (c) the rephrase of one is the prompt of the other. All comparisons are of
-    `normalise`d text. Both records of such a pair are returned.
+    Two records contradict when their targets differ and
+
+    - their prompts are equal, or
+    - their subjects and true answers are equal (ZsRE asks for one fact in several ways, each with
+      its own target), or
+    - the rephrase of one is the prompt of the other.
+
+    All texts are compared after `normalise`. The result has both records of each pair.
     """
     targets = [normalise(record.target) for record in records]
     prompts = _group((normalise(record.prompt), i) for i, record in enumerate(records))
@@ -92,22 +99,22 @@ def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
         for i, record in enumerate(records)
         if record.subject and record.true_answers
     )
-    found: set[int] = set()
+    positions: set[int] = set()
     for members in [*prompts.values(), *facts.values()]:
         if len({targets[i] for i in members}) > 1:
-            found.update(members)
+            positions.update(members)
     for i, record in enumerate(records):
         if record.rephrase is None:
             continue
         others = prompts.get(normalise(record.rephrase), [])
         opposed = [j for j in others if targets[j] != targets[i]]
         if opposed:
-            found.update([i, *opposed])
-    return frozenset(found)
+            positions.update([i, *opposed])
+    return frozenset(positions)
 
 
 def duplicates(records: Sequence[EditRecord]) -> frozenset[int]:
-    """Positions of records whose normalised prompt and target an earlier record has already."""
+    """Positions of records that repeat an earlier one: same prompt and target, `normalise`d."""
     groups = _group(
         ((normalise(record.prompt), normalise(record.target)), i)
         for i, record in enumerate(records)
@@ -116,15 +123,15 @@ def duplicates(records: Sequence[EditRecord]) -> frozenset[int]:
 
 
 def strip_nq(text: str) -> str:
-    """Text without the "nq question:" that opens every locality prompt of ZsRE (and no edit)."""
+    """The text without a leading "nq question:", which all locality prompts of ZsRE have."""
     return _NQ.sub("", text)
 
 
 def without_nq(item: R) -> R:
-    """The same record or row with "nq question:" taken off its locality prompts or its text.
+    """The same record or row, with "nq question:" removed from its locality prompts or its text.
 
-    With the prefix a gate can tell locality prompts from edits by their first two words; without it
-    locality is a test of the question's content.
+    With the prefix, a gate can separate locality prompts from edits by their first two words.
+    Without it, locality tests whether the gate reads the question itself.
     """
     if isinstance(item, UnrelatedRow):
         return replace(item, prompt=strip_nq(item.prompt))
@@ -133,14 +140,14 @@ def without_nq(item: R) -> R:
 
 
 def demo_path(name: str) -> Path:
-    """Path of a file that comes with the package.
+    """Path of a data file of the package.
 
     Args:
-        name: "demo_edits.jsonl", "demo_unrelated.json", "neutral_texts.json" or
-            "reference_texts.json".
+        name: "demo_edits.jsonl", "demo_unrelated.json", "neutral_texts.json",
+            "reference_texts.json" or "simple_facts.jsonl".
 
     Raises:
-        InputError: there is no such file in the package.
+        InputError: the package has no such file.
     """
     folder = Path(str(files("onceedit_jax.data")))
     if not (path := folder / name).is_file():

@@ -31,9 +31,10 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.models.parameters import input_embeddings
-from onceedit_jax.relative.build import Kind, ModelTable, TransferHealth, build_table
+from onceedit_jax.relative.build import ModelTable, TransferHealth, build_table
+from onceedit_jax.relative.options import Kind, Normalization
 from onceedit_jax.relative.tables import ExactTable, TopKTable, held_mass, lookup_table
-from onceedit_jax.relative.transfer import Normalization, anchor_coverage, unit_embeddings
+from onceedit_jax.relative.transfer import anchor_coverage, unit_embeddings
 from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.tokenizer import Tokenizer
 

@@ -4,7 +4,7 @@ portability of every target, before and after, from one run.
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,11 @@ from onceedit_jax.evaluation.metrics import (
     scores,
     token_accuracy,
 )
+from onceedit_jax.evaluation.options import Mode
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
-Mode = Literal["teacher-forced", "generate", "both"]
 METRICS = ("rel", "gen", "loc", "portability")
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the summary JSON, a table, and warnings that name a remedy."""
+"""What an evaluation leaves behind: the summary JSON, and warnings that name a remedy."""
 
 import json
 import math
@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from onceedit_jax.storage.files import write_whole
 from onceedit_jax.storage.versions import versions
@@ -19,7 +16,6 @@ from onceedit_jax.storage.versions import versions
 LOW_LOCALITY = 0.3
 GENERALITY_GAP = 0.3
 TARGET_GAP = 0.1
-SHOWN = ("rel", "gen", "loc", "avg")
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -61,45 +57,6 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_whole(Path(path), "".join(lines))
 
 
-def table(results: Results, plugin: Mapping[str, Any] | None = None) -> Table:
-    """A terminal table, at most 100 columns wide: one row a target and mode, before and after.
-
-    Args:
-      results: as in `summary`.
-      plugin: scores of the plug-in alone (`rel`, `gen`), given under the table.
-    """
-    shown = Table(box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
-    for header, width in (("target", 16), ("mode", 14), ("fusion", 17)):
-        shown.add_column(f"\n{header}", overflow="fold", max_width=width)
-    for when in ("before", "after"):
-        for number, metric in enumerate(SHOWN):
-            over = when if number == 0 else ""
-            shown.add_column(
-                f"{over}\n{metric.capitalize()}", justify="right", no_wrap=True, min_width=5
-            )
-    for result in results:
-        numbers = [
-            _number(result[when].get(metric)) for when in ("before", "after") for metric in SHOWN
-        ]
-        names = (result["target"], result["mode"], _rule(result))
-        shown.add_row(*map(Text, names), *numbers)
-    notes = []
-    if plugin is not None and (plugin.get("rel") is not None or plugin.get("gen") is not None):
-        notes.append(
-            f"plug-in alone: Rel {_number(plugin.get('rel'))}, Gen {_number(plugin.get('gen'))}"
-        )
-    for result in results:
-        if consistent := result.get("consistent"):
-            after = consistent["after"]
-            scores = ", ".join(f"{m.capitalize()} {_number(after.get(m))}" for m in SHOWN)
-            notes.append(
-                f"{result['target']} ({result['mode']}) without its {result['contradicting']} "
-                f"contradicting edits: {scores}"
-            )
-    shown.caption = "\n".join(notes) or None
-    return shown
-
-
 def warnings(
     results: Results,
     *,
@@ -126,7 +83,7 @@ def warnings(
     low_locality: list[str] = []
     for result in results:
         after = result["after"]
-        name = f"{result['target']} ({result['mode']}, {_rule(result)})"
+        name = f"{result['target']} ({result['mode']}, {rule_label(result)})"
         rel, gen, loc = after.get("rel"), after.get("gen"), after.get("loc")
         if loc is not None and loc < LOW_LOCALITY:
             low_locality.append(f"{name} has Loc {loc:.3f}")
@@ -164,7 +121,7 @@ def _targets_behind(results: Results, coverage: Mapping[str, float | None]) -> l
     groups: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
     for result in results:
         if result["after"].get("avg") is not None:
-            key = (result["mode"], _rule(result))
+            key = (result["mode"], rule_label(result))
             groups[key].append((result["target"], result["after"]["avg"]))
     found = []
     for (mode, rule), members in groups.items():
@@ -204,13 +161,10 @@ def histogram(values: Sequence[float], *, bins: int = 10, width: int = 40) -> st
     )
 
 
-def _rule(result: Mapping[str, Any]) -> str:
+def rule_label(result: Mapping[str, Any]) -> str:
+    """How tables and messages name a result's rule: with its search, where it has one."""
     search = result.get("search") or "none"
     return result["fusion"] if search == "none" else f"{result['fusion']}/{search}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _mean(values: Sequence[float]) -> str:

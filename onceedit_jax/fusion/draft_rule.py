@@ -1,39 +1,13 @@
 """`draft`: the plug-in drafts text, which the target's tokenizer reads and the target checks."""
 
-import dataclasses
 from functools import cache, partial
-from typing import Literal
 
 import jax.numpy as jnp
 
-from onceedit_jax.checks import check_settings
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.mixing import drafted_token
+from onceedit_jax.fusion.settings import Confidence, DraftSettings
 from onceedit_jax.fusion.types import FusedStep, FusionInputs, FusionRule, PairSide
-
-Confidence = Literal["probability", "sure"]
-
-
-@dataclasses.dataclass(frozen=True)
-class DraftSettings:
-    """How drafts are taken.
-
-    Attributes:
-      confidence: weigh a draft by its `probability`, or be `sure` of it (probability 1).
-      trust: take a draft as the answer without asking the target, where alpha is at least the
-        gate's trust threshold.
-    """
-
-    confidence: Confidence = "probability"
-    trust: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-          InputError: a value that is none of the choices.
-        """
-        check_settings(self)
 
 
 def draft(*, confidence: Confidence = "probability", trust: bool = False) -> FusionRule:

@@ -6,10 +6,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.draft_rule import DraftSettings, draft_by
-from onceedit_jax.fusion.relative_rule import RelativeSettings, deepen, relative_by
+from onceedit_jax.fusion.draft_rule import draft_by
+from onceedit_jax.fusion.relative_rule import relative_by
+from onceedit_jax.fusion.settings import RULE_SETTINGS
 from onceedit_jax.fusion.types import FusionRule
-from onceedit_jax.fusion.vocabulary_rule import VocabularySettings, vocabulary
+from onceedit_jax.fusion.vocabulary_rule import vocabulary
 
 ENTRY_POINTS = "onceedit_jax.fusion_rules"
 
@@ -30,10 +31,10 @@ class NamedRule:
 
 
 RULES: dict[str, NamedRule] = {
-    "draft": NamedRule(draft_by, DraftSettings()),
-    "vocabulary": NamedRule(lambda settings: vocabulary(), VocabularySettings()),
-    "relative": NamedRule(relative_by, RelativeSettings(), gate="token"),
-    "deepen": NamedRule(relative_by, deepen().settings, gate="fixed"),
+    "draft": NamedRule(draft_by, RULE_SETTINGS["draft"]),
+    "vocabulary": NamedRule(lambda settings: vocabulary(), RULE_SETTINGS["vocabulary"]),
+    "relative": NamedRule(relative_by, RULE_SETTINGS["relative"], gate="token"),
+    "deepen": NamedRule(relative_by, RULE_SETTINGS["deepen"], gate="fixed"),
 }
 
 

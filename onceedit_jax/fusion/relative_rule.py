@@ -5,16 +5,23 @@ The paper's rule, DeePEn's, and every combination of their parts are settings of
 
 import dataclasses
 from functools import cache, partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.checks import check_settings
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.mixing import fuse_logits, fused_anchor
-from onceedit_jax.fusion.search import SearchSettings, gradient_search
+from onceedit_jax.fusion.search import gradient_search
+from onceedit_jax.fusion.settings import (
+    DEEPEN,
+    Objective,
+    RelativeSettings,
+    Search,
+    SearchSettings,
+    Start,
+)
 from onceedit_jax.fusion.types import (
     FusedStep,
     FusionInputs,
@@ -23,62 +30,14 @@ from onceedit_jax.fusion.types import (
     plugin_logits_of,
 )
 from onceedit_jax.models.argmax import most_likely
-from onceedit_jax.relative.build import Kind, ModelTable
+from onceedit_jax.relative.build import ModelTable
+from onceedit_jax.relative.options import Kind, Normalization
 from onceedit_jax.relative.tables import Table, TopKTable
-from onceedit_jax.relative.transfer import Normalization
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.tokenizer import Tokenizer
 
 LEAST_HELD = 0.9  # of p R, that a top-k table must hold
 EXACT_BATCH = 256  # an exact table costs one pass, however many decisions share it
-
-Start = Literal["zeros", "prior"]
-Objective = Literal["one-hot", "distribution"]
-Search = Literal["lookup", "gradient"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RelativeSettings:
-    """A point on the axes between DeePEn and ONCE EDIT.
-
-    Attributes:
-      normalization: of the transfer matrices.
-      start: the search starts from `zeros`, or from the target's own logits, the `prior`.
-      objective: the search aims at P itself, the `distribution`, or at its largest anchor,
-        `one-hot`.
-      search: `lookup`, the closed form of zeros with one-hot, or `gradient`.
-      gradient: settings of the gradient search.
-      table: how the matrices are held: `topk`, `exact`, `dense`; None chooses `exact` for
-        `deepen`'s normalization, whose rows are too even for k entries, and `topk` otherwise.
-      allow_lossy: accept a top-k table that holds under .9 of p R.
-    """
-
-    normalization: Normalization = "centered"
-    start: Start = "zeros"
-    objective: Objective = "one-hot"
-    search: Search = "lookup"
-    gradient: SearchSettings = dataclasses.field(default_factory=SearchSettings)
-    table: Kind | None = None
-    allow_lossy: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse combinations without a meaning.
-
-        Raises:
-          InputError: naming the settings and what to set instead.
-        """
-        check_settings(self)
-        closed_form = self.start == "zeros" and self.objective == "one-hot"
-        if self.search == "lookup" and not closed_form:
-            raise InputError(
-                f"search=lookup is the closed form of start=zeros with objective=one-hot, not of "
-                f"start={self.start} with objective={self.objective}; set search=gradient"
-            )
-
-    @property
-    def kind(self) -> Kind:
-        """How the matrices are held."""
-        return self.table or ("exact" if self.normalization == "deepen" else "topk")
 
 
 class RelativeState(NamedTuple):
@@ -142,9 +101,7 @@ def deepen() -> FusionRule:
 
     It knows no gate: use it with `gates.fixed(0.5)`.
     """
-    return relative(
-        normalization="deepen", start="prior", objective="distribution", search="gradient"
-    )
+    return relative_by(DEEPEN)
 
 
 @cache

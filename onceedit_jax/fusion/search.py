@@ -3,56 +3,18 @@
 Source: DeePEn, section 3.3 (search), and ONCE EDIT, section 3.3 (zero start, one-hot target).
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.scipy.special import xlogy
 
-from onceedit_jax.checks import check_settings
+from onceedit_jax.fusion.settings import SearchSettings
 from onceedit_jax.relative.tables import EXCLUDED, Table
 
 _TINY = 1e-30
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings:
-    """DeePEn's search. What it leaves to torch's defaults is set here: optax's differ.
-
-    Attributes:
-      steps: optimizer steps.
-      learning_rate: eta.
-      schedule: `cosine` as published (T_max 10, so that 5 steps go half-way down to eta / 4, where
-        the rate stays from step 10 on).
-      reduction: of the KL divergence over anchors; torch's `mean` divides the sum by A. For one
-        example at a time, as here, torch's `batchmean` is `sum`.
-      optimizer: `adamw` as published, or plain gradient descent.
-      eps: AdamW's epsilon.
-      weight_decay: AdamW's decoupled decay.
-      b1: AdamW's first moment.
-      b2: AdamW's second moment.
-    """
-
-    steps: int = 5
-    learning_rate: float = 0.15
-    schedule: Literal["cosine", "constant"] = "cosine"
-    reduction: Literal["mean", "sum"] = "mean"
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    b1: float = 0.9
-    b2: float = 0.999
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot search.
-
-        Raises:
-          InputError: naming the setting, its value and what was expected.
-        """
-        check_settings(self, above_zero=["learning_rate"], not_negative=["steps"])
 
 
 class SearchResult(NamedTuple):
@@ -102,7 +64,7 @@ def gradient_search(
     table: Table,
     start: jax.Array,
     *,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
 ) -> SearchResult:
     """Minimise KL(target || softmax(z) R) over logits z; examples do not touch one another.
 

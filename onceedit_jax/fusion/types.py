@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.relative.build import Kind, ModelTable
-from onceedit_jax.relative.transfer import Normalization
+from onceedit_jax.relative.build import ModelTable
+from onceedit_jax.relative.options import Kind, Normalization
 from onceedit_jax.text.tokenizer import Tokenizer
 
 

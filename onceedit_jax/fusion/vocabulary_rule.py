@@ -1,6 +1,5 @@
 """`vocabulary`: the plug-in's distribution, moved into the target's vocabulary token by token."""
 
-import dataclasses
 from functools import cache
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from onceedit_jax.fusion.mixing import fused_token
+from onceedit_jax.fusion.settings import VocabularySettings
 from onceedit_jax.fusion.types import (
     FusedStep,
     FusionInputs,
@@ -16,11 +16,6 @@ from onceedit_jax.fusion.types import (
     plugin_logits_of,
 )
 from onceedit_jax.text.bridge import Bridge
-
-
-@dataclasses.dataclass(frozen=True)
-class VocabularySettings:
-    """The rule has no settings."""
 
 
 @cache

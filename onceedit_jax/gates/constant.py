@@ -1,5 +1,6 @@
 """A gate that is always open to the same degree, as in DeePEn."""
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,17 @@ import jax.numpy as jnp
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.types import Gate, GateFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSettings:
+    """Settings of the gate `fixed`.
+
+    Attributes:
+      weight: alpha of every prompt, from 0 to 1.
+    """
+
+    weight: float
 
 
 def fixed(weight: float = 0.5) -> Gate:
@@ -26,4 +38,10 @@ def _fixed(weight: float) -> Gate:
     def score(state: Any, features: GateFeatures) -> jax.Array:
         return jnp.full(features.words.shape[0], weight, jnp.float32)
 
-    return Gate("fixed", lambda features, labels: {}, score, threshold=0.0)
+    return Gate(
+        "fixed",
+        lambda features, labels: {},
+        score,
+        threshold=0.0,
+        settings=FixedSettings(weight),
+    )

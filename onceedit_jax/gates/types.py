@@ -43,6 +43,7 @@ class Gate:
       may_open: from state and `words` `[B, T]` to `[B]` bool: where it says False alpha is 0, and
         the plug-in is not run. None: any prompt may open the gate.
       threshold: alphas below it count as 0; None calibrates it on edits and held-out rows.
+      settings: the gate's own settings record, for reports.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Gate:
     reads: frozenset[str] = frozenset()
     may_open: Callable[[Any, Int[Array, "batch words"]], Bool[Array, "batch"]] | None = None
     threshold: float | None = None
+    settings: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

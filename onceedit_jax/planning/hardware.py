@@ -1,6 +1,8 @@
 """Published peak figures of accelerators; none of them was measured by this project."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+ChipName = Literal["h100", "v5e", "v5p"]
 
 
 class Chip(NamedTuple):
@@ -23,7 +25,7 @@ class Chip(NamedTuple):
     source: str
 
 
-CHIPS = {
+CHIPS: dict[ChipName, Chip] = {
     "h100": Chip(
         "H100 SXM", 80e9, 989e12, 3.35e12, 450e9, "NVIDIA's H100 data sheet (NVLink: 900 GB/s)"
     ),

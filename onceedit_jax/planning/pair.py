@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.planning.hardware import CHIPS, Chip
+from onceedit_jax.planning.options import PlanOptions
 from onceedit_jax.planning.plan import ModelPlan, plan_model, step_seconds
 
 DRAFT_TOKENS = 4
@@ -77,47 +79,27 @@ class PairPlan:
         return self.rows / (self.target_seconds + self.plugin_seconds)
 
 
-def plan_pair(
-    plugin: str | Path,
-    target: str | Path,
-    mesh: str,
-    *,
-    chip: str = "h100",
-    rows: int = 1,
-    context: int = 1024,
-    dtype: str = "bfloat16",
-    target_dtype: str | None = None,
-) -> PairPlan:
+def plan_pair(options: PlanOptions) -> PairPlan:
     """Estimate memory, compute and speed for a pair without its weights or hardware.
 
     CPU devices are simulated in place of the mesh's, so this must run before JAX is first used.
-
-    Args:
-      plugin: config.json of the plug-in, or a folder with one.
-      target: the same for the target.
-      mesh: axes and sizes, such as `data=2,tensor=8`.
-      chip: key of `CHIPS`.
-      rows: rows that are answered at once.
-      context: capacity of the caches, in tokens of each row.
-      dtype: of weights and caches, see `plan_model`.
-      target_dtype: of the target (default: `dtype`).
 
     Raises:
       InputError: a file that cannot be read, an unsupported model, an invalid mesh, or a process
         that has used JAX already.
     """
-    plugin_config, target_config = read_config(plugin), read_config(target)
-    devices = device_count(mesh)
+    plugin, target = read_config(options.plugin), read_config(options.target)
+    devices = device_count(options.mesh)
     simulate_devices(devices)
-    simulated = parse_mesh(mesh)
-    assert simulated is not None
-    sizes = {"rows": rows, "context": context}
+    mesh = parse_mesh(options.mesh)
+    assert mesh is not None
+    plan = partial(plan_model, mesh=mesh, rows=options.rows, context=options.context)
     return PairPlan(
-        plugin=plan_model(plugin_config, simulated, dtype=dtype, **sizes),
-        target=plan_model(target_config, simulated, dtype=target_dtype or dtype, **sizes),
-        chip=CHIPS[chip],
+        plugin=plan(plugin, dtype=options.dtype),
+        target=plan(target, dtype=options.target_dtype or options.dtype),
+        chip=CHIPS[options.chip],
         devices=devices,
-        rows=rows,
+        rows=options.rows,
     )
 
 

@@ -10,7 +10,7 @@ throughout. Devices that the embeddings lie over share the rows of a block.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from onceedit_jax.distributed.mesh import laid_over, spec, to_host, using
 from onceedit_jax.errors import InputError
+from onceedit_jax.relative.options import Kind, Normalization
 from onceedit_jax.relative.tables import (
     BLOCK,
     EXCLUDED,
@@ -33,7 +34,6 @@ from onceedit_jax.relative.tables import (
 )
 from onceedit_jax.relative.transfer import (
     SAMPLE,
-    Normalization,
     check_anchors,
     default_temperature,
     frame,
@@ -42,7 +42,6 @@ from onceedit_jax.relative.transfer import (
     unit_rows,
 )
 
-Kind = Literal["topk", "dense", "exact"]
 ROW_ENTRIES = 64  # that a row of a top-k table keeps
 
 

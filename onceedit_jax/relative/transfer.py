@@ -12,7 +12,7 @@ Here R is dense; `table_building` reduces it to tables (see `tables`), and these
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.errors import InputError
+from onceedit_jax.relative.options import Normalization
 from onceedit_jax.relative.tables import (
     BLOCK,
     cosine,
     is_token,
     scaled_cosine,
 )
-
-Normalization = Literal["centered", "deepen"]
 
 DEEPEN_TEMPERATURE = 100.0
 TEMPERATURES = (1.0, 200.0)

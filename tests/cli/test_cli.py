@@ -1,24 +1,29 @@
 """The command line: flags, config files, exit codes, and one line for every error."""
 
-import json
+import dataclasses
+import os
+import re
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
-from onceedit_jax.fusion.rules import PRESETS
+import yaml
+from support import ROOT
 
-from onceedit_jax.cli import main as cli
-from onceedit_jax.cli.main import _with_config, with_huge_pages
-from onceedit_jax.cli.workflow import _records_file
-from onceedit_jax.data.loaders import FORMATS
-from onceedit_jax.editing.artifact import FORMAT
+from onceedit_jax.cli.config_file import with_config
+from onceedit_jax.cli.environment import with_huge_pages
+from onceedit_jax.cli.main import COMMANDS, FORWARDED
+from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
-from onceedit_jax.gates.weight_token import GateKind
+from onceedit_jax.evaluation.options import records_file
+from onceedit_jax.planning.hardware import CHIPS, ChipName
 
 
-def onceedit(*arguments):
+def onceedit(*arguments, cwd=None):
     return subprocess.run(
         [
             sys.executable,
@@ -28,12 +33,9 @@ def onceedit(*arguments):
         ],
         capture_output=True,
         text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
     )
-
-
-COMMANDS = [
-    "demo", "edit", "evaluate", "generate", "transfer", "experiment", "report", "export", "info",
-]  # fmt: skip
 
 
 def test_help_names_every_command():
@@ -42,20 +44,80 @@ def test_help_names_every_command():
     assert all(command in done.stdout for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command):
-    assert onceedit(command, "--help").returncode == 0
+def options_of(command):
+    """Name and type of every option of a command's records, settings records included."""
+
+    def fields(record):
+        for field in dataclasses.fields(record):
+            kind = get_type_hints(record)[field.name]
+            yield from fields(kind) if dataclasses.is_dataclass(kind) else [field.name]
+
+    kinds = get_type_hints(COMMANDS[command])
+    kinds.pop("return")
+    return [name for kind in kinds.values() for name in fields(kind)]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in FORWARDED])
+def test_every_option_of_a_commands_records_is_one_flag(command):
+    done = onceedit(command, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    flags = re.findall(r"^│ --([a-z][a-z-]*)", done.stdout, re.MULTILINE)
+    positional = {"edit": ["facts"], "info": ["edited"]}.get(command, [])
+    options = [name for name in options_of(command) if name not in positional]
+    assert sorted(flags) == sorted(name.replace("_", "-") for name in options)
+    assert len(set(flags)) == len(flags)
+    assert done.stdout.count("positional arguments") == bool(positional)
+    # Every one is explained.
+    assert not re.search(r"^│ --\S+ +(\S+ +)?\((default|required)", done.stdout, re.MULTILINE)
+
+
+def test_help_imports_no_jax():
+    program = (
+        "import sys\n"
+        "from onceedit_jax.cli.main import main\n"
+        "sys.argv = ['onceedit', 'evaluate', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print([name for name in ('jax', 'rich', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_printed():
+    assert onceedit("--version").stdout == f"onceedit {version('onceedit-jax')}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        (("experiment", "scaling", "--data", "a b"), "experiments scaling --data 'a b'"),
+        (("report", "results"), "experiments report results"),
+    ],
+)
+def test_experiments_are_run_from_a_checkout(tmp_path, typed, command):
+    done = onceedit(*typed, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert done.stderr.rstrip().endswith(f"python -m {command}")
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()
+    program = "import sys; print(sys.argv[1:]); sys.exit(7)"
+    (tmp_path / "experiments" / "__main__.py").write_text(program)
+    done = onceedit(*typed, cwd=tmp_path)
+    assert done.returncode == 7
+    assert done.stdout == f"{shlex.split(command)[1:]}\n"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ("info", "nowhere"),
-        ("edit", "--plugin", "x", "--edits", "nowhere.jsonl", "--unrelated", "y", "--out", "z"),
+        ("edit", "nowhere.jsonl", "--plugin", "x", "--out", "z"),
         ("evaluate", "--edited", "nowhere", "--target", "t", "--data", "d", "--out", "o.json"),
         ("--config", "nowhere.yaml", "demo"),
-        ("edit", "--plugin", "x", "--edits", "e", "--unrelated", "y", "--out", "z",
-         "--learning-rate", "0"),
+        ("edit", "e.jsonl", "--plugin", "x", "--out", "z", "--learning-rate", "0"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(arguments):
@@ -80,17 +142,14 @@ def test_debug_shows_where_an_error_arose():
     assert "Traceback" in onceedit("--debug", "info", "nowhere").stderr
 
 
-@pytest.mark.parametrize(
-    ("typed", "known"),
-    [
-        (cli.Format, ["auto", *FORMATS]),
-        (cli.Fusion, PRESETS),
-        (cli.Gate, get_args(GateKind)),
-    ],
-)
-def test_flags_offer_what_the_library_has(typed, known):
-    """Written twice: `--help` may not wait for jax."""
-    assert sorted(get_args(typed)) == sorted(known)
+def test_chips_that_may_be_typed_have_their_figures():
+    assert set(get_args(ChipName)) == set(CHIPS)
+
+
+def test_the_example_configuration_has_every_setting_with_its_default():
+    values = yaml.safe_load((ROOT / "configs" / "edit.yaml").read_text())
+    assert list(values) == [field.name for field in dataclasses.fields(EditSettings)]
+    assert EditSettings(**values) == EditSettings()
 
 
 def test_unknown_flags_are_refused():
@@ -102,10 +161,10 @@ def test_a_config_file_stands_for_flags_and_typed_flags_win(tmp_path):
     config.write_text("epochs: 3\nresume: true\ntarget: [a, b]\n")
     begin = ["edit", "--config", str(config)]
     flags = ["--epochs", "3", "--resume", "--target", "a", "--target", "b"]
-    assert _with_config(begin) == ["edit", *flags]
+    assert with_config(begin) == ["edit", *flags]
     typed = ["--epochs=5", "--no-resume"]
-    assert _with_config([*begin, *typed]) == ["edit", *flags[3:], *typed]
-    assert _with_config([*begin, "--target", "c"]) == ["edit", *flags[:3], "--target", "c"]
+    assert with_config([*begin, *typed]) == ["edit", *flags[3:], *typed]
+    assert with_config([*begin, "--target", "c"]) == ["edit", *flags[:3], "--target", "c"]
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
@@ -113,21 +172,7 @@ def test_a_config_that_holds_no_flags_is_refused(tmp_path, text):
     config = tmp_path / "run.yaml"
     config.write_text(text)
     with pytest.raises(InputError, match=r"run\.yaml"):
-        _with_config(["edit", "--config", str(config)])
-
-
-def test_info_reads_no_array_and_counts_long_lists(tmp_path):
-    values = {
-        "format": FORMAT,
-        "base": {"name": "tiny", "config": {}, "hf_config": {}},
-        "edits": [{"prompt": "Where?", "target": "Here", "subject": None}],
-        "trained_texts": ["0123abcd"] * 1000,
-    }
-    (tmp_path / "edit.json").write_text(json.dumps(values))
-    done = onceedit("info", tmp_path)
-    assert done.returncode == 0
-    assert "Where? -> Here" in done.stdout
-    assert "0123abcd" not in done.stdout and '"trained_texts": 1000' in done.stdout
+        with_config(["edit", "--config", str(config)])
 
 
 def test_an_evaluation_tells_summary_and_records_apart(tmp_path):
@@ -135,8 +180,8 @@ def test_an_evaluation_tells_summary_and_records_apart(tmp_path):
     done = onceedit("evaluate", *flags)
     assert done.returncode == 2
     assert "o.jsonl" in done.stderr and "results.json" in done.stderr
-    assert _records_file(Path("eval.zsre")) == Path("eval.zsre.jsonl")
-    assert _records_file(Path("a/eval.json")) == Path("a/eval.jsonl")
+    assert records_file(Path("eval.zsre")) == Path("eval.zsre.jsonl")
+    assert records_file(Path("a/eval.json")) == Path("a/eval.jsonl")
 
 
 @pytest.mark.parametrize("out", ["questions.json", "questions.jsonl"])

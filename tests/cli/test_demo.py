@@ -7,6 +7,7 @@ import sys
 import pytest
 from stepwise import stepwise_answers
 
+from onceedit_jax import fusion
 from onceedit_jax.data.loaders import load_records
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.artifact import EditedPlugin
@@ -51,7 +52,8 @@ def test_answers_are_those_of_one_token_at_a_time(demo, name):
     records = load_records(demo_path("demo_edits.jsonl"))
     prompts = [r.prompt for r in records[:3]] + [str(r.rephrase) for r in records[:3]]
     plugin, target = EditedPlugin.load(demo[0] / "plugin"), load_target(name)
-    for fusion in ("draft", "vocabulary") if name == TARGETS[0] else ("draft",):
-        ensemble = Ensemble(plugin, [target], fusion=fusion, alpha_threshold=0)
+    rules = [fusion.draft(), fusion.vocabulary()] if name == TARGETS[0] else [fusion.draft()]
+    for rule in rules:
+        ensemble = Ensemble(plugin, [target], rule=rule, alpha_threshold=0)
         (found,) = ensemble.answers(prompts, max_new_tokens=9)
         assert found == stepwise_answers(ensemble, 0, prompts, max_new_tokens=9)

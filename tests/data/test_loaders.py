@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onceedit_jax.data import loaders
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import (
     EditRecord,
@@ -18,6 +17,7 @@ from onceedit_jax.data.records import (
     contradicting,
     demo_path,
     duplicates,
+    neutral_texts,
     without_nq,
 )
 from onceedit_jax.errors import InputError
@@ -274,9 +274,9 @@ def test_what_is_neither_file_nor_hub_name_is_refused_without_asking_the_hub(sou
 
 def test_unknown_format_and_limits_below_one_are_refused(tmp_path):
     path = write(tmp_path, "e.jsonl", json.dumps(EDIT))
-    with pytest.raises(InputError, match="expected auto, zsre"):
-        load_records(path, "zsrre")
     for load in (load_records, load_unrelated):
+        with pytest.raises(InputError, match="expected auto, zsre"):
+            load(path, "zsrre")
         with pytest.raises(InputError, match="at least 1"):
             load(path, limit=0)
 
@@ -379,7 +379,13 @@ def test_edits_contradict_by_prompt_by_fact_and_by_rephrase():
 
 
 def test_files_of_the_package_are_found_by_name():
-    assert demo_path is loaders.demo_path
     assert demo_path("demo_edits.jsonl").is_file()
     with pytest.raises(InputError, match=r"there are demo_edits\.jsonl"):
         demo_path("other.json")
+
+
+def test_the_neutral_texts_are_unrelated_rows_of_the_package():
+    rows = neutral_texts()
+    assert len(rows) >= 100
+    assert len({row.prompt for row in rows}) == len(rows)
+    assert all(row.prompt.strip() and row.source for row in rows)

@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 from support import PYTHONPATH, byte_level_tokenizer
 
-from onceedit_jax.cli import workflow
+from onceedit_jax.cli.edit import EditOptions, edit_from_files
+from onceedit_jax.distributed import hosts
 from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.export import export_hf
@@ -184,7 +185,7 @@ def test_two_hosts_edit_and_evaluate_and_go_on_after_one_has_died(tmp_path: Path
     ]  # fmt: skip
     edits.write_text("".join(json.dumps(row) + "\n" for row in rows))
     unrelated.write_text(json.dumps([{"prompt": f"the cat sat on mat {n}"} for n in range(60)]))
-    flags = ["--plugin", plugin, "--edits", str(edits), "--unrelated", str(unrelated)]
+    flags = [str(edits), "--plugin", plugin, "--unrelated", str(unrelated)]
     short = ["--epochs", "1", "--held-back", "2", "--context-share", "0"]
     editing = ["edit", *flags, "--mesh", "data=2,fsdp=2,tensor=2", "--out", str(edited), *short]
     for _, told, code in ended(*on_two_hosts(*editing)):
@@ -245,10 +246,12 @@ def test_hosts_that_are_none_are_told_with_an_example(spec):
 
 
 def test_hosts_do_not_edit_apart(monkeypatch, tmp_path):
-    monkeypatch.setattr(workflow, "join", lambda spec: Host(1, 2))
-    files = tmp_path / "e.jsonl", tmp_path / "u.json", tmp_path / "out"
+    monkeypatch.setattr(hosts, "join", lambda spec: Host(1, 2))
+    options = EditOptions(
+        facts="e.jsonl", plugin="m", out=tmp_path / "out", mesh="data=1", distributed="auto"
+    )
     with pytest.raises(InputError, match=r"--mesh data=1: 1 devices of one host; .* all hosts' 1"):
-        workflow.edit("m", *files, mesh="data=1", distributed="auto")
+        edit_from_files(options)
 
 
 def free_address():

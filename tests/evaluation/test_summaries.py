@@ -1,6 +1,5 @@
-"""Reports: the documented JSON, files that are whole or absent, a table that fits, warnings."""
+"""Summaries: the documented JSON, files that are whole or absent, and warnings."""
 
-import io
 import json
 import os
 
@@ -8,13 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from onceedit_jax.errors import RunError
 from onceedit_jax.evaluation.summaries import (
     histogram,
     summary,
-    table,
     warnings,
     write_json,
     write_jsonl,
@@ -42,24 +39,12 @@ def warned(*results, alphas=None, losses=None, coverage=None):
     return warnings(results, alphas=alphas or {}, losses=losses or {}, coverage=coverage or {})
 
 
-def printed(value) -> str:
-    out = io.StringIO()
-    Console(file=out, width=100).print(value)
-    return out.getvalue()
-
-
 def test_the_summary_has_the_documented_keys_and_survives_json(tmp_path):
     whole = summary([result()], plugin={"name": "smollm2"}, settings={"alpha_threshold": 0.5})
     assert list(whole) == ["results", "plugin", "settings", "versions"]
     assert {"python", "jax", "onceedit-jax"} <= set(whole["versions"])
     write_json(tmp_path / "out.json", whole)
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == whole
-
-
-def test_the_table_tells_scores_without_contradicting_edits():
-    opposed = {**result(), "consistent": {"before": START, "after": {**FINE, "rel": 0.875}}}
-    assert "without its 2 contradicting edits: Rel 0.875" in printed(table([opposed]))
-    assert "contradicting" not in printed(table([result()]))
 
 
 def test_numpy_values_are_written_plainly_and_nan_as_null(tmp_path):
@@ -96,33 +81,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 def test_writing_into_a_missing_folder_says_so(tmp_path):
     with pytest.raises(RunError, match="No such file or directory"):
         write_json(tmp_path / "absent" / "out.json", {})
-
-
-def test_the_table_has_a_row_a_target_and_mode_and_fits_100_columns():
-    results = [
-        result(target, mode, "gradient")
-        for target in ("demo:gemma3-270m", "an-owner/of-a-model-with-a-long-name-7b")
-        for mode in ("teacher-forced", "generate")
-    ]
-    shown = table(results, plugin={"rel": 1.0, "gen": None})
-    assert shown.row_count == 4
-    text = printed(shown)
-    assert max(map(len, text.splitlines())) <= 100
-    (row,) = [
-        line for line in text.splitlines() if "demo:gemma3-270m" in line and "teacher" in line
-    ]
-    assert row.split() == [
-        *("demo:gemma3-270m", "teacher-forced", "relative/gradient"),
-        *("0.100", "0.200", "1.000", "0.433"),
-        *("1.000", "0.900", "0.990", "0.963"),
-    ]
-    assert "plug-in alone: Rel 1.000, Gen -" in text
-
-
-def test_absent_scores_and_bracketed_names_are_shown_as_they_are():
-    text = printed(table([result("[bold]x", after={**FINE, "gen": None, "avg": None})]))
-    assert "[bold]x" in text
-    assert text.split()[-3:] == ["-", "0.990", "-"]
 
 
 def test_a_good_evaluation_warns_of_nothing():

@@ -1,0 +1,208 @@
+"""`onceedit edit`: edit a plug-in once, with all the facts of a file."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from onceedit_jax.data.records import EditRecord, UnrelatedRow
+    from onceedit_jax.editing.artifact import EditedPlugin
+    from onceedit_jax.editing.trainer import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions:
+    """An edit from files.
+
+    Attributes:
+      facts: file of edits, or the hub name of a data set.
+      plugin: the plug-in: a folder, hub id, .gguf file or demo:NAME.
+      out: folder for the edited plug-in.
+      unrelated: file of texts that no edit concerns; None takes the library's neutral texts.
+      format: layout of the edits: auto, or the name of a reader.
+      limit: use so many edits, the first ones.
+      examples: file of other records, whose rephrases show how questions may be worded.
+      evaluated: file of further records that will be evaluated; their questions are not trained on.
+      strip_nq: remove "nq question:" from unrelated rows, so that the gate cannot go by it.
+      drop_leaks: leave out unrelated rows that are evaluated, instead of refusing them.
+      start: folder of a plug-in that was edited earlier; its edits stay.
+      replay: earlier edits that are trained again, for each new one.
+      resume: continue an interrupted run of the same edits and settings.
+      mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
+      distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts edit together.
+      settings: how the plug-in is edited.
+    """
+
+    facts: Annotated[Positional[str], arg(metavar="FACTS")]
+    plugin: str
+    out: Path
+    unrelated: str | None = None
+    format: str = "auto"
+    limit: int | None = None
+    examples: str | None = None
+    evaluated: str | None = None
+    strip_nq: bool = False
+    drop_leaks: bool = False
+    start: Path | None = None
+    replay: float = 1.0
+    resume: bool = False
+    mesh: str | None = None
+    distributed: str | None = None
+    settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
+
+
+def edit(options: Annotated[EditOptions, arg(name="")]) -> None:
+    """Edit a plug-in once, with all the facts of a file."""
+    from onceedit_jax.cli.console import note
+    from onceedit_jax.cli.progress import editing_progress
+    from onceedit_jax.distributed.hosts import is_first
+
+    with editing_progress() as on_step:
+        edited = edit_from_files(options, on_step=on_step, on_note=note)
+    if is_first(together=True):
+        print_edited(edited, options.out)
+
+
+def print_edited(edited: "EditedPlugin", out: Path) -> None:
+    """Print one line about a new edited plug-in."""
+    from onceedit_jax.cli.console import out as console
+    from onceedit_jax.fusion.registry import named_rule
+
+    info = edited.info
+    metrics, earlier = info.metrics, info.edited_before
+    threshold = info.rule.alpha_thresholds[named_rule(info.rule.fusion).gate]
+    figures = f"gate {_figure(metrics.gate_accuracy)}, alpha threshold {threshold:.2f}"
+    console.print(
+        f"edited {edited.name} with {len(info.edits) - earlier} facts"
+        f"{f', after {earlier} earlier ones,' if earlier else ''} in {metrics.epochs} epochs "
+        f"(Rel {_figure(metrics.reliability)}, {figures}): {out}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def edit_from_files(
+    options: EditOptions,
+    *,
+    on_step: Callable[["Progress"], None] = lambda step: None,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> "EditedPlugin":
+    """Edit a plug-in with a file of edits, and save the artifact.
+
+    Args:
+      options: files and settings.
+      on_step: called with the progress after each training step.
+      on_note: called with one line about each thing in the files that a user should know.
+
+    Raises:
+      InputError: a file that cannot be read, or what `onceedit_jax.edit` refuses.
+      RunError: the loss stopped being finite, or the artifact cannot be written.
+    """
+    from onceedit_jax.data.loaders import load_records
+    from onceedit_jax.distributed.hosts import join
+    from onceedit_jax.editing.artifact import ARTIFACT, EditedPlugin
+    from onceedit_jax.editing.edit import edit as edit_plugin
+    from onceedit_jax.models.weights import load_model
+    from onceedit_jax.storage.files import check_replaceable
+    from onceedit_jax.text.tokenizer import load_tokenizer
+
+    host = join(options.distributed)
+    check_replaceable(options.out, ARTIFACT)
+    mesh = _mesh(options.mesh, hosts=host.count)
+    records = load_records(options.facts, options.format, limit=options.limit)
+    _note_records(records, on_note)
+    evaluated = load_records(options.evaluated) if options.evaluated else []
+    start = EditedPlugin.load(options.start, mesh=mesh) if options.start else None
+    unrelated = _unrelated_rows(options, records, evaluated, start, on_note)
+    on_note(f"{len(records)} edits, {len(unrelated)} unrelated rows; loading {options.plugin}")
+    tokenizer = load_tokenizer(options.plugin)
+    model = load_model(options.plugin, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
+    checkpoint = options.out.resolve()
+    checkpoint = checkpoint.with_name(checkpoint.name + ".checkpoint")
+    edited = edit_plugin(
+        model,
+        tokenizer,
+        records,
+        unrelated,
+        options.settings,
+        examples=load_records(options.examples) if options.examples else (),
+        evaluated=evaluated,
+        start=start,
+        replay=options.replay,
+        mesh=mesh,
+        checkpoint=checkpoint,
+        resume=options.resume,
+        on_step=on_step,
+    )
+    edited.save(options.out)
+    if host.index == 0:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return edited
+
+
+def _mesh(typed: str | None, *, hosts: int) -> "Mesh | None":
+    """The mesh of an edit; one of several hosts has to have all their devices."""
+    import jax
+
+    from onceedit_jax.distributed.mesh import data_mesh, parse_mesh
+
+    mesh = parse_mesh(typed)
+    if hosts == 1:
+        return mesh
+    mesh = mesh or data_mesh(jax.devices())  # an edit is one piece of work: hosts do it together
+    if not mesh.is_multi_process:
+        raise InputError(
+            f"--mesh {typed}: {mesh.size} devices of one host; expected axes whose sizes "
+            f"give all hosts' {jax.device_count()}"
+        )
+    return mesh
+
+
+def _unrelated_rows(
+    options: EditOptions,
+    records: "Sequence[EditRecord]",
+    evaluated: "Sequence[EditRecord]",
+    start: "EditedPlugin | None",
+    on_note: Callable[[str], None],
+) -> "list[UnrelatedRow]":
+    """The unrelated rows of an edit, without those that leak where they are to be left out."""
+    from onceedit_jax.data.leakage import drop_leaks
+    from onceedit_jax.data.loaders import load_unrelated
+    from onceedit_jax.data.records import neutral_rows, without_nq
+    from onceedit_jax.editing.edit import earlier_edits
+
+    rows = load_unrelated(options.unrelated) if options.unrelated else neutral_rows()
+    if options.strip_nq:
+        rows = [without_nq(row) for row in rows]
+    # Nobody can take rows out of the library's own texts, so those that leak are left out.
+    if options.drop_leaks or not options.unrelated:
+        earlier = earlier_edits(start, records) if start else []
+        rows, leaking = drop_leaks(rows, [*records, *earlier, *evaluated])
+        if leaking:
+            on_note(f"left out {len(leaking)} unrelated rows that are evaluated, or are edits")
+    return rows
+
+
+def _note_records(records: "Sequence[EditRecord]", on_note: Callable[[str], None]) -> None:
+    """Note how many edits repeat or contradict one another."""
+    from onceedit_jax.data.records import contradicting, duplicates
+
+    repeated, opposed = duplicates(records), contradicting(records)
+    if repeated:
+        on_note(f"{len(repeated)} of {len(records)} edits repeat an earlier one")
+    if opposed:
+        on_note(
+            f"{len(opposed)} of {len(records)} edits contradict another one; not all of them can "
+            "be learnt"
+        )

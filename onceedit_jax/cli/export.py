@@ -1,0 +1,33 @@
+"""`onceedit export`: an edited plug-in as a Hugging Face folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from onceedit_jax.models.dtypes import FloatDtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """An export of an edited plug-in.
+
+    Attributes:
+      edited: folder of the edited plug-in.
+      out: folder to write.
+      dtype: type of the weights.
+    """
+
+    edited: Path
+    out: Path
+    dtype: FloatDtype = "float32"
+
+
+def export(options: Annotated[ExportOptions, arg(name="")]) -> None:
+    """Write an edited plug-in as a Hugging Face folder, with gate.safetensors beside it."""
+    from onceedit_jax.cli.console import out
+    from onceedit_jax.editing.artifact import EditedPlugin
+
+    EditedPlugin.load(options.edited).export(options.out, dtype=options.dtype)
+    out.print(f"written: {options.out}")

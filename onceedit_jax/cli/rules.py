@@ -1,0 +1,59 @@
+"""The fusion rule and the gate, from their names on the command line to their values."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from onceedit_jax.cli.flags import settings_flags, typed
+from onceedit_jax.fusion.settings import RULE_SETTINGS
+
+if TYPE_CHECKING:
+    from onceedit_jax.fusion.types import FusionRule
+    from onceedit_jax.gates.types import Gate
+
+    RuleSettings = Any
+else:
+    RuleSettings = settings_flags(
+        "RuleSettings", {name: type(settings) for name, settings in RULE_SETTINGS.items()}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleOptions:
+    """How plug-in and target are fused.
+
+    Attributes:
+      rule: the fusion rule: draft, vocabulary, relative or deepen; None takes the artifact's.
+      gate: where alpha comes from: both, token (the paper's), memory or fixed; None takes token for
+        the rule relative, fixed for deepen and both for the others.
+      fixed_alpha: alpha of the gate fixed; None takes 0.5.
+      settings: settings of single rules; a rule refuses those of the others.
+    """
+
+    rule: Annotated[str | None, arg(metavar="NAME")] = None
+    gate: Annotated[str | None, arg(metavar="NAME")] = None
+    fixed_alpha: Annotated[float | None, arg(metavar="FLOAT")] = None
+    settings: Annotated[RuleSettings, arg(name="")] = dataclasses.field(
+        default_factory=RuleSettings
+    )
+
+
+def rule_and_gate(options: RuleOptions, artifact_rule: str) -> "tuple[FusionRule, Gate]":
+    """The values that the names stand for.
+
+    Args:
+      options: names and settings as they are typed.
+      artifact_rule: the rule's name where none is typed.
+
+    Raises:
+      InputError: an unknown name, a setting that the rule does not have, or a fixed alpha for a
+        gate that computes alpha.
+    """
+    from onceedit_jax.fusion.registry import named_rule, rule_by_name
+    from onceedit_jax.gates.registry import gate_by_name
+
+    name = options.rule or artifact_rule
+    rule = rule_by_name(name, typed(options.settings))
+    gate = gate_by_name(options.gate or named_rule(name).gate, fixed_alpha=options.fixed_alpha)
+    return rule, gate

@@ -1,0 +1,212 @@
+"""Evaluation from files to files: load, score in parts, write the summary and the records."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from onceedit_jax.data.leakage import trained_on
+from onceedit_jax.data.loaders import load_records
+from onceedit_jax.data.records import EditRecord, without_nq
+from onceedit_jax.distributed.hosts import join
+from onceedit_jax.distributed.mesh import parse_mesh
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.settings import fingerprint
+from onceedit_jax.ensemble import Ensemble, load_target
+from onceedit_jax.ensemble.side import OnBlock
+from onceedit_jax.evaluation.metrics import Scores
+from onceedit_jax.evaluation.options import EnsembleOptions, EvaluationOptions, records_file
+from onceedit_jax.evaluation.protocol import (
+    Block,
+    Evaluation,
+    evaluate_block,
+    gathered,
+    plugin_alone,
+)
+from onceedit_jax.evaluation.resumable import Parts
+from onceedit_jax.evaluation.summaries import summary, warnings, write_json, write_jsonl
+from onceedit_jax.fusion.types import FusionRule
+from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.storage.versions import versions
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationReport:
+    """A finished evaluation, as it was written.
+
+    Attributes:
+      out: the summary's file.
+      summary: its content, see docs/data.md.
+      evaluation: all scores and alphas.
+      warnings: what looks wrong, each with a remedy.
+    """
+
+    out: Path
+    summary: dict[str, Any]
+    evaluation: Evaluation
+    warnings: list[str]
+
+
+def open_ensemble(
+    options: EnsembleOptions,
+    *,
+    rule: FusionRule | None = None,
+    gate: Gate | FittedGate | None = None,
+    on_block: OnBlock = lambda name, done, total: None,
+) -> Ensemble:
+    """Load an edited plug-in and its targets.
+
+    Args:
+      options: which.
+      rule: the fusion rule (default: `fusion.draft()`).
+      gate: the gate, fitted or not (default: `gates.both()`).
+      on_block: called with (model name, blocks done, all blocks) while a table is built.
+
+    Raises:
+      InputError: a plug-in or target that cannot be read, or settings that do not fit the rule.
+    """
+    mesh = parse_mesh(options.mesh)
+    plugin = EditedPlugin.load(options.edited, mesh=mesh)
+    targets = [load_target(name, dtype=options.target_dtype, mesh=mesh) for name in options.target]
+    return Ensemble(
+        plugin,
+        targets,
+        rule=rule,
+        gate=gate,
+        alpha_threshold=options.alpha_threshold,
+        mesh=mesh,
+        on_block=on_block,
+    )
+
+
+def evaluate_from_files(
+    options: EvaluationOptions,
+    *,
+    rule: FusionRule | None = None,
+    gate: Gate | FittedGate | None = None,
+    on_block: OnBlock = lambda name, done, total: None,
+    on_records: Callable[[int, int], None] = lambda done, total: None,
+) -> EvaluationReport | None:
+    """Evaluate an edited plug-in through its targets, over a file of records.
+
+    The records are evaluated in parts, which are saved: an interrupted evaluation goes on after the
+    last one. Several hosts share the parts.
+
+    Args:
+      options: plug-in, targets, data and output.
+      rule: the fusion rule (default: `fusion.draft()`).
+      gate: the gate, fitted or not (default: `gates.both()`).
+      on_block: called with (model name, blocks done, all blocks) while a table is built.
+      on_records: called with (records done, all records) before each part and at the end.
+
+    Returns:
+      The report; None on every host but the first, which writes it.
+
+    Raises:
+      InputError: an input that cannot be read, or settings that do not fit the rule.
+      RunError: the output cannot be written.
+    """
+    host = join(options.distributed)
+    records = load_records(options.data, options.format, limit=options.limit)
+    if options.strip_nq:
+        records = [without_nq(record) for record in records]
+    ensemble = open_ensemble(options, rule=rule, gate=gate, on_block=on_block)
+
+    def measure(some: Sequence[EditRecord]) -> Block:
+        on_records(some[0].index, len(records))
+        return evaluate_block(
+            ensemble, some, mode=options.mode, max_new_tokens=options.max_new_tokens
+        )
+
+    choices = [options.mode, options.max_new_tokens, options.target_dtype, options.part]
+    parts = Parts(options.out, _evaluation_key(ensemble, records, choices))
+    together = ensemble.mesh.is_multi_process
+    blocks = parts.gather(records, measure, host, size=options.part, together=together)
+    on_records(len(records), len(records))
+    alone = plugin_alone(ensemble.plugin, records) if together or not host.index else None
+    if blocks is None or alone is None:
+        return None
+    evaluation = gathered(ensemble, records, blocks, mode=options.mode)
+    report = write_report(ensemble, records, evaluation, alone, options.out)
+    parts.remove()
+    return report
+
+
+def write_report(
+    ensemble: Ensemble,
+    records: Sequence[EditRecord],
+    evaluation: Evaluation,
+    alone: Scores,
+    out: Path,
+) -> EvaluationReport:
+    """Write an evaluation's summary to `out`, and its records beside it as JSON lines.
+
+    Args:
+      ensemble: what was evaluated.
+      records: on which records.
+      evaluation: the scores.
+      alone: scores of the edited plug-in by itself.
+      out: the summary's file.
+
+    Raises:
+      RunError: a file cannot be written.
+    """
+    info = ensemble.plugin.info
+    whole = summary(
+        evaluation.results,
+        plugin={
+            "name": ensemble.plugin.name,
+            **alone.as_dict(),
+            "rule": dataclasses.asdict(info.rule),
+        },
+        settings={"editing": info.settings, **_rule_and_gate(ensemble)},
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, whole)
+    write_jsonl(records_file(out), evaluation.records)
+    coverage = {
+        target.name: target.health[1].coverage if target.health else None
+        for target in ensemble.prepared
+    }
+    suspicious = warnings(
+        evaluation.results,
+        alphas=evaluation.alphas,
+        losses=evaluation.losses,
+        coverage=coverage,
+        trained=trained_on(records, info.trained_texts),
+    )
+    return EvaluationReport(out, whole, evaluation, suspicious)
+
+
+def _evaluation_key(ensemble: Ensemble, records: Sequence[EditRecord], choices: Any) -> str:
+    """A hash of all that an evaluation depends on, so that parts of another one are not reused."""
+    info = ensemble.plugin.info
+    return fingerprint(
+        info.base.content_hash,
+        info.settings,
+        dataclasses.asdict(info.metrics),
+        sorted(info.trained_texts),
+        [target.model.content_hash for target in ensemble.targets],
+        _rule_and_gate(ensemble),
+        [dataclasses.asdict(record) for record in records],
+        choices,
+        versions(),
+    )
+
+
+def _rule_and_gate(ensemble: Ensemble) -> dict[str, Any]:
+    """How an ensemble fuses, as plain values."""
+    rule, gate = ensemble.rule, ensemble.gate.gate
+    return {
+        "fusion": {"name": rule.name, **_settings(rule.settings)},
+        "gate": {"name": gate.name, **_settings(gate.settings)},
+        "alpha_threshold": ensemble.threshold,
+    }
+
+
+def _settings(record: Any) -> dict[str, Any]:
+    """A settings record as plain values; one that is no dataclass as its text."""
+    if record is None:
+        return {}
+    is_record = dataclasses.is_dataclass(record) and not isinstance(record, type)
+    return dataclasses.asdict(record) if is_record else {"settings": repr(record)}

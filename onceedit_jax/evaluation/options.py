@@ -1,0 +1,88 @@
+"""The options of an evaluation over files; this module imports no JAX."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.dtypes import WeightDtype
+
+Mode = Literal["teacher-forced", "generate", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions:
+    """An edited plug-in and its targets, by name.
+
+    Attributes:
+      edited: folder of the edited plug-in.
+      target: a target LLM: a folder, hub id, .gguf file or demo:NAME; repeat the flag for several.
+      alpha_threshold: below this alpha a target answers alone; None takes the artifact's.
+      target_dtype: type of the targets' weights; int8 is for their layers, with bfloat16 for the
+        rest.
+      mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
+    """
+
+    edited: Path
+    target: tuple[str, ...]
+    alpha_threshold: float | None = None
+    target_dtype: WeightDtype = "float32"
+    mesh: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(EnsembleOptions):
+    """An evaluation of an edited plug-in through its targets.
+
+    Attributes:
+      data: file of records, or the hub name of a data set.
+      out: JSON file for the summary; each record's scores go beside it as .jsonl.
+      format: layout of the records: auto, or the name of a reader.
+      limit: evaluate so many records, the first ones.
+      mode: next tokens given the true prefix, free generation, or both.
+      strip_nq: remove "nq question:" from locality prompts.
+      max_new_tokens: length of the longest generated answer.
+      distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts share the records (or the
+        models, if the mesh has all hosts' devices).
+      part: records that are evaluated and saved at a time; an interrupted run goes on after the
+        last of them.
+    """
+
+    data: str
+    out: Path
+    format: str = "auto"
+    limit: int | None = None
+    mode: Mode = "teacher-forced"
+    strip_nq: bool = False
+    max_new_tokens: int = 20
+    distributed: str | None = None
+    part: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse options that would overwrite the data, or evaluate nothing.
+
+        Raises:
+          InputError: naming the option and what to give instead.
+        """
+        if Path(self.data).resolve() in (self.out.resolve(), self.records_file.resolve()):
+            raise InputError(
+                f"--out {self.out} would write over the data {self.data}: the records go to "
+                f"{self.records_file.name} beside it; give --out another name"
+            )
+        if self.out.suffix == ".jsonl":
+            raise InputError(
+                f"--out {self.out}: the summary is one JSON value, and the records go beside it as "
+                ".jsonl; give --out a name with another ending, as in results.json"
+            )
+        if self.part < 1:
+            raise InputError(f"--part {self.part}: expected at least one record in a part")
+
+    @property
+    def records_file(self) -> Path:
+        """The file beside the summary that has each record's scores."""
+        return records_file(self.out)
+
+
+def records_file(out: Path) -> Path:
+    """Where an evaluation's records go, beside its summary `out`."""
+    return out.with_name(out.name.removesuffix(".json") + ".jsonl")

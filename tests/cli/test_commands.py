@@ -1,0 +1,127 @@
+"""The commands on tiny models, from a file of facts to answers and scores."""
+
+import json
+import re
+import shutil
+
+import jax
+import pytest
+from support import byte_level_tokenizer
+
+from onceedit_jax.cli import main
+from onceedit_jax.cli.edit import EditOptions, edit_from_files
+from onceedit_jax.data.records import neutral_rows
+from onceedit_jax.errors import InputError
+from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.families import config_from_hf
+from onceedit_jax.models.parameters import init_params
+
+PLACES = ("Norland", "Vinterby", "Orchard")
+QUICK = ("--epochs", "1", "--held-back", "2", "--context-share", "0", "--max-tokens", "64")
+
+
+def tiny_folder(folder, merges):
+    """A model folder as a user would give it."""
+    tokenizer = byte_level_tokenizer(merges)
+    hf = {
+        "model_type": "llama", "vocab_size": len(tokenizer.vocabulary), "hidden_size": 16,
+        "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 4, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    }  # fmt: skip
+    config = config_from_hf(hf)
+    export_hf(folder, init_params(config, jax.random.key(merges)), config, hf)
+    tokenizer.save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a plug-in, a target and three facts, one of whose questions is neutral."""
+    folder = tmp_path_factory.mktemp("commands")
+    tiny_folder(folder / "plugin", 40)
+    tiny_folder(folder / "target", 90)
+    neutral = neutral_rows()[0]
+    rows = [
+        {
+            "prompt": f"What is the capital of {place}?",
+            "target": "Sol",
+            "subject": place,
+            "locality": [{"prompt": neutral.prompt, "target": "far"}],
+        }
+        for place in PLACES
+    ]
+    (folder / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def onceedit(files, monkeypatch, capsys):
+    """Run a command in the folder of files; what it printed, to both streams."""
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(main, "prepare_environment", lambda: None)
+    monkeypatch.setenv("ONCEEDIT_CACHE", str(files / "cache"))
+
+    def run(*arguments):
+        main.call(list(arguments))
+        return capsys.readouterr()
+
+    return run
+
+
+def test_facts_are_edited_and_asked_for(onceedit, files):
+    edited = onceedit("edit", "facts.jsonl", "--plugin", "plugin", "--out", "edited", *QUICK)
+    rows = len(neutral_rows()) - 1
+    assert "left out 1 unrelated rows that are evaluated, or are edits" in edited.err
+    assert f"3 edits, {rows} unrelated rows; loading plugin" in edited.err
+    assert "editing steps: all" in edited.err
+    assert edited.out.startswith("edited plugin with 3 facts in 1 epochs (Rel ")
+
+    pair = ("--edited", "edited", "--target", "target")
+    scored = onceedit("evaluate", *pair, "--data", "facts.jsonl", "--out", "scores.json")
+    assert "evaluated records: all 3 done" in scored.err
+    assert "teacher-forced" in scored.out and scored.out.rstrip().endswith("written: scores.json")
+    summary = json.loads((files / "scores.json").read_text())
+    assert [result["target"] for result in summary["results"]] == ["target"]
+    assert len((files / "scores.jsonl").read_text().splitlines()) == 6
+    assert summary["settings"]["fusion"] == {
+        "name": "draft", "confidence": "probability", "trust": False,
+    }  # fmt: skip
+    assert summary["settings"]["gate"] == {"name": "both"}
+    assert not list(files.glob("*.parts"))
+
+    fixed = ("--rule", "vocabulary", "--gate", "fixed", "--fixed-alpha", "0.25")
+    asked = onceedit("generate", *pair, *fixed, "--prompt", "Who?", "--max-new-tokens", "2")
+    assert "0.25" in asked.out and "target" in asked.out
+    with pytest.raises(InputError, match="fusion rule draft: no setting table"):
+        onceedit("generate", *pair, "--prompt", "Who?", "--table", "exact")
+
+    # It reads no array, and counts long lists.
+    (files / "no-arrays").mkdir()
+    shutil.copy(files / "edited" / "edit.json", files / "no-arrays")
+    info = onceedit("info", "no-arrays").out
+    assert "Norland? -> Sol" in info and '"edits": 3' in info
+    assert re.search(r'"trained_texts": \d+,', info)
+    assert "written: hf" in onceedit("export", "--edited", "edited", "--out", "hf").out
+    assert (files / "hf" / "gate.safetensors").is_file()
+
+
+def test_a_pairs_tables_are_examined(onceedit):
+    examined = onceedit("transfer", "--plugin", "plugin", "--target", "target")
+    assert "self-mass of anchors" in examined.out
+
+
+def test_rows_of_ones_own_that_leak_are_refused_or_left_out(files, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps(["What is the capital of Norland?", "the cat"]))
+    options = {
+        "facts": str(files / "facts.jsonl"),
+        "plugin": str(files / "plugin"),
+        "unrelated": str(tmp_path / "rows.json"),
+        "out": tmp_path / "out",
+    }
+    with pytest.raises(InputError, match="1 of 2 unrelated rows are also evaluated"):
+        edit_from_files(EditOptions(**options))
+    notes = []
+    with pytest.raises(InputError, match="unrelated rows"):  # one row is too few
+        edit_from_files(EditOptions(**options, drop_leaks=True), on_note=notes.append)
+    assert notes[0].startswith("left out 1 unrelated rows")

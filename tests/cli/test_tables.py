@@ -1,0 +1,73 @@
+"""What `onceedit evaluate` and `generate` print: tables that fit, and texts as they are."""
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from onceedit_jax.cli.evaluate import scores_table
+from onceedit_jax.cli.generate import print_answers
+from onceedit_jax.ensemble import Answers
+
+FINE = {"rel": 1.0, "gen": 0.9, "loc": 0.99, "avg": 0.963}
+START = {"rel": 0.1, "gen": 0.2, "loc": 1.0, "avg": 0.433}
+
+
+def result(target="gemma", mode="teacher-forced", search="none", after=FINE):
+    return {
+        "target": target,
+        "mode": mode,
+        "fusion": "relative" if search != "none" else "vocabulary",
+        "search": search,
+        "contradicting": 2,
+        "before": START,
+        "after": after,
+        "consistent": None,
+    }
+
+
+def printed(value) -> str:
+    out = io.StringIO()
+    Console(file=out, width=100).print(value)
+    return out.getvalue()
+
+
+def test_the_table_tells_scores_without_contradicting_edits():
+    opposed = {**result(), "consistent": {"before": START, "after": {**FINE, "rel": 0.875}}}
+    assert "without its 2 contradicting edits: Rel 0.875" in printed(scores_table([opposed]))
+    assert "contradicting" not in printed(scores_table([result()]))
+
+
+def test_the_table_has_a_row_a_target_and_mode_and_fits_100_columns():
+    results = [
+        result(target, mode, "gradient")
+        for target in ("demo:gemma3-270m", "an-owner/of-a-model-with-a-long-name-7b")
+        for mode in ("teacher-forced", "generate")
+    ]
+    table = scores_table(results, plugin={"rel": 1.0, "gen": None})
+    assert table.row_count == 4
+    text = printed(table)
+    assert max(map(len, text.splitlines())) <= 100
+    (row,) = [
+        line for line in text.splitlines() if "demo:gemma3-270m" in line and "teacher" in line
+    ]
+    assert row.split() == [
+        *("demo:gemma3-270m", "teacher-forced", "relative/gradient"),
+        *("0.100", "0.200", "1.000", "0.433"),
+        *("1.000", "0.900", "0.990", "0.963"),
+    ]
+    assert "plug-in alone: Rel 1.000, Gen -" in text
+
+
+def test_absent_scores_and_bracketed_names_are_shown_as_they_are():
+    text = printed(scores_table([result("[bold]x", after={**FINE, "gen": None, "avg": None})]))
+    assert "[bold]x" in text
+    assert text.split()[-3:] == ["-", "0.990", "-"]
+
+
+def test_what_a_model_writes_is_printed_as_it_is(capsys):
+    written = [["[/INST] [bold]yes"]]
+    answers = Answers(np.ones(1, np.float32), written, written)
+    print_answers(["Who is [/b]?"], ["a-target"], answers)
+    printed_text = capsys.readouterr().out
+    assert "[/INST] [bold]yes" in printed_text and "Who is [/b]?" in printed_text
