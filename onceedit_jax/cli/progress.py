@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.progress import (
     BarColumn,
@@ -22,6 +22,7 @@ from onceedit_jax.editing.trainer import Progress as EditingStep
 EVERY_SECONDS = 30.0
 
 
+@runtime_checkable
 class Display(Protocol):
     """Shows how far named pieces of work have come."""
 

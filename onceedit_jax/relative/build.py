@@ -81,7 +81,7 @@ def table_block(
       A reduction of each row, and the sum `[A]` of the rows that are tokens.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    whole = PartitionSpec()  # type: ignore[no-untyped-call]
+    whole = PartitionSpec()
     layout = whole if mesh.empty else spec(mesh, ("entry",), rows.shape[:1])
     reduce = partial(_reduced, k=k, normalization=normalization, quick=quick)
     if not any(layout):
@@ -89,7 +89,7 @@ def table_block(
 
     def share(*block: jax.Array) -> tuple[RowStatistics, jax.Array]:
         statistics, sums = reduce(*block)
-        return statistics, jax.lax.psum(sums, layout[0])  # type: ignore[no-untyped-call]
+        return statistics, jax.lax.psum(sums, layout[0])
 
     # By hand: the compiler does not split what sorts rows, but gathers them all.
     return jax.shard_map(

@@ -109,8 +109,8 @@ class TopKTable:
         masses = (self.values[tokens] * shares[..., None]).reshape(height, -1)
         spread = jnp.sum(shares * self.rest[tokens], axis=1, keepdims=True) * self.mean_row
         # Row by row, which devices that share the rows can do each for its own.
-        add = jax.vmap(lambda row, at, mass: row.at[at].add(mass))  # type: ignore[no-untyped-call]
-        sums: jax.Array = add(spread, anchors, masses)
+        add = jax.vmap(lambda row, at, mass: row.at[at].add(mass))
+        sums: jax.Array = add(spread, anchors, masses)  # type: ignore[no-untyped-call]
         return sums
 
     def column(self, anchor: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from onceedit_jax.data.records import (
     contradicting,
     demo_path,
     duplicates,
-    neutral_texts,
+    neutral_rows,
     without_nq,
 )
 from onceedit_jax.errors import InputError
@@ -385,7 +385,7 @@ def test_files_of_the_package_are_found_by_name():
 
 
 def test_the_neutral_texts_are_unrelated_rows_of_the_package():
-    rows = neutral_texts()
+    rows = neutral_rows()
     assert len(rows) >= 100
     assert len({row.prompt for row in rows}) == len(rows)
     assert all(row.prompt.strip() and row.source for row in rows)
