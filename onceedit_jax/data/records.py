@@ -163,8 +163,12 @@ def neutral_rows() -> list[UnrelatedRow]:
     and daily life. They were written for this project. None is taken from a data set, and none is
     about a subject of `demo_edits.jsonl`.
     """
-    text = demo_path("neutral_texts.json").read_text(encoding="utf-8")
-    return [UnrelatedRow(**row) for row in json.loads(text)]
+    name = "neutral_texts.json"
+    rows = json.loads(demo_path(name).read_text(encoding="utf-8"))
+    return [
+        UnrelatedRow(row["prompt"], row.get("answer"), source=f"{name}, row {number}")
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _group(items: Iterable[tuple[Hashable, int]]) -> dict[Hashable, list[int]]:
