@@ -17,7 +17,6 @@ PAGES = [
     *(
         ROOT / "docs" / page
         for page in (
-            "quickstart.md",
             "how-to/edit-facts.md",
             "how-to/fusion-rule.md",
             "how-to/gate.md",
