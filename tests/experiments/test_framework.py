@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +94,23 @@ def test_a_study_of_ones_own_is_measured_and_has_a_page(project):
         assert part in page
     assert "<svg" in (place / "curve.svg").read_text()
     assert len(list((place / "records").iterdir())) == 3
+
+
+def test_the_study_of_the_readme_is_one(project):
+    folder, _ = project
+    readme = (Path(experiments.__file__).parent / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    configuration = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)[1]
+    (folder / "studies" / "learning_rate.py").write_text(code)
+    (folder / "learning-rate.yaml").write_text(configuration)
+    study = load_experiment("learning-rate")
+    setup = load_setup(folder / "learning-rate.yaml", study.setup)
+    cells = study.cells(setup)
+    assert list(cells) == ["1e-05", "0.0001", "0.001"]
+    scores = [{"target": "a", "after": {"rel": 1.0, "gen": 0.5, "loc": 1.0, "avg": 0.8}}]
+    (table,) = study.tables(setup, {name: {"scores": scores} for name in cells})
+    assert table.rows[0] == ["1e-05", "a", 1.0, 0.5, 1.0, 0.8] and len(table.rows) == 3
+    sys.modules.pop("experiments.learning_rate")
 
 
 def test_a_run_that_was_cut_continues_with_the_cells_it_has_not_measured(project):

@@ -1,4 +1,4 @@
-"""What single studies compute, on inputs whose results are known; and every study on real models."""
+"""What studies compute, on inputs whose results are known; and every study on real models."""
 
 import json
 import re
