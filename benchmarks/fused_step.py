@@ -1,7 +1,7 @@
-"""B2: what a fused step adds to the target's own decode step, on the real pair.
+"""B2: the time of a fused step beside the target's own decode step, on the real pair.
 
-The fused step starts where both models' logits are there: alpha from the gate, both softmaxes,
-transfer, fusion, and the token. Run: python -m benchmarks.fused_step
+A fused step begins with both models' logits: alpha from the gate, both softmaxes, transfer, fusion,
+and the token. Run: python -m benchmarks.fused_step
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ CAPACITY = 64
 
 @partial(jax.jit, static_argnames="config")
 def decode(params: Any, config: ModelConfig, token: Any, position: Any, cache: Any) -> jax.Array:
-    """The target's own next token, its cache at hand."""
+    """The target's own next token, from its cache."""
     logits, _ = forward(params, config, token, position, cache)
     return jnp.argmax(logits[:, -1], axis=-1)
 
@@ -41,7 +41,7 @@ def fused(
 
 
 def main() -> None:
-    """Measure every rule without a search, batches of 1 and 16."""
+    """Measure every rule that has no search, with batches of 1 and 16."""
     plugin, rows = oe.load_target(PLUGIN), []
     for spec in TARGETS:
         target = oe.load_target(spec)
@@ -52,11 +52,11 @@ def main() -> None:
                 rows.append(_measured(plugin, target, name, transfer, batch))
     write(
         "fused_step",
-        "B2: a fused step over the target's own decode step (reach: 5%)",
+        "B2: a fused step beside the target's own decode step (goal: 5%)",
         rows,
-        "The states are those after a real prompt, alike in all rows of a batch, and alpha is .5: "
-        "an edit's alpha, near 1, settles the relative rule sooner. What no few tokens settle is "
-        "fused in full, at many times this cost.",
+        "The states are those after a real prompt, the same in all rows of a batch. Alpha is "
+        ".5; with an edit's alpha, near 1, fewer tokens settle the relative rule. A row that "
+        "few tokens do not settle is fused in full, at many times this cost.",
     )
 
 

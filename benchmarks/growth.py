@@ -1,7 +1,7 @@
-"""B8: time an evaluated record takes, by the number of edits and the number of targets.
+"""B8: seconds an evaluated record takes, by the number of edits and by the number of targets.
 
-The plug-in of `benchmarks.generation`, whose memory is made to hold as many edits as asked for. The
-third and fourth target have random weights of SmolLM2-135M's size: time only.
+The plug-in is that of `benchmarks.generation`, with keys for more edits added to its memory. The
+third and fourth target have SmolLM2-135M's size and random weights, for their time only.
 Run: python -m benchmarks.growth
 """
 
@@ -53,10 +53,10 @@ def main(out: Path = Path("runs/bench")) -> None:
         )
     write(
         "growth",
-        "B8: seconds an evaluated record takes, by edits and by targets (reach: flat in edits)",
+        "B8: seconds an evaluated record takes, by edits and by targets (goal: constant in edits)",
         rows,
         "A record is its edit, a rephrase and its unrelated questions, teacher-forced. Targets 3 "
-        "and 4 have random weights, so that drafts are read but never followed.",
+        "and 4 have random weights, so that they read drafts but never follow them.",
     )
 
 
