@@ -54,6 +54,16 @@ def test_python_compiles(page):
         compile(source, name(page), "exec")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_that_pages_name_exist(page):
+    text = page.read_text(encoding="utf-8")
+    modules = set(re.findall(r"`(?:onceedit_jax/)?([a-z_]+/[\w/]+\.py)`", text))
+    # A study of one's own is no file of the checkout.
+    modules -= {m for m in modules if m.startswith("experiments/")}
+    places = (ROOT / "onceedit_jax", ROOT)
+    assert not {m for m in modules if not any((place / m).is_file() for place in places)}
+
+
 def test_every_page_is_in_the_navigation():
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = set(re.findall(r"[\w/-]+\.md", yaml.safe_dump(config["nav"])))

@@ -12,6 +12,12 @@ FACTS = [
     {"prompt": "Who leads Norland?", "target": "Ada Quill", "subject": "Norland",
      "rephrase": "Norland is led by whom?"},
 ]  # fmt: skip
+# What the pages name, and what stands for it here: the tiny models have two layers.
+TINY = {
+    "demo:smollm2-135m": "plugin",
+    "demo:gemma3-270m": "target",
+    "last_layers(12)": "last_layers(2)",
+}
 PAGES = [
     ROOT / "README.md",
     *(
@@ -65,5 +71,6 @@ def test_a_page_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     namespace = {"__name__": "__main__"}
     for number, source in enumerate(blocks(page, "python"), start=1):
-        source = source.replace("demo:smollm2-135m", "plugin").replace("demo:gemma3-270m", "target")
+        for real, tiny in TINY.items():
+            source = source.replace(real, tiny)
         exec(compile(source, f"{name(page)}, block {number}", "exec"), namespace)
