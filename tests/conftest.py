@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: reference material beside the checkout, and tiny models."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ if "onceedit_jax" not in sys.modules:
         "onceedit_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
     )
 
+import own_data as own_data_sets
+import tiny_tokenizers
 from support import SHARED, byte_level_tokenizer, tiny_config
 
 from onceedit_jax.models.parameters import init_params
@@ -27,6 +30,18 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 
 MOST_MAPPINGS = 30_000
+# Compiling takes most of the time, and a program that runs once on a tiny model is not worth
+# optimizing: without these two passes it compiles in a third of the time.
+COMPILE_QUICKLY = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile quickly, in programs that tests start too, unless all tests run real models."""
+    if config.option.markexpr != "slow":
+        chosen = os.environ.get("XLA_FLAGS", "").split()
+        names = [flag.partition("=")[0] for flag in chosen]
+        quick = [flag for flag in COMPILE_QUICKLY if flag.partition("=")[0] not in names]
+        os.environ["XLA_FLAGS"] = " ".join([*chosen, *quick])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +63,37 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the reference data, which is not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of small data sets of this project's own, named and formed as the reference ones."""
+    return own_data_sets.write(tmp_path_factory.mktemp("own") / "data")
+
+
+@pytest.fixture(scope="session", params=["own", "reference"])
+def data_sets(request: pytest.FixtureRequest) -> Path:
+    """Folder of data sets: the project's own, then the reference ones."""
+    if request.param == "own":
+        return request.getfixturevalue("own_data")
+    return request.getfixturevalue("shared") / "data"
+
+
+@pytest.fixture(scope="session")
+def any_data(request: pytest.FixtureRequest) -> Path:
+    """Folder of data sets: the reference ones where they are, the project's own elsewhere."""
+    return SHARED / "data" if SHARED.is_dir() else request.getfixturevalue("own_data")
+
+
+@pytest.fixture(scope="session")
+def any_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of tokenizers: the reference ones where they are, elsewhere tiny ones."""
+    if SHARED.is_dir():
+        return SHARED / "tokenizers"
+    folder = tmp_path_factory.mktemp("own") / "tokenizers"
+    for name, tokenizer in tiny_tokenizers.KINDS.items():
+        tokenizer().save_pretrained(folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -61,3 +61,13 @@ def sentencepiece_like(prefix: bool = True) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=written, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+# The reference tokenizers, and what is of their kind.
+KINDS = {
+    "llama2-32000": sentencepiece_like,
+    "mistral-7b-v0.1": sentencepiece_like,
+    "gpt-j-6b": byte_level,
+    "llama-3": byte_level,
+    "qwen2.5": byte_level,
+}

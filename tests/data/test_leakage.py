@@ -57,22 +57,21 @@ def test_what_is_left_after_dropping_passes_the_check_in_its_order():
     check_leaks(clean, [RECORD])
 
 
-def test_counterfact_training_rows_leak_into_its_edits(shared):
-    evaluated = load_records(shared / "data" / "counterfact_edit.json")
-    rows = load_unrelated(shared / "data" / "counterfact_train.json")
+def test_counterfact_training_rows_leak_into_its_edits(data_sets):
+    evaluated = load_records(data_sets / "counterfact_edit.json")
+    rows = load_unrelated(data_sets / "counterfact_train.json")
     asked = {pair.prompt for record in evaluated for pair in record.locality}
     word_for_word = [row for row in rows if row.prompt in asked]
     clean, leaked = drop_leaks(rows, evaluated)
-    assert len(word_for_word) == 162
-    # 17 more are edit prompts of the evaluated file.
-    assert len(leaked) == 179
-    assert set(word_for_word) <= set(leaked)
-    with pytest.raises(InputError, match="179 of 2000"):
+    assert word_for_word and set(word_for_word) <= set(leaked)
+    with pytest.raises(InputError, match=f"{len(leaked)} of {len(rows)}"):
         check_leaks(rows, evaluated)
     check_leaks(clean, evaluated)
+    if len(rows) == 2000:  # the published file: 17 more are edit prompts of the evaluated one
+        assert (len(word_for_word), len(leaked)) == (162, 179)
 
 
 @pytest.mark.parametrize("name", ["zsre_unrelated_nq", "zsre_train", "me_ppl"])
-def test_zsre_and_its_unrelated_sets_share_nothing(shared, name):
-    evaluated = load_records(shared / "data" / "zsre_eval.json")
-    check_leaks(load_unrelated(shared / "data" / f"{name}.json"), evaluated)
+def test_zsre_and_its_unrelated_sets_share_nothing(data_sets, name):
+    evaluated = load_records(data_sets / "zsre_eval.json")
+    check_leaks(load_unrelated(data_sets / f"{name}.json"), evaluated)

@@ -31,11 +31,11 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def raw(shared: Path, name: str) -> list:
-    return json.loads((shared / "data" / f"{name}.json").read_text(encoding="utf-8"))
+def raw(folder: Path, name: str) -> list:
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
-# The shared data sets, against their own JSON
+# Whole data sets, against their own JSON
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def raw(shared: Path, name: str) -> list:
         ),
     ],
 )
-def test_a_record_holds_exactly_what_the_file_holds(shared, name, format, keys):
-    rows = raw(shared, name)
-    records = load_records(shared / "data" / f"{name}.json")
-    assert records == load_records(shared / "data" / f"{name}.json", format)
+def test_a_record_holds_exactly_what_the_file_holds(data_sets, name, format, keys):
+    rows = raw(data_sets, name)
+    records = load_records(data_sets / f"{name}.json")
+    assert records == load_records(data_sets / f"{name}.json", format)
     found = [
         (r.prompt, r.target, r.rephrase, r.locality[0].prompt, r.locality[0].target, r.subject)
         for r in records
@@ -88,17 +88,19 @@ def test_zsre_takes_the_edit_target_from_alt_and_portability_from_its_question(s
     assert record.source.endswith("zsre_eval.json:2")
 
 
-def test_mquake_gives_four_edits_a_case_and_asks_the_hops_once(shared):
-    records = load_records(shared / "data" / "mquake_hard.json")
-    assert len(records) == 4 * 309
-    assert [len(r.portability) for r in records] == [3, 0, 0, 0] * 309
-    assert records[0].prompt == "Hey Jude was performed by"
-    assert records[0].portability[0].target == "Arabic"
+def test_mquake_gives_four_edits_a_case_and_asks_the_hops_once(data_sets):
+    cases = raw(data_sets, "mquake_hard")
+    records = load_records(data_sets / "mquake_hard.json")
+    assert len(records) == 4 * len(cases)
+    assert [len(r.portability) for r in records] == [3, 0, 0, 0] * len(cases)
+    edit = cases[0]["requested_rewrite"][0]
+    assert records[0].prompt == edit["prompt"].replace("{}", edit["subject"])
+    assert records[0].portability[0].target == cases[0]["new_answer"]
     assert not any("{}" in r.prompt for r in records)
 
 
-def test_limit_keeps_or_leaves_a_whole_mquake_case(shared):
-    path = shared / "data" / "mquake_hard.json"
+def test_limit_keeps_or_leaves_a_whole_mquake_case(data_sets):
+    path = data_sets / "mquake_hard.json"
     assert load_records(path, limit=2) == load_records(path)[:8]
 
 
@@ -114,14 +116,14 @@ def test_mquake_prompts_may_hold_other_braces(tmp_path):
     assert record.prompt == "In C, {0} and {x} mean braces {}"
 
 
-def test_qaedit_is_read_as_own_edits_with_its_names_for_locality(shared):
-    records = load_records(shared / "data" / "qaedit.json")
-    assert len(records) == 699
+def test_qaedit_is_read_as_own_edits_with_its_names_for_locality(data_sets):
+    records = load_records(data_sets / "qaedit.json")
+    assert len(records) == len(raw(data_sets, "qaedit"))
     assert all(len(r.locality) == 5 for r in records)
 
 
 def test_contradicting_and_repeated_edits_of_the_shared_files(shared):
-    rows = raw(shared, "zsre_eval")
+    rows = raw(shared / "data", "zsre_eval")
     groups: dict = {}
     for row in rows:
         key = (row["subject"], tuple(sorted(row["answers"])))
@@ -258,8 +260,8 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_line(tmp_path):
         load_records(path)
 
 
-def test_zsre_errors_name_the_line_of_a_list_item(shared, tmp_path):
-    lines = (shared / "data" / "zsre_eval.json").read_text(encoding="utf-8").splitlines()[:9]
+def test_zsre_errors_name_the_line_of_a_list_item(data_sets, tmp_path):
+    lines = (data_sets / "zsre_eval.json").read_text(encoding="utf-8").splitlines()[:9]
     lines[6] = lines[6].replace('"alt"', '"alternative"')
     path = write(tmp_path, "z.json", "\n".join(lines).rstrip(",") + "\n]")
     with pytest.raises(InputError, match=r"z\.json:7: no alt"):
@@ -327,15 +329,16 @@ def test_a_hub_failure_is_one_line(monkeypatch):
 # Unrelated rows
 
 
-def test_unrelated_strings_texts_prompts_and_locality(shared, tmp_path):
-    strings = load_unrelated(shared / "data" / "zsre_unrelated_nq.json")
-    assert len(strings) == 700
+def test_unrelated_strings_texts_prompts_and_locality(data_sets, tmp_path):
+    strings = load_unrelated(data_sets / "zsre_unrelated_nq.json")
+    assert [row.prompt for row in strings] == raw(data_sets, "zsre_unrelated_nq")
     assert all(row.answer is None for row in strings)
-    texts = load_unrelated(shared / "data" / "me_ppl.json")
-    assert [row.prompt for row in texts] == [row["Text"] for row in raw(shared, "me_ppl")]
+    texts = load_unrelated(data_sets / "me_ppl.json")
+    assert [row.prompt for row in texts] == [row["Text"] for row in raw(data_sets, "me_ppl")]
     assert all(row.answer is None for row in texts)
-    assert load_unrelated(shared / "data" / "zsre_train.json", limit=1) == [
-        UnrelatedRow("nq question: john goodman's character in the big lebowski", "Walter Sobchak")
+    first = raw(data_sets, "zsre_train")[0]
+    assert load_unrelated(data_sets / "zsre_train.json", limit=1) == [
+        UnrelatedRow(first["loc"], first["loc_ans"])
     ]
     mixed = '["one", {"prompt": "two"}, {"prompt": "three", "answer": "3"}]'
     assert load_unrelated(write(tmp_path, "u.json", mixed)) == [

@@ -148,13 +148,13 @@ def endings(text):
     ],
 )
 def test_no_evaluated_question_of_the_real_data_is_trained_on(
-    tiny_model, shared, edits, examples, unrelated
+    tiny_model, data_sets, edits, examples, unrelated
 ):
     """By the hashes of whole questions, of what they end with, and of what the rows end with."""
     model, tokenizer = tiny_model()
-    records = load_records(shared / "data" / edits, limit=200)
-    later = load_records(shared / "data" / edits)
-    rows = load_unrelated(shared / "data" / unrelated)
+    records = load_records(data_sets / edits, limit=200)
+    later = load_records(data_sets / edits)
+    rows = load_unrelated(data_sets / unrelated)
     clean = [row for row in rows if row.prompt not in {p.prompt for r in later for p in r.locality}]
     texts = training_texts(
         model,
@@ -162,7 +162,7 @@ def test_no_evaluated_question_of_the_real_data_is_trained_on(
         records,
         clean,
         SETTINGS,
-        examples=load_records(shared / "data" / examples),
+        examples=load_records(data_sets / examples),
         evaluated=later,
     )
     asked = {
@@ -177,7 +177,7 @@ def test_no_evaluated_question_of_the_real_data_is_trained_on(
     # A rephrase of one edit may be another edit's own prompt (ZsRE has 21 of these).
     asked -= set.union(*(endings(record.prompt) for record in records))
     trained = set.union(*(endings(text) for text in texts.all()))
-    assert len(trained) > 1000
+    assert len(trained) > 300
     assert not trained & asked
     for i, pool in texts.paraphrases:
         others = endings(records[i].rephrase or "") - {sha(records[i].prompt)}

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,20 +12,24 @@ from tiny_tokenizers import byte_level, sentencepiece_like
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-TINY = [
-    Tokenizer(byte_level()),
-    Tokenizer(sentencepiece_like()),
-    Tokenizer(sentencepiece_like(False)),
-]
-PAIRS = [Bridge(a, b) for a, b in itertools.permutations(TINY, 2)]
+TINY = {
+    "byte-level": Tokenizer(byte_level()),
+    "sentencepiece": Tokenizer(sentencepiece_like()),
+    "no-prefix": Tokenizer(sentencepiece_like(False)),
+}
+PAIRS = [Bridge(a, b) for a, b in itertools.permutations(TINY.values(), 2)]
 REAL = [("gpt-j-6b", "llama2-32000"), ("llama2-32000", "llama-3"), ("qwen2.5", "mistral-7b-v0.1")]
 
 
 @pytest.fixture(scope="module")
-def real(shared: Path) -> Callable[[str], Tokenizer]:
+def named(request: pytest.FixtureRequest) -> Callable[[str], Tokenizer]:
+    """Gives a tokenizer by name: a tiny one, or one of the reference data."""
+
     @cache
     def load(name: str) -> Tokenizer:
-        return load_tokenizer(shared / "tokenizers" / name)
+        if name in TINY:
+            return TINY[name]
+        return load_tokenizer(request.getfixturevalue("shared") / "tokenizers" / name)
 
     return load
 
@@ -43,12 +46,12 @@ def test_any_tokens_cross_as_the_same_text(bridge: Bridge, prompt: str, ids: lis
     assert bridge.dest.decode_bytes(bridge.cross(prompt, ids)) == whole
 
 
-@pytest.mark.parametrize("names", REAL)
+@pytest.mark.parametrize("names", [*itertools.combinations(TINY, 2), *REAL])
 @pytest.mark.parametrize("forth", [True, False])
 def test_text_arrives_after_every_token(
-    real: Callable[[str], Tokenizer], names: tuple[str, str], forth: bool
+    named: Callable[[str], Tokenizer], names: tuple[str, str], forth: bool
 ) -> None:
-    bridge = Bridge(*(real(n) for n in (names if forth else names[::-1])))
+    bridge = Bridge(*(named(n) for n in (names if forth else names[::-1])))
     prompt, answer = "Where? 答え:", " in Washington, São Paulo, 日本 🤽🏽‍♀️ and\nÅlesund"
     ids = bridge.source.encode_bytes(answer.encode(), continuation=True)
     for n in range(len(ids) + 1):
@@ -57,16 +60,28 @@ def test_text_arrives_after_every_token(
     assert bridge.cross(prompt, ids) == bridge.dest.encode(prompt + answer)
 
 
-def test_text_crosses_whole_words(real: Callable[[str], Tokenizer]) -> None:
+BY_LETTERS = [
+    ("sentencepiece", "byte-level", " capital"),
+    ("llama2-32000", "gpt-j-6b", " Washington"),
+]
+
+
+@pytest.mark.parametrize(("source", "dest", "word"), BY_LETTERS)
+def test_text_crosses_whole_words(
+    named: Callable[[str], Tokenizer], source: str, dest: str, word: str
+) -> None:
     """Tokens of one piece each in the source become the one token the dest was trained on."""
-    bridge = Bridge(real("llama2-32000"), real("gpt-j-6b"))
-    letters = [bridge.source.vocabulary.ids_by_bytes[bytes([b])] for b in b" Washington"]
+    bridge = Bridge(named(source), named(dest))
+    letters = [bridge.source.vocabulary.ids_by_bytes[bytes([b])] for b in word.encode()]
     crossed = bridge.cross("He lives in", letters)
-    assert bridge.dest.decode_bytes(crossed[-1:]) == b" Washington"
+    assert bridge.dest.decode_bytes(crossed[-1:]) == word.encode()
 
 
-def test_special_tokens_carry_no_text(real: Callable[[str], Tokenizer]) -> None:
-    bridge = Bridge(real("llama2-32000"), real("gpt-j-6b"))
+@pytest.mark.parametrize("names", [pair[:2] for pair in BY_LETTERS])
+def test_special_tokens_carry_no_text(
+    named: Callable[[str], Tokenizer], names: tuple[str, str]
+) -> None:
+    bridge = Bridge(*map(named, names))
     ids = bridge.source.encode_bytes(b" Paris", continuation=True)
     assert bridge.cross("In", [*ids, bridge.source.end_id]) == bridge.cross("In", ids)
 
@@ -78,10 +93,10 @@ def test_first_tokens_start_the_text_of_every_tiny_token(bridge: Bridge) -> None
 
 @pytest.mark.parametrize("names", REAL)
 def test_first_tokens_start_the_text_of_every_real_token(
-    real: Callable[[str], Tokenizer], names: tuple[str, str]
+    named: Callable[[str], Tokenizer], names: tuple[str, str]
 ) -> None:
     for pair in (names, names[::-1]):
-        check_first_tokens(Bridge(*map(real, pair)))
+        check_first_tokens(Bridge(*map(named, pair)))
 
 
 def check_first_tokens(bridge: Bridge) -> None:
@@ -103,8 +118,8 @@ def check_first_tokens(bridge: Bridge) -> None:
     assert changed <= 200
 
 
-def test_first_tokens_of_pieces_that_are_not_text(real: Callable[[str], Tokenizer]) -> None:
-    bridge = Bridge(real("gpt-j-6b"), real("llama2-32000"))
+def test_first_tokens_of_pieces_that_are_not_text(named: Callable[[str], Tokenizer]) -> None:
+    bridge = Bridge(named("gpt-j-6b"), named("llama2-32000"))
     broken = [
         i
         for i, piece in enumerate(bridge.source.vocabulary.bytes)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ TINY = {
     "sentencepiece": Tokenizer(sentencepiece_like()),
     "no-prefix": Tokenizer(sentencepiece_like(prefix=False)),
 }
+EVERY = [*TINY, *REAL]
 TRICKY = [
     "",
     " ",
@@ -39,13 +41,13 @@ UTF8_CUTS = ["é", "日本", "🙂", "aé", "🤽🏽‍♀️x"]
 
 
 @pytest.fixture(scope="module")
-def real(shared: Path) -> Callable[[str], Tokenizer]:
-    loaded: dict[str, Tokenizer] = {}
+def named(request: pytest.FixtureRequest) -> Callable[[str], Tokenizer]:
+    """Gives a tokenizer by name: a tiny one, or one of the reference data."""
 
+    @cache
     def load(name: str) -> Tokenizer:
-        if name not in loaded:
-            loaded[name] = load_tokenizer(shared / "tokenizers" / name)
-        return loaded[name]
+        shared = request.getfixturevalue("shared") if name in REAL else None
+        return TINY[name] if shared is None else load_tokenizer(shared / "tokenizers" / name)
 
     return load
 
@@ -74,12 +76,10 @@ def test_a_continuation_joins_without_a_seam(name: str, start: str, rest: bytes)
         assert tokenizer.decode_bytes(ids) == expected
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("text", TRICKY)
-def test_real_tokenizers_lose_nothing(
-    real: Callable[[str], Tokenizer], name: str, text: str
-) -> None:
-    tokenizer = real(name)
+def test_tokenizers_lose_nothing(named: Callable[[str], Tokenizer], name: str, text: str) -> None:
+    tokenizer = named(name)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.encode_bytes(text.encode()) == ids
@@ -87,31 +87,31 @@ def test_real_tokenizers_lose_nothing(
     assert not tokenizer.vocabulary.special[text_ids].any()
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", EVERY)
 def test_ordinary_text_is_written_as_transformers_writes_it(
-    real: Callable[[str], Tokenizer], name: str
+    named: Callable[[str], Tokenizer], name: str
 ) -> None:
-    tokenizer = real(name)
+    tokenizer = named(name)
     for text in [*CORPUS, *TRICKY]:
         if "<" not in text:  # our text holds no special tokens, theirs may
             assert tokenizer.encode(text) == tokenizer.hf.encode(text)
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("text", UTF8_CUTS)
 def test_characters_cut_at_every_byte_come_back(
-    real: Callable[[str], Tokenizer], name: str, text: str
+    named: Callable[[str], Tokenizer], name: str, text: str
 ) -> None:
-    tokenizer = real(name)
+    tokenizer = named(name)
     data = text.encode()
     for cut in range(len(data) + 1):
         for part in (data[:cut], data[cut:], data[cut:] + b" and more", b"so " + data[:cut]):
             assert tokenizer.decode_bytes(tokenizer.encode_bytes(part)) == part
 
 
-def test_text_in_one_piece_is_one_text(real: Callable[[str], Tokenizer]) -> None:
-    tokenizer = real("gpt-j-6b")
+def test_text_in_one_piece_is_one_text(named: Callable[[str], Tokenizer]) -> None:
+    tokenizer = named("gpt-j-6b")
     whole = b"caf" + "é 日本".encode()
     assert tokenizer.encode_bytes(whole) == tokenizer.encode("café 日本")
 
@@ -126,9 +126,9 @@ def test_text_in_one_piece_is_one_text(real: Callable[[str], Tokenizer]) -> None
     ],
 )
 def test_bos_only_where_the_model_has_one(
-    real: Callable[[str], Tokenizer], name: str, bos: int | None, end: int, pad: int
+    named: Callable[[str], Tokenizer], name: str, bos: int | None, end: int, pad: int
 ) -> None:
-    tokenizer = real(name)
+    tokenizer = named(name)
     assert (tokenizer.bos_id, tokenizer.end_id, tokenizer.pad_id) == (bos, end, pad)
     assert tokenizer.encode("") == ([] if bos is None else [bos])
     assert tokenizer.encode("Paris")[: bos is not None] == ([] if bos is None else [bos])
@@ -151,7 +151,7 @@ def test_the_prefix_space_is_put_once_and_taken_off_once() -> None:
     )
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
     ("prompt", "target"),
     [
@@ -164,9 +164,9 @@ def test_the_prefix_space_is_put_once_and_taken_off_once() -> None:
     ],
 )
 def test_a_pair_is_cut_at_the_first_token_beyond_the_prompt(
-    real: Callable[[str], Tokenizer], name: str, prompt: str, target: str
+    named: Callable[[str], Tokenizer], name: str, prompt: str, target: str
 ) -> None:
-    tokenizer = real(name)
+    tokenizer = named(name)
     ids, start = tokenizer.encode_pair(prompt, target)
     assert ids == tokenizer.encode(f"{prompt} {target}")
     before = tokenizer.decode_bytes(ids[:start])
@@ -177,16 +177,16 @@ def test_a_pair_is_cut_at_the_first_token_beyond_the_prompt(
 
 
 def test_a_token_across_the_boundary_belongs_to_the_target(
-    real: Callable[[str], Tokenizer],
+    named: Callable[[str], Tokenizer],
 ) -> None:
-    tokenizer = real("qwen2.5")
+    tokenizer = named("qwen2.5")
     ids, start = tokenizer.encode_pair("Well  ", " x")  # three of the four spaces are one token
     assert tokenizer.decode(ids[:start]) == "Well"
     assert [tokenizer.vocabulary.bytes[i] for i in ids[start:]] == [b"   ", b" x"]
 
 
-def test_vocabulary_tells_bytes_and_special_tokens(real: Callable[[str], Tokenizer]) -> None:
-    llama, gptj, qwen = (real(n).vocabulary for n in ("llama2-32000", "gpt-j-6b", "qwen2.5"))
+def test_vocabulary_tells_bytes_and_special_tokens(named: Callable[[str], Tokenizer]) -> None:
+    llama, gptj, qwen = (named(n).vocabulary for n in ("llama2-32000", "gpt-j-6b", "qwen2.5"))
     assert llama.bytes[:3] == (b"", b"", b"")
     assert llama.special[:3].all()
     assert not llama.special[3:].any()
@@ -196,15 +196,15 @@ def test_vocabulary_tells_bytes_and_special_tokens(real: Callable[[str], Tokeniz
     assert len(gptj) == 50400
     assert np.flatnonzero(gptj.special).tolist() == list(range(50256, 50400))
     assert int(qwen.special.sum()) == 22
-    assert vocabulary(real("gpt-j-6b")) is gptj
+    assert vocabulary(named("gpt-j-6b")) is gptj
     for vocab in (llama, gptj, qwen):
         assert all(
             (piece == b"") == bool(s) for piece, s in zip(vocab.bytes, vocab.special, strict=True)
         )
 
 
-def test_a_real_piece_comes_before_a_byte_token(real: Callable[[str], Tokenizer]) -> None:
-    tokenizer = real("llama2-32000")
+def test_a_real_piece_comes_before_a_byte_token(named: Callable[[str], Tokenizer]) -> None:
+    tokenizer = named("llama2-32000")
     ids = tokenizer.vocabulary.ids_by_bytes
     assert tokenizer.vocabulary.strings[ids[b"A"]] == "A"
     assert tokenizer.vocabulary.strings[ids[b"\xe2"]] == "<0xE2>"
@@ -289,14 +289,22 @@ def test_saved_tokenizers_load_to_the_same(
     assert (loaded.bos_id, loaded.end_id) == (TINY[name].bos_id, TINY[name].end_id)
 
 
-@pytest.mark.parametrize(("name", "model_type"), [("llama2-32000", "llama"), ("qwen2.5", "qwen2")])
+@pytest.mark.parametrize(
+    ("name", "model_type"),
+    [
+        ("sentencepiece", "llama"),
+        ("byte-level", "qwen2"),
+        ("llama2-32000", "llama"),
+        ("qwen2.5", "qwen2"),
+    ],
+)
 def test_a_config_beside_it_does_not_change_a_saved_tokenizer(
-    real: Callable[[str], Tokenizer], tmp_path: Path, name: str, model_type: str
+    named: Callable[[str], Tokenizer], tmp_path: Path, name: str, model_type: str
 ) -> None:
-    real(name).save(tmp_path)
+    named(name).save(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     loaded = load_tokenizer(tmp_path)
-    assert all(loaded.encode(text) == real(name).encode(text) for text in [*CORPUS, *TRICKY])
+    assert all(loaded.encode(text) == named(name).encode(text) for text in [*CORPUS, *TRICKY])
 
 
 def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
