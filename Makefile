@@ -27,10 +27,11 @@ lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory verifytypes
 
 # How much of the public surface has types, as pyright counts it; under 95% is an error.
 verifytypes: $(VENV)/lint
-	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes onceedit_jax --ignoreexternal --outputjson \
+	PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes onceedit_jax --ignoreexternal --outputjson \
 	  | $(BIN)/python .ci/verifytypes.py 95
 
 # The site, into site/. A warning (a broken link, an unknown name) is an error.

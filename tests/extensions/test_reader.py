@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -92,12 +93,14 @@ def test_what_it_gives_has_to_be_records(tmp_path):
 def registered(monkeypatch, *entries: tuple[str, object]):
     """Let these values be what installed packages register."""
 
-    class Entry:
-        def __init__(self, name, value):
-            self.name, self.value, self.load = name, f"a_package:{name}", lambda: value
+    values = dict(entries)
+
+    class Entry(EntryPoint):
+        def load(self):
+            return values[self.name]
 
     def entry_points(*, group):
-        return [Entry(*entry) for entry in entries] if group == GROUP else []
+        return [Entry(name, f"a_package:{name}", GROUP) for name in values if group == GROUP]
 
     monkeypatch.setattr("onceedit_jax.data.readers.entry_points", entry_points)
 
