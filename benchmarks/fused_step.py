@@ -15,7 +15,6 @@ import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.ensemble.side import ModelSide
-from onceedit_jax.fusion import FusionInputs, FusionRule
 from onceedit_jax.gates.weight_token import alpha, gate_logit
 from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.config import ModelConfig
@@ -34,7 +33,7 @@ def decode(params: Any, config: ModelConfig, token: Any, position: Any, cache: A
 
 @partial(jax.jit, static_argnames="rule")
 def fused(
-    rule: FusionRule, hidden: Any, kernel: Any, inputs: FusionInputs, state: Any
+    rule: oe.FusionRule, hidden: Any, kernel: Any, inputs: oe.FusionInputs, state: Any
 ) -> jax.Array:
     """Alpha, transfer, fusion, lookup."""
     weight = alpha(gate_logit({"kernel": kernel}, hidden))
@@ -61,16 +60,16 @@ def main() -> None:
 
 
 def _measured(
-    plugin: oe.Target, target: oe.Target, rule: FusionRule, state: Any, batch: int
+    plugin: oe.Target, target: oe.Target, rule: oe.FusionRule, state: Any, batch: int
 ) -> dict[str, Any]:
-    states, logits = [], []
+    hidden, logits = [], []
     for model in (plugin, target):
         ends = [model.tokenizer.encode(PROMPT)]
-        hidden = states_after(model.model.params, model.model.config, ends)
-        states.append(jnp.asarray(np.repeat(hidden, batch, axis=0)))
-        logits.append(unembed(model.model.params, model.model.config, states[-1]))
+        after = states_after(model.model.params, model.model.config, ends)
+        hidden.append(jnp.asarray(np.repeat(after, batch, axis=0)))
+        logits.append(unembed(model.model.params, model.model.config, hidden[-1]))
     drafted = jnp.argmax(logits[1], axis=-1).astype(jnp.int32)
-    inputs = FusionInputs(
+    inputs = oe.FusionInputs(
         logits[0], logits[1], jnp.zeros(batch), drafted, jnp.full(batch, 0.5, jnp.float32)
     )
     config = target.model.config
@@ -84,7 +83,7 @@ def _measured(
     taken = seconds_each(
         {
             "decode": lambda: decode(target.model.params, config, token, position, cache),
-            "fused": lambda: fused(rule, states[0], kernel, inputs, state),
+            "fused": lambda: fused(rule, hidden[0], kernel, inputs, state),
         },
         repeats=21,
     )

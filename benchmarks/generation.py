@@ -26,7 +26,7 @@ from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most
-PAPER = oe.fusion.relative(search="gradient")
+PAPER = oe.fusion.relative(search="gradient")  # with the gate `both`, as the default rule
 PROMPTS = 3  # of each kind, one after the other
 
 

@@ -10,16 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 import tyro
 
 import onceedit_jax as oe
 from benchmarks.generation import edited_plugin, long_edits
 from benchmarks.measure import TARGETS, seconds_each, write
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.gates import EDIT, GateFeatures
+from onceedit_jax.editing.gate_features import gate_rows
 from onceedit_jax.gates.fact_memory import fit_memory
-from onceedit_jax.gates.words import edit_keys, word_ids
 from onceedit_jax.models.parameters import init_params
 
 EDITS, COUNTS = (10, 100, 1000), (1, 2, 4)
@@ -73,15 +71,17 @@ def _with_edits(
     """The plug-in with keys for `count` edits: the records' own, and made-up names."""
     names = [f"Zarn{n:x} Okvel{n * 7 % 997:x}" for n in range(count - len(records))]
     more = [oe.EditRecord(f"Where is {name}?", "Oslo", subject=name) for name in names]
-    edits = [*records, *more]
-    features = GateFeatures(
-        word_ids([edit.prompt for edit in edits]),
-        keys=edit_keys(edits),
-        held_out=np.zeros(len(edits), bool),
+    rows = gate_rows(
+        (),
+        [*records, *more],
+        params=plugin.params,
+        kernel=plugin.gate,
+        config=plugin.config,
+        tokenizer=plugin.tokenizer,
     )
-    memory = fit_memory(features, np.full(len(edits), EDIT, np.int32))
-    kept = {name: memory[name] for name in ("words", "weights")}
-    return dataclasses.replace(plugin, memory=kept)
+    memory = fit_memory(*rows)
+    keys = {name: memory[name] for name in ("words", "weights")}
+    return dataclasses.replace(plugin, memory=keys)
 
 
 def _random(like: oe.Target, seed: int) -> oe.Target:

@@ -13,7 +13,7 @@ import onceedit_jax as oe
 from benchmarks.fused_step import CAPACITY, PROMPT, decode
 from benchmarks.measure import PLUGIN, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
-from onceedit_jax.fusion import fuse, fused_anchor
+from onceedit_jax.fusion.mixing import fuse, fused_anchor
 from onceedit_jax.fusion.relative_rule import pair_anchors
 from onceedit_jax.fusion.search import gradient_search, one_hot_target
 from onceedit_jax.models.cache import init_cache

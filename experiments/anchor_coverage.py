@@ -1,6 +1,5 @@
 """The number of anchors: which rule finds them, and what is lost without some of them."""
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ TITLE = "Anchors and coverage"
 QUESTION = "How many anchors does the relative space need, and which rule finds them?"
 
 RULES: tuple[Literal["paper", "bytes"], ...] = ("paper", "bytes")
-FUSION = {"preset": "relative", "gate": "both"}
+RULE = {"preset": "relative", "gate": "both", "allow_lossy": True}
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,14 @@ def run(workspace: Workspace, setup: CoverageSetup, cell: Cell) -> Result:
     if cell["kept"] < 1:
         shared = _thinned(shared, cell["kept"], plugin.tokenizer.end_id, setup.seed)
     sides = ModelSide.of_plugin(plugin), ModelSide.of_model(target)
-    settings = dataclasses.replace(rule_of(FUSION)["rule"].settings, allow_lossy=True)
-    state = relative_state(*sides, shared, settings)
-    assert sides[1].health is not None
-    ensemble = workspace.ensemble(plugin, [cell["target"]], FUSION, states=[state])
+    state = relative_state(*sides, shared, rule_of(RULE)["rule"].settings)
+    health = sides[1].health
+    assert health is not None
+    ensemble = workspace.ensemble(plugin, [cell["target"]], RULE, states=[state])
     result = workspace.evaluate(ensemble, workspace.records("zsre"))
     return {
         "anchors": len(shared),
-        "coverage": sides[1].health.coverage,
+        "coverage": health.coverage,
         **{metric: result["scores"][0]["after"][metric] for metric in METRICS},
     }
 

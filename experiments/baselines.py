@@ -111,18 +111,14 @@ def run(workspace: Workspace, setup: BaselinesSetup, cell: Cell) -> Result:
 
 def _edited(workspace: Workspace, cell: Cell, target: Target) -> tuple[Edited, Read | None]:
     """The target edited by the cell's method, and how its edits are read."""
-    method, records = cell["method"], workspace.records(DATASET)
-    texts = workspace.texts("odd")[: cell["texts"]]
-    settings, editor = workspace.settings(), None
+    method, records, settings = cell["method"], workspace.records(DATASET), workspace.settings()
     if method in TRAINED:
-        options = {**cell["options"], "method": method, "gate_weight": 0.0}
-        settings = workspace.settings(options)
-        editor = editor_of(settings)
-    editor = editor or editor_of_cell(cell)
+        # A target by itself has no gate: training stops as soon as every edit is learnt.
+        settings = workspace.settings({**cell["options"], "method": method, "gate_weight": 0.0})
+    editor = editor_of(settings) if method in TRAINED else editor_of_cell(cell)
+    texts = workspace.texts("odd")[: cell["texts"]]
     # Of the kind that locality asks, none of them evaluated.
     unrelated = workspace.unrelated(DATASET)[: len(texts)] if method == "wise" else []
-    # Without a gate, which a target by itself does not have: training stops as soon as every edit
-    # is learnt.
     inputs = editor_inputs(
         records,
         target.tokenizer,

@@ -16,7 +16,7 @@ from onceedit_jax.text.tokenizer import Tokenizer
 TITLE = "Templates held out of the gate's training"
 QUESTION = "Does the gate open for an edit whose form of prompt it was never trained on?"
 
-KINDS: tuple[str, ...] = ("token", "both")
+KINDS = ("token", "both")
 HIGH = 0.7
 SLOT = "{}"
 # Groups of prompts, as results name them.
@@ -82,11 +82,8 @@ def run(workspace: Workspace, setup: CrossSetup, cell: Cell) -> Result:
         "ungated": len(ungated),
         "learnt": plugin_alone(plugin, [records[i] for i in ungated]).rel.value,
         "alphas": {
-            kind: {
-                name: plugin.alphas(prompts, gate_by_name(kind)).tolist()
-                for name, prompts in groups.items()
-            }
-            for kind in KINDS
+            kind: {name: plugin.alphas(prompts, gate).tolist() for name, prompts in groups.items()}
+            for kind, gate in ((kind, gate_by_name(kind)) for kind in KINDS)
         },
         "locality": locality,
     }

@@ -13,7 +13,7 @@ from onceedit_jax.gates.registry import gate_by_name
 TITLE = "Gate calibration"
 QUESTION = "Is alpha high on edits and their rephrases, and low on everything else?"
 
-KINDS: tuple[str, ...] = ("token", "memory", "both")
+KINDS = ("token", "memory", "both")
 RELATED = ("edits", "rephrases")
 HIGH, LOW = 0.7, 0.3
 Alphas = Mapping[str, Sequence[float]]  # by kind of prompt
@@ -44,13 +44,11 @@ def run(workspace: Workspace, setup: GateSetup, cell: Cell) -> Result:
         "same form": [pair.prompt for pair in workspace.same_form(setup.dataset, setup.others)],
     }
     groups = {name: prompts for name, prompts in groups.items() if prompts}
+    gates = {kind: plugin.fitted(gate_by_name(kind)) for kind in KINDS}
     return {
-        kind: {
-            name: plugin.alphas(prompts, gate_by_name(kind)).tolist()
-            for name, prompts in groups.items()
-        }
-        for kind in KINDS
-    } | {"thresholds": {kind: plugin.info.rule.alpha_thresholds[kind] for kind in KINDS}}
+        kind: {name: plugin.alphas(prompts, gate).tolist() for name, prompts in groups.items()}
+        for kind, gate in gates.items()
+    } | {"thresholds": {kind: gate.threshold for kind, gate in gates.items()}}
 
 
 def tables(setup: GateSetup, results: Results) -> Sequence[Table]:

@@ -96,9 +96,8 @@ def _located(workspace: Workspace, cell: Cell) -> EditedPlugin:
     inputs = editor_inputs(records, tokenizer, texts=texts)
     edited = edit_alone(editor_of_cell(cell), model.params, model.config, inputs)
     trained = Trained(edited.result.params, init_gate(model.config.hidden_size), [])
-    return workspace.finalize(
-        dataset, trained, records, seconds=edited.preparation + edited.seconds
-    )
+    seconds = edited.preparation + edited.seconds
+    return workspace.finalize(dataset, trained, records, seconds=seconds)
 
 
 def tables(setup: LocateSetup, results: Results) -> Sequence[Table]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
 from experiments.framework.definition import short
+from experiments.framework.workspace import rule_of
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.ensemble.side import ModelSide
-from onceedit_jax.fusion import SearchSettings, fused_anchor, gradient_search, relative
+from onceedit_jax.fusion.mixing import fused_anchor
+from onceedit_jax.fusion.search import SearchSettings, gradient_search
 from onceedit_jax.models.decoder import unembed
-from onceedit_jax.relative.tables import TopKTable
 
 TITLE = "The search's start and settings"
 QUESTION = (
@@ -74,8 +75,7 @@ def _agreement(workspace: Workspace, setup: SearchSetup, cell: Cell) -> Result:
     """Share of prompts where the search ends at the lookup's token or a tie; and its last loss."""
     source, target = workspace.target(setup.plugin), workspace.target(cell["target"])
     sides = ModelSide.of_model(source), ModelSide.of_model(target)
-    state = relative().prepare(*sides)
-    assert isinstance(state.plugin, TopKTable) and isinstance(state.target, TopKTable)
+    tables = rule_of({"preset": "relative"})["rule"].prepare(*sides)
     prompts = [pair.prompt for pair in workspace.same_form("zsre", setup.limit)]
     states = [
         states_after(side.params, side.config, [side.tokenizer.encode(p) for p in prompts])
@@ -89,9 +89,9 @@ def _agreement(workspace: Workspace, setup: SearchSetup, cell: Cell) -> Result:
         ]
         plugin_logits, target_logits = logits
         half = jnp.full(len(plugin_logits), 0.5)
-        anchors = fused_anchor(plugin_logits, target_logits, half, state.plugin, state.target)
-        looked_up = state.lookup[anchors]
-        columns = jax.vmap(state.target.column)(anchors)
+        anchors = fused_anchor(plugin_logits, target_logits, half, tables.plugin, tables.target)
+        looked_up = tables.lookup[anchors]
+        columns = jax.vmap(tables.target.column)(anchors)
         lines = jnp.arange(len(anchors))
         start = jnp.zeros_like(target_logits) if cell["start"] == "zeros" else target_logits
         for n, (rate, steps) in enumerate(cell["grid"]):
@@ -101,7 +101,7 @@ def _agreement(workspace: Workspace, setup: SearchSetup, cell: Cell) -> Result:
                 optimizer=cell["optimizer"],
                 reduction=cell["reduction"],
             )
-            search = gradient_search(anchors, state.target, start, settings=settings)
+            search = gradient_search(anchors, tables.target, start, settings=settings)
             tokens = jnp.argmax(search.logits, axis=-1)
             tied = columns[lines, tokens] >= (1 - TIE) * columns[lines, looked_up]
             sums = map(jnp.sum, (tokens == looked_up, tied, search.losses[:, -1]))

@@ -3,11 +3,11 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import jax
 import pytest
 import yaml
+from support import ROOT
 
 from experiments.framework.results import RESULTS
 from experiments.framework.runner import run_experiment
@@ -15,7 +15,6 @@ from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.parameters import init_params
 
-ROOT = Path(__file__).parents[2]
 PAIRS = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
 LLAMA = {
     "model_type": "llama",
@@ -67,7 +66,7 @@ def test_there_is_a_configuration_for_every_pair():
 
 
 @pytest.mark.slow
-def test_every_pair_runs(any_data, any_tokenizers, tmp_path):
+def test_every_pair_runs(shared, tmp_path):
     """Every configuration as it is, but for the weights, the size, and one data set and rule.
 
     One whose plug-in and whose target have run in others is left out: each takes ten seconds.
@@ -80,7 +79,7 @@ def test_every_pair_runs(any_data, any_tokenizers, tmp_path):
             if kind not in models:
                 tokenizer, rows, hf = KINDS[kind]
                 folder = tmp_path / "models" / tokenizer
-                models[kind] = tiny(folder, any_tokenizers / tokenizer, rows, hf)
+                models[kind] = tiny(folder, shared / "tokenizers" / tokenizer, rows, hf)
             values = yaml.safe_load(yaml.safe_dump(values).replace(name, models[kind]))
         values |= {
             "limit": 2,
@@ -97,7 +96,7 @@ def test_every_pair_runs(any_data, any_tokenizers, tmp_path):
         changed.write_text(yaml.safe_dump(values))
         place = run_experiment(
             "paper",
-            data=any_data,
+            data=shared / "data",
             out=tmp_path / "results",
             work=tmp_path / "work",
             setup_file=changed,

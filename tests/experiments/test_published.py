@@ -1,9 +1,9 @@
 """The published results: measured as their configurations say, and shown as they are."""
 
 import json
-from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from experiments.framework.definition import load_experiment, load_setup
 from experiments.framework.html_report import tables_of_pages
@@ -11,7 +11,6 @@ from experiments.framework.page import PAGE, marked_blocks, page_blocks
 from experiments.framework.results import OUT_OF_DATE, RESULTS, read_results, up_to_date
 from onceedit_jax.evaluation.summaries import write_json
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(path.parent.name for path in (ROOT / "results").glob(f"*/{RESULTS}"))
 
 
