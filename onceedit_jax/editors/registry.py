@@ -56,7 +56,8 @@ def editor_by_name(name: str, options: Mapping[str, Any] | None = None) -> Edito
     needed = [key for key, field in known.items() if field.default is Parameter.empty]
     if missing := [key for key in needed if key not in options]:
         raise InputError(f"editor {name}: setting {missing[0]} is missing and has no default")
-    return make(**options)
+    # YAML has lists only, and settings are hashable.
+    return make(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 def _factory(name: str) -> Callable[..., Editor]:
