@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("project")
 
 MOST_MAPPINGS = 30_000
 # Compiling takes most of the time, and a program that runs once on a tiny model is not worth
-# optimizing: this saves two thirds. Since 0.11 jaxlib has no such choice of emitters, and needs none.
+# optimizing: this saves two thirds. Since 0.11 jaxlib has one kind of emitters, the quicker one.
 COMPILE_QUICKLY = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     COMPILE_QUICKLY.append("--xla_cpu_use_fusion_emitters=false")
