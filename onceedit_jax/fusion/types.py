@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Int
@@ -46,6 +46,7 @@ class FusedStep(NamedTuple):
     losses: Float[Array, "batch steps_and_start"] | None = None
 
 
+@runtime_checkable
 class PairSide(Protocol):
     """One model of a pair, as a rule sees it while it is prepared."""
 
