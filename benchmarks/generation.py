@@ -20,7 +20,7 @@ from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.cli.demo import SETTINGS
 from onceedit_jax.cli.progress import editing_progress
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.decoding.greedy import Endings
+from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.prefix_batching import CachedRows
 from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
 
@@ -111,7 +111,7 @@ def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> A
         target.model.config,
         pad_rows(rows, width=width),
         row_positions(lengths, width=width),
-        Endings(never, never, never),
+        StopTokens(never, never, never),
         steps=max_new_tokens,
     )
     return found.tokens.block_until_ready()

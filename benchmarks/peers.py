@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import onceedit_jax as oe
 from benchmarks.measure import TARGETS, seconds_each, write
-from onceedit_jax.decoding.greedy import Endings, greedy_continuation, prefill
+from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation, prefill
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
@@ -56,11 +56,11 @@ def _measured(target: oe.Target, peer: Any, batch: int) -> list[dict[str, Any]]:
     tokens = np.random.default_rng(0).integers(100, 5000, (batch, PROMPT)).astype(np.int32)
     positions = np.tile(np.arange(PROMPT, dtype=np.int32), (batch, 1))
     never = jnp.zeros(config.vocab_size, bool)
-    endings = Endings(never, never, never)
+    stops = StopTokens(never, never, never)
     theirs = torch.from_numpy(tokens.astype(np.int64))
 
     def ours_whole() -> jax.Array:
-        arguments = (params, config, tokens, positions, endings)
+        arguments = (params, config, tokens, positions, stops)
         return greedy_continuation(*arguments, steps=WRITTEN).tokens
 
     def peer_writes(count: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from benchmarks.measure import PLUGIN, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.fusion.mixing import fuse, fused_anchor
 from onceedit_jax.fusion.relative_rule import pair_anchors
-from onceedit_jax.fusion.search import gradient_search, one_hot_target
+from onceedit_jax.fusion.search import gradient_search, one_hot_objective
 from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward, unembed
 from onceedit_jax.relative.build import build_table
@@ -50,8 +50,8 @@ def main() -> None:
     @jax.jit
     def searched(logits: jax.Array, table: DenseTable) -> jax.Array:
         probabilities = jax.nn.softmax(logits)
-        target = one_hot_target(fuse(probabilities, probabilities, half, table, table))
-        found = gradient_search(target, table, jnp.zeros_like(logits))
+        objective = one_hot_objective(fuse(probabilities, probabilities, half, table, table))
+        found = gradient_search(objective, table, jnp.zeros_like(logits))
         return jnp.argmax(found.logits, axis=-1)
 
     same = looked_up(logits, few, column).tolist() == searched(logits, dense).tolist()

@@ -12,7 +12,7 @@ from .decoding.fused import Prompts as Prompts
 from .decoding.fused import Spelling as Spelling
 from .decoding.fused import fused_continuation as fused_continuation
 from .decoding.greedy import Continuation as Continuation
-from .decoding.greedy import Endings as Endings
+from .decoding.greedy import StopTokens as StopTokens
 from .decoding.greedy import greedy_continuation as greedy_continuation
 from .editing.artifact import EditedPlugin as EditedPlugin
 from .editing.artifact_info import EditInfo as EditInfo

@@ -1,1 +1,1 @@
-"""Compiled decoding loops, and what prepares their inputs."""
+"""Compiled decoding loops: greedy text, fused text, drafts, and where an answer ends."""

@@ -1,6 +1,6 @@
 """Greedy answers: of a target alone, of a token-by-token fusion, and of drafts that are checked.
 
-The target alone and the token-by-token fusion run inside one compiled loop; a draft is checked in
+The target alone and the token-by-token fusion run inside one compiled loop. A draft is checked in
 one pass of the target, whatever its length.
 """
 
@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from onceedit_jax.decoding.drafting import DraftReader
 from onceedit_jax.decoding.fused import Prompts, Spelling, fused_continuation
-from onceedit_jax.decoding.greedy import Endings, greedy_continuation
+from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_continuation
 from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
 from onceedit_jax.decoding.stopping import Answer
 from onceedit_jax.distributed.bucketing import group_height, round_up
@@ -25,55 +26,70 @@ from onceedit_jax.text.tokenizer import Tokenizer
 
 PROMPTS = 16  # prompts answered at once
 
-# What the plug-in says of N texts, every array `[N, ...]`: its final `states`, or, where it drafts,
-# the `drafted` token and its `probability`.
+# What the plug-in contributes to N texts, arrays `[N, ...]`: its final `states`, or, for a rule
+# that reads drafts, the `drafted` token and its `probability`.
 View = dict[str, Any]
-# From the plug-in's view of N texts, the target's states `[N, D]` after them and the row of the
-# batch each belongs to `[N]`, the next tokens `[N]`.
-NextTokens = Callable[[View, NDArray[np.float32], NDArray[np.int32]], NDArray[np.int32]]
+# From the plug-in's view of N decisions, the target's states `[N, D]` before them and the row of
+# the batch that each belongs to, `[N]`, to the next tokens `[N]`.
+NextTokens = Callable[
+    [View, Float[np.ndarray, "decisions hidden"], Int[np.ndarray, "decisions"]],
+    Int[np.ndarray, "decisions"],
+]
+# For each open row the tokens that its draft proposes, with their probabilities.
+Proposals = dict[int, list[tuple[int, float]]]
 
 
 class Writer(NamedTuple):
-    """A model that writes: parameters in the layout that it decodes with, and what they need."""
+    """A model that writes.
+
+    Attributes:
+      params: its parameters, in the layout that it decodes with.
+      config: its configuration.
+      tokenizer: its tokenizer.
+    """
 
     params: Any
     config: ModelConfig
     tokenizer: Tokenizer
 
+    @property
+    def model(self) -> tuple[Any, ModelConfig]:
+        """Parameters and configuration, without the tokenizer."""
+        return self.params, self.config
+
 
 def own_answers(
-    model: Writer, prompts: Sequence[str], endings: Endings, *, max_new_tokens: int
+    model: Writer, prompts: Sequence[str], stops: StopTokens, *, max_new_tokens: int
 ) -> list[list[int]]:
-    """What a model answers by itself: each prompt's new tokens, without the one that ended them.
+    """A model's own answers: each prompt's new tokens, without the one that ended them.
 
     Args:
       model: the model.
       prompts: at most `PROMPTS` texts.
-      endings: where its answers end, from `answer_endings`.
-      max_new_tokens: longest continuation.
+      stops: tokens that end its answers, from `answer_stops`.
+      max_new_tokens: length of the longest answer.
 
     Raises:
-      InputError: a prompt and its continuation are longer than the model's learnt positions.
+      InputError: a prompt and its answer are longer than the model's learnt positions.
     """
     rows = [model.tokenizer.encode(prompt) for prompt in prompts]
     model.config.check_length(max(map(len, rows)) + max_new_tokens - 1)  # the last is not read
-    found = greedy_continuation(
-        model.params,
-        model.config,
+    written = greedy_continuation(
+        *model.model,
         *shared_batch(mesh_of(model.params), rows, largest=PROMPTS),
-        endings,
+        stops,
         steps=max_new_tokens,
     )
-    tokens, counts = to_host(found.tokens).tolist(), to_host(found.length).tolist()
-    return [row[:count] for row, count in zip(tokens, counts[: len(rows)], strict=False)]
+    tokens, lengths = to_host(written.tokens).tolist(), to_host(written.length).tolist()
+    return [row[:length] for row, length in zip(tokens, lengths[: len(rows)], strict=False)]
 
 
 def fused_answers(
     plugin: Writer,
     target: Writer,
     prompts: Sequence[str],
-    alphas: NDArray[np.float32],
-    endings: Endings,
+    alphas: Float[np.ndarray, "prompts"],
+    stops: StopTokens,
     rule: FusionRule,
     state: Any,
     spelling: Spelling,
@@ -82,74 +98,118 @@ def fused_answers(
 ) -> list[list[int]]:
     """Answers of the fused system token by token, in as few compiled loops as the texts allow.
 
-    Inside a loop the plug-in reads what is written token by token. Where it would have written the
-    text otherwise (` Wash` and `ington` as one token), the answer is kept up to there, and the
-    next loop begins with the text as the plug-in writes it.
-
     Args:
       plugin: the edited plug-in.
       target: the target.
       prompts: at most `PROMPTS` texts.
       alphas: `[B]`.
-      endings: where the target's answers end.
+      stops: tokens that end the target's answers.
       rule: the fusion rule; it reads both models' logits.
       state: the rule's state for this pair.
       spelling: of the target's tokens, by the plug-in.
-      max_new_tokens: longest continuation.
+      max_new_tokens: length of the longest answer.
 
     Raises:
-      InputError: a prompt and its continuation are longer than a model's learnt positions.
+      InputError: a prompt and its answer are longer than a model's learnt positions.
     """
-    bridge = Bridge(target.tokenizer, plugin.tokenizer)
-    heads = [target.tokenizer.encode(prompt) for prompt in prompts]
-    answers = [Answer(target.tokenizer) for _ in prompts]
-    pieces, counts = (to_host(table) for table in spelling)
-    target.config.check_length(max(map(len, heads)) + max_new_tokens - 1)
+    texts = _FusedTexts(plugin, target, prompts, spelling)
+    target.config.check_length(max(map(len, texts.heads)) + max_new_tokens - 1)
     mesh = mesh_of(target.params)
     height = round_up(group_height(len(prompts), PROMPTS), batch_multiple(mesh))
-    while open_rows := _open_rows(answers, max_new_tokens):
-        # One row again and again fills the batch: it ends when that row does, and no sooner.
+    while open_rows := _open_rows(texts.answers, max_new_tokens):
+        # Copies of an open row fill up the batch: they end when it does, so they cost no step.
         rows = open_rows + open_rows[:1] * (height - len(open_rows))
-        read = {
-            "plugin": [bridge.cross(prompts[i], answers[i].tokens) for i in rows],
-            "target": [heads[i] + answers[i].tokens for i in rows],
-        }
-        limit = max_new_tokens - min(len(answers[i].tokens) for i in rows)
+        limit = max_new_tokens - min(len(texts.answers[i].tokens) for i in rows)
+        plugin_texts, target_texts = texts.of_plugin(rows), texts.of_target(rows)
         # One of the target's tokens may be several of the plug-in's.
-        plugin.config.check_length(max(map(len, read["plugin"])) + pieces.shape[1] * limit)
-        # One width for both, so that few pairs of shapes are compiled.
-        width = max(len(text) for texts in read.values() for text in texts)
-        plugin_prompts, target_prompts = (
-            Prompts(*map(jnp.asarray, shared_batch(mesh, texts, largest=height, width=width)))
-            for texts in read.values()
-        )
-        found = fused_continuation(
-            plugin.params,
-            plugin.config,
-            target.params,
-            target.config,
-            plugin_prompts,
-            target_prompts,
+        plugin.config.check_length(max(map(len, plugin_texts)) + texts.most_pieces * limit)
+        written = fused_continuation(
+            *plugin.model,
+            *target.model,
+            *_batches(mesh, plugin_texts, target_texts),
             jnp.asarray(alphas[rows]),
-            jnp.asarray([answers[i].is_blank for i in rows]),
+            jnp.asarray([texts.answers[i].is_blank for i in rows]),
             state,
             spelling,
-            endings,
+            stops,
             rule=rule,
             steps=max_new_tokens,
             limit=limit,
         )
-        tokens = to_host(found.tokens).tolist()
-        decided = (to_host(found.length) + to_host(found.stopped)).tolist()
-        for i, text, row, count in zip(open_rows, read["plugin"], tokens, decided, strict=False):
-            answer = answers[i]
-            for token in row[:count]:
-                answer.add(token)
-                text = [*text, *pieces[token, : counts[token]].tolist()]
-                full = answer.ended or len(answer.tokens) == max_new_tokens
-                if full or bridge.cross(prompts[i], answer.tokens) != text:
-                    break
-    return [answer.tokens for answer in answers]
+        decided = zip(open_rows, plugin_texts, _tokens_of_rows(written), strict=False)
+        for i, plugin_text, tokens in decided:
+            texts.accept(i, plugin_text, tokens, max_new_tokens)
+    return [answer.tokens for answer in texts.answers]
+
+
+class _FusedTexts:
+    """Prompts with their answers so far, in both models' tokens.
+
+    Attributes:
+      heads: the prompts in the target's tokens.
+      answers: the target's.
+      most_pieces: the most plug-in tokens that one of the target's tokens is spelled with.
+    """
+
+    def __init__(
+        self, plugin: Writer, target: Writer, prompts: Sequence[str], spelling: Spelling
+    ) -> None:
+        self.prompts, self.bridge = prompts, Bridge(target.tokenizer, plugin.tokenizer)
+        self.heads = [target.tokenizer.encode(prompt) for prompt in prompts]
+        self.answers = [Answer(target.tokenizer) for _ in prompts]
+        self.pieces, self.counts = (to_host(table) for table in spelling)
+        self.most_pieces = self.pieces.shape[1]
+
+    def of_plugin(self, rows: Sequence[int]) -> list[list[int]]:
+        """Texts of some rows, as the plug-in writes them."""
+        return [self.bridge.cross(self.prompts[i], self.answers[i].tokens) for i in rows]
+
+    def of_target(self, rows: Sequence[int]) -> list[list[int]]:
+        """Texts of some rows in the target's tokens."""
+        return [self.heads[i] + self.answers[i].tokens for i in rows]
+
+    def accept(
+        self, i: int, plugin_text: list[int], tokens: Sequence[int], max_new_tokens: int
+    ) -> None:
+        """Add a loop's tokens to a row's answer, as long as both models see the same text.
+
+        Inside a loop the plug-in reads the spelling of one target token after another. By itself it
+        may write the same text otherwise (` Wash` and `ington` as one token). The answer ends there
+        for now, and the next loop begins with the text as the plug-in writes it.
+
+        Args:
+          i: the row.
+          plugin_text: its text before the loop, as the plug-in writes it.
+          tokens: the target's tokens that the loop has written.
+          max_new_tokens: length of the longest answer.
+        """
+        answer = self.answers[i]
+        for token in tokens:
+            answer.add(token)
+            plugin_text = [*plugin_text, *self.pieces[token, : self.counts[token]].tolist()]
+            is_full = answer.ended or len(answer.tokens) == max_new_tokens
+            if is_full or self.bridge.cross(self.prompts[i], answer.tokens) != plugin_text:
+                break
+
+
+def _batches(
+    mesh: Mesh, plugin_texts: list[list[int]], target_texts: list[list[int]]
+) -> tuple[Prompts, Prompts]:
+    """Both models' texts as batches of one width, so that few pairs of shapes are compiled."""
+    height = len(plugin_texts)
+    width = max(map(len, [*plugin_texts, *target_texts]))
+    plugin, target = (
+        Prompts(*map(jnp.asarray, shared_batch(mesh, texts, largest=height, width=width)))
+        for texts in (plugin_texts, target_texts)
+    )
+    return plugin, target
+
+
+def _tokens_of_rows(written: Continuation) -> list[list[int]]:
+    """Each row's tokens, the one that stopped it included."""
+    counts = (to_host(written.length) + to_host(written.stopped)).tolist()
+    tokens = to_host(written.tokens).tolist()
+    return [row[:count] for row, count in zip(tokens, counts, strict=True)]
 
 
 def checked_answers(
@@ -160,75 +220,84 @@ def checked_answers(
     *,
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Answers from drafts, one pass of the target a draft.
+    """Answers from drafts, with one pass of the target for each draft.
 
-    A pass runs over all that a draft proposes. Its tokens are kept while the fusion agrees with
-    them; where it does not, its own token is taken, and what was run beyond is rolled back. So
-    these are the answers of one pass a token.
+    The pass runs over all tokens of a draft. They are accepted while the fusion agrees with them.
+    Where it does not, the fusion's own token is taken, and the cache is rolled back. So the result
+    is the same as with one pass for each token.
 
     Args:
       target: the target.
       prompts: B texts.
-      reader: the drafts.
+      reader: reads the drafts.
       next_tokens: the fusion.
-      max_new_tokens: longest continuation.
+      max_new_tokens: length of the longest answer.
     """
     heads = [target.tokenizer.encode(prompt) for prompt in prompts]
     answers = [Answer(target.tokenizer) for _ in prompts]
-    rows = CachedRows(target.params, target.config, room=2 * max_new_tokens)
-    for drafts in _drafts_of_open_rows(answers, reader, max_new_tokens):
-        # A row that has ended is run to its last token again, and nothing is asked of it.
-        proposed = [drafts.get(i, [(-1, 0.0)]) for i in range(len(prompts))]
-        # The last token proposed is not run: what would follow it is not asked yet.
+    cached = CachedRows(*target.model, room=2 * max_new_tokens)
+    for proposals in _proposals(answers, reader, max_new_tokens):
+        # A row that has ended runs its last token again, and the result is not used.
+        every = [proposals.get(i, [(-1, 0.0)]) for i in range(len(prompts))]
+        # The last proposed token is not run: nothing is decided after it yet.
         texts = [
             head + answer.tokens + [token for token, _ in steps[:-1]]
-            for head, answer, steps in zip(heads, answers, proposed, strict=True)
+            for head, answer, steps in zip(heads, answers, every, strict=True)
         ]
-        counts = [len(steps) for steps in proposed]
-        states = to_host(rows.advance(texts, counts))
-        places = [(i, j) for i in drafts for j in range(counts[i])]
-        row, column = (np.array(part, np.int32) for part in zip(*places, strict=True))
-        tokens, chances = zip(*(proposed[i][j] for i, j in places), strict=True)
-        view = {
-            "drafted": np.array(tokens, np.int32),
-            "probability": np.array(chances, np.float32),
-        }
-        chosen = next_tokens(view, states[row, column], row).tolist()
-        decided: dict[int, list[int]] = {i: [] for i in drafts}
-        for (i, _), token in zip(places, chosen, strict=True):
-            decided[i].append(token)
-        for i in drafts:
-            for token, (wanted, _) in zip(decided[i], proposed[i], strict=True):
+        states = to_host(cached.advance(texts, [len(steps) for steps in every]))
+        decided = _decisions(proposals, states, next_tokens)
+        for i, steps in proposals.items():
+            for token, (proposed, _) in zip(decided[i], steps, strict=True):
                 answers[i].add(token)
-                if token != wanted or answers[i].ended:
+                if token != proposed or answers[i].ended:
                     break
     return [answer.tokens for answer in answers]
+
+
+def _decisions(
+    proposals: Proposals,
+    states: Float[np.ndarray, "batch columns hidden"],
+    next_tokens: NextTokens,
+) -> dict[int, list[int]]:
+    """The fusion's token at each proposed token, `states[i, j]` being the state before it."""
+    places = [(i, j) for i, steps in proposals.items() for j in range(len(steps))]
+    row, column = (np.array(part, np.int32) for part in zip(*places, strict=True))
+    drafted, probability = zip(*(proposals[i][j] for i, j in places), strict=True)
+    view = {
+        "drafted": np.array(drafted, np.int32),
+        "probability": np.array(probability, np.float32),
+    }
+    decided: dict[int, list[int]] = {i: [] for i in proposals}
+    tokens = next_tokens(view, states[row, column], row).tolist()
+    for (i, _), token in zip(places, tokens, strict=True):
+        decided[i].append(token)
+    return decided
 
 
 def trusted_answers(
     tokenizer: Tokenizer, prompts: Sequence[str], reader: DraftReader, *, max_new_tokens: int
 ) -> list[list[int]]:
-    """The drafts themselves, in the target's tokens; the target is not asked.
+    """The drafts themselves in the target's tokens; the target does not run.
 
     Args:
       tokenizer: the target's tokenizer.
       prompts: B texts.
-      reader: the drafts.
-      max_new_tokens: longest continuation.
+      reader: reads the drafts.
+      max_new_tokens: length of the longest answer.
     """
     answers = [Answer(tokenizer) for _ in prompts]
-    for drafts in _drafts_of_open_rows(answers, reader, max_new_tokens):
-        for i, steps in drafts.items():
+    for proposals in _proposals(answers, reader, max_new_tokens):
+        for i, steps in proposals.items():
             for token, _ in steps:
-                # A draft without a word has nothing to say, and neither has the answer.
+                # The answer ends where the draft proposes no token.
                 answers[i].add(tokenizer.end_id if token < 0 else token)
     return [answer.tokens for answer in answers]
 
 
-def _drafts_of_open_rows(
+def _proposals(
     answers: Sequence[Answer], reader: DraftReader, max_new_tokens: int
-) -> Iterator[dict[int, list[tuple[int, float]]]]:
-    """What is proposed to every row that may still grow, again and again until none may."""
+) -> Iterator[Proposals]:
+    """What the drafts propose to every open row, again and again until no row is open."""
     while rows := _open_rows(answers, max_new_tokens):
         ahead = reader.ahead([answer.tokens for answer in answers], rows)
         yield {

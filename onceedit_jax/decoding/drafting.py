@@ -1,8 +1,8 @@
-"""The plug-in drafts text, and the target's tokenizer reads it: no word is split in two ways.
+"""The plug-in drafts text, and the target's tokenizer reads it, so that words match.
 
-Token by token, one vocabulary's " Wash" meets the other's " Washington" and both lose. Text has no
-such borders: the plug-in's greedy continuation is kept as bytes, and what it proposes for the next
-token is the next token of the target's own reading of (text so far + draft).
+In a fusion of tokens, one vocabulary's " Wash" competes with the other's " Washington", and both
+lose. So the plug-in's greedy continuation is held as bytes. It proposes the next token that the
+target's tokenizer reads in (text so far + draft).
 """
 
 import dataclasses
@@ -10,31 +10,30 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Shaped
 
 from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.decoding.prefix_batching import shared_batch
-from onceedit_jax.decoding.stopping import draft_endings
+from onceedit_jax.decoding.stopping import draft_stops
 from onceedit_jax.distributed.mesh import mesh_of, to_host
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.tokenizer import Tokenizer
 
-DRAFT_TOKENS = 32  # plug-in tokens a draft holds at most
-FIRST_TOKENS = 8  # of them, written at first where the rest is seldom read
-ROWS = 32  # drafts made at once
+DRAFT_TOKENS = 32  # the most plug-in tokens of a draft
+FIRST_TOKENS = 8  # written first where the rest is seldom read
+ROWS = 32  # drafts written at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A greedy continuation.
+    """A greedy continuation of a text by the plug-in.
 
     Attributes:
-      data: its bytes, whole words of them unless it is one long word.
+      data: its bytes. A draft that was cut short holds whole words, unless it is one long word.
       ends: for each of its tokens, the offset in `data` where it ends.
       probabilities: for each of its tokens, the plug-in's probability of it.
-      end: probability of the end-of-answer token or new line after it; None where the draft was
-        cut short.
-      whole: whether there is no more of it: it ended, or has as many tokens as a draft may have.
+      end: probability of the end token or newline after it; None where the draft was cut short.
+      whole: whether nothing can be added: it has ended, or it has `DRAFT_TOKENS` tokens.
     """
 
     data: bytes
@@ -45,16 +44,22 @@ class Draft:
 
     def probability(self, start: int, stop: int) -> float:
         """The plug-in's probability of `data[start:stop]`: of the tokens that begin there."""
-        begins = (0, *self.ends[:-1])
-        inside = [p for b, p in zip(begins, self.probabilities, strict=True) if start <= b < stop]
+        starts = (0, *self.ends[:-1])
+        inside = [p for s, p in zip(starts, self.probabilities, strict=True) if start <= s < stop]
         return float(np.prod(inside)) if inside else 1.0
 
 
 class _Written(NamedTuple):
-    """What the plug-in has written after a text: tokens, their probabilities, that of an end."""
+    """What the plug-in has written after a text.
+
+    Attributes:
+      tokens: its tokens.
+      probabilities: of each token.
+      end: of the token that ended it; None where none did.
+    """
 
     tokens: list[int]
-    chances: list[float]
+    probabilities: list[float]
     end: float | None
 
     @property
@@ -63,66 +68,72 @@ class _Written(NamedTuple):
 
 
 class Drafter:
-    """Makes drafts, and remembers them: they depend on the text alone, not on the target."""
+    """Writes drafts, and remembers them: a draft depends on the text, not on the target."""
 
     def __init__(self, params: Any, config: ModelConfig, tokenizer: Tokenizer) -> None:
-        """Args: the plug-in."""
+        """Remember nothing yet.
+
+        Args:
+          params: the plug-in's parameters.
+          config: its configuration.
+          tokenizer: its tokenizer.
+        """
         self.params, self.config, self.tokenizer = params, config, tokenizer
-        self._known: dict[bytes, _Written] = {}
-        self._endings = draft_endings(tokenizer, config.vocab_size)
+        self._drafts: dict[bytes, _Written] = {}
+        self._stops = draft_stops(tokenizer, config.vocab_size)
 
     def forget(self) -> None:
-        """Forget all drafts: they are worth keeping from target to target, not for ever."""
-        self._known.clear()
+        """Forget all drafts, so that memory is bounded: they serve the targets of one call."""
+        self._drafts.clear()
 
     def drafts(self, texts: Sequence[bytes], *, whole: bool) -> list[Draft]:
         """The plug-in's greedy continuation of each text.
 
         Args:
-          texts: what is continued.
-          whole: write drafts to their end. Otherwise `FIRST_TOKENS` will do for now; asked again,
-            with `whole`, such a draft goes on as if it had never paused.
+          texts: the texts to continue.
+          whole: write drafts to their end. Otherwise new drafts have `FIRST_TOKENS` tokens. A later
+            call with `whole` continues them, with the result of writing them at once.
         """
         for missing, steps in self._missing(set(texts), whole=whole):
             for start in range(0, len(missing), ROWS):
                 self._write(missing[start : start + ROWS], steps)
-        return [self._draft(self._known[text]) for text in texts]
+        return [self._draft(self._drafts[text]) for text in texts]
 
     def _missing(self, texts: set[bytes], *, whole: bool) -> list[tuple[list[bytes], int]]:
-        """Texts to write on, and by how many tokens."""
-        fresh = sorted(texts - self._known.keys(), key=_by_length)
-        found = [(fresh, DRAFT_TOKENS if whole else FIRST_TOKENS)]
+        """Texts whose drafts are to be written or continued, and by how many tokens."""
+        fresh = sorted(texts - self._drafts.keys(), key=_by_length)
+        missing = [(fresh, DRAFT_TOKENS if whole else FIRST_TOKENS)]
         if whole:
-            paused = [text for text in texts & self._known.keys() if not self._known[text].whole]
-            found.append((sorted(paused, key=_by_length), DRAFT_TOKENS - FIRST_TOKENS))
-        return found
+            paused = [text for text in texts & self._drafts.keys() if not self._drafts[text].whole]
+            missing.append((sorted(paused, key=_by_length), DRAFT_TOKENS - FIRST_TOKENS))
+        return missing
 
     def _write(self, texts: Sequence[bytes], steps: int) -> None:
-        earlier = [self._known.get(text, _Written([], [], None)) for text in texts]
+        earlier = [self._drafts.get(text, _Written([], [], None)) for text in texts]
         rows = [
             self.tokenizer.encode_bytes(text) + written.tokens
             for text, written in zip(texts, earlier, strict=True)
         ]
         self.config.check_length(max(map(len, rows)) + steps)
-        found = greedy_continuation(
+        continuation = greedy_continuation(
             self.params,
             self.config,
             *shared_batch(mesh_of(self.params), rows, largest=ROWS),
-            self._endings,
+            self._stops,
             steps=steps,
         )
-        every = (to_host(array).tolist() for array in found)
-        for text, written, tokens, chances, count, stopped in zip(
-            texts, earlier, *every, strict=False
+        columns = (to_host(array).tolist() for array in continuation)
+        for text, written, tokens, probabilities, length, stopped in zip(
+            texts, earlier, *columns, strict=False
         ):
-            self._known[text] = _Written(
-                written.tokens + tokens[:count],
-                written.chances + chances[:count],
-                chances[count] if stopped else None,
+            self._drafts[text] = _Written(
+                written.tokens + tokens[:length],
+                written.probabilities + probabilities[:length],
+                probabilities[length] if stopped else None,
             )
 
     def _draft(self, written: _Written) -> Draft:
-        tokens, chances, end = written
+        tokens, probabilities, end = written
         pieces = [self.tokenizer.decode_bytes([token], continuation=True) for token in tokens]
         data = b"".join(pieces)
         if end is None:  # cut short: the last word may not be whole
@@ -131,33 +142,40 @@ class Drafter:
             elif not written.whole:
                 data = b""
         offsets = np.cumsum([len(piece) for piece in pieces]).tolist()
-        kept = [i for i, offset in enumerate(offsets) if offset - len(pieces[i]) < len(data)]
+        inside = [i for i, offset in enumerate(offsets) if offset - len(pieces[i]) < len(data)]
         return Draft(
             data,
-            tuple(min(offsets[i], len(data)) for i in kept),
-            tuple(chances[i] for i in kept),
+            tuple(min(offsets[i], len(data)) for i in inside),
+            tuple(probabilities[i] for i in inside),
             end,
             written.whole,
         )
 
 
 class DraftReader:
-    """What the drafts propose to one target, row by row, while its rows grow.
+    """Reads drafts in one target's tokens, while the target's answers grow.
 
-    A draft is drawn anew only when it is used up or an accepted token leaves it.
+    A row gets a new draft when its draft is used up, or when an accepted token differs from it.
+
+    Attributes:
+      texts: of each row, the bytes so far.
+      accepted: of each row, how many tokens of the answer `texts` holds.
+      used: of each row, how many bytes of its draft `texts` holds.
+      drafts: of each row, the current draft.
     """
 
     def __init__(
         self, drafter: Drafter, target: Tokenizer, prompts: Sequence[str], *, whole: bool = True
     ) -> None:
-        """Begin with nothing written.
+        """Begin with empty answers.
 
         Args:
-          drafter: where drafts come from.
-          target: who reads them.
+          drafter: writes the drafts.
+          target: the target's tokenizer.
           prompts: of the B rows.
-          whole: draw whole drafts. Where the true tokens are fed, most drafts are left after a word
-            or two: there they are drawn in two parts, the second where the first was used up.
+          whole: ask for whole drafts. Without it drafts come in two parts, the second when the
+            first is used up. That is quicker where true tokens are accepted, since most of these
+            differ from the draft after one or two words.
         """
         self.drafter, self.target, self.whole = drafter, target, whole
         self.texts = [prompt.encode("utf-8") for prompt in prompts]
@@ -165,17 +183,16 @@ class DraftReader:
         self.used = [0] * len(prompts)
         self.drafts: list[Draft | None] = [None] * len(prompts)
 
-    def view(self, answers: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
-        """`drafted [B]`, the next tokens (-1 for none), and the plug-in's `probability [B]`.
+    def view(self, answers: Sequence[Sequence[int]]) -> dict[str, Shaped[np.ndarray, "batch"]]:
+        """`drafted` `[B]`, the next tokens (-1 for none), and the plug-in's `probability` `[B]`.
 
         Args:
-          answers: B answers so far, in the target's tokens; each continues the one of the last
+          answers: B answers so far, in the target's tokens; each continues the one of the previous
             call.
         """
-        every = range(len(answers))
-        self._follow(answers, every)
-        read = [self._read(i, self.used[i]) for i in every]
-        tokens, probabilities = zip(*read, strict=True)
+        rows = range(len(answers))
+        self._follow(answers, rows)
+        tokens, probabilities = zip(*(self._read(i, self.used[i]) for i in rows), strict=True)
         return {
             "drafted": np.array(tokens, np.int32),
             "probability": np.array(probabilities, np.float32),
@@ -184,15 +201,15 @@ class DraftReader:
     def ahead(
         self, answers: Sequence[Sequence[int]], rows: Sequence[int]
     ) -> list[list[tuple[int, float]]]:
-        """All that the drafts of some rows propose, if every token of it is accepted in turn.
+        """All tokens that the drafts of some rows propose, if each of them is accepted.
 
         Args:
           answers: as for `view`.
-          rows: the rows asked about; other rows draw no draft.
+          rows: the rows to read; other rows get no draft.
 
         Returns:
           For each of `rows`, tokens and probabilities as `view` would give them one by one, up to
-          where a draft would have to be drawn anew; never empty.
+          where the row would need a new draft; at least one token.
         """
         self._follow(answers, rows)
         return [self._read_on(i) for i in rows]
@@ -202,21 +219,21 @@ class DraftReader:
             for token in answer[self.accepted[i] :]:
                 self._accept(i, self.target.decode_bytes([token], continuation=True))
             self.accepted[i] = len(answer)
-        empty = [i for i in rows if self.drafts[i] is None]
-        self._draw(empty, whole=self.whole)
-        self._draw([i for i in rows if self._paused(i)], whole=True)
+        without = [i for i in rows if self.drafts[i] is None]
+        self._draft(without, whole=self.whole)
+        self._draft([i for i in rows if self._is_paused(i)], whole=True)
 
-    def _draw(self, rows: Sequence[int], *, whole: bool) -> None:
-        """Draw a draft where a row has none, and draw on where it has one."""
+    def _draft(self, rows: Sequence[int], *, whole: bool) -> None:
+        """Get a draft for a row that has none, or the rest of the draft that it has."""
         for i in rows:
             if self.drafts[i] is None:
                 self.used[i] = 0
-        begun = [self.texts[i][: len(self.texts[i]) - self.used[i]] for i in rows]
-        for i, draft in zip(rows, self.drafter.drafts(begun, whole=whole), strict=True):
+        starts = [self.texts[i][: len(self.texts[i]) - self.used[i]] for i in rows]
+        for i, draft in zip(rows, self.drafter.drafts(starts, whole=whole), strict=True):
             self.drafts[i] = draft
 
-    def _paused(self, i: int) -> bool:
-        """Whether all that was drawn of a row's draft is used, and there is more of it."""
+    def _is_paused(self, i: int) -> bool:
+        """Whether the first part of a row's draft is used up, and the draft has more."""
         draft = self.drafts[i]
         return draft is not None and not draft.whole and self.used[i] == len(draft.data)
 
@@ -226,9 +243,9 @@ class DraftReader:
         steps = [self._read(i, start)]
         while steps[-1][0] not in (-1, self.target.end_id):
             piece = self.target.decode_bytes([steps[-1][0]], continuation=True)
-            left = not piece or not draft.data[start:].startswith(piece)
+            differs = not piece or not draft.data[start:].startswith(piece)
             start += len(piece)
-            if left or (start == len(draft.data) and draft.end is None):
+            if differs or (start == len(draft.data) and draft.end is None):
                 break
             steps.append(self._read(i, start))
         return steps
@@ -236,17 +253,17 @@ class DraftReader:
     def _accept(self, i: int, piece: bytes) -> None:
         draft, start = self.drafts[i], self.used[i]
         if draft is not None and not draft.whole:
-            drawn = draft.data[start:]
-            if len(piece) > len(drawn) and piece.startswith(drawn):  # goes past what is drawn
-                self._draw([i], whole=True)
+            rest = draft.data[start:]
+            if len(piece) > len(rest) and piece.startswith(rest):  # the piece needs more of it
+                self._draft([i], whole=True)
                 draft = self.drafts[i]
         self.texts[i] += piece
         if draft is None:
             return
         self.used[i] += len(piece)
-        follows = draft.data[start:].startswith(piece)
-        done = self.used[i] == len(draft.data) and draft.end is None and draft.whole
-        if not follows or done:
+        agrees = draft.data[start:].startswith(piece)
+        used_up = self.used[i] == len(draft.data) and draft.end is None and draft.whole
+        if not agrees or used_up:
             self.drafts[i] = None
 
     def _read(self, i: int, start: int) -> tuple[int, float]:

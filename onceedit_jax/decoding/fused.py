@@ -1,7 +1,7 @@
 """Greedy text of a plug-in and a target, fused token by token inside one compiled loop.
 
-A table spells every token of the target in tokens of the plug-in. So what the target writes goes
-back to the plug-in without waiting for the host.
+A table spells every token of the target in tokens of the plug-in. So the plug-in reads what the
+target writes without a step on the host.
 """
 
 from functools import partial
@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from onceedit_jax.decoding.greedy import Continuation, Endings, prefill, write_greedily
+from onceedit_jax.decoding.greedy import Continuation, StopTokens, prefill, write_greedily
 from onceedit_jax.fusion.step import fused_step
 from onceedit_jax.fusion.types import FusionInputs, FusionRule
 from onceedit_jax.models.cache import Cache
@@ -24,18 +26,24 @@ class Spelling(NamedTuple):
 
     Attributes:
       tokens: `[Vl, M]` int32 tokens of the plug-in, right-padded.
-      counts: `[Vl]` int32, how many of them; 0 where the text takes more than M, or is none.
+      counts: `[Vl]` int32, the number of these tokens; 0 for a token that is not text, or whose
+        text takes more than M tokens.
     """
 
-    tokens: jax.Array
-    counts: jax.Array
+    tokens: Int[Array | np.ndarray, "target_vocab pieces"]
+    counts: Int[Array | np.ndarray, "target_vocab"]
 
 
 class Prompts(NamedTuple):
-    """B prompts as one model reads them: `tokens` and `positions` `[B, T]` int32, -1 on padding."""
+    """B prompts in the tokens of one model.
 
-    tokens: jax.Array
-    positions: jax.Array
+    Attributes:
+      tokens: `[B, T]` int32.
+      positions: `[B, T]` int32, -1 on padding.
+    """
+
+    tokens: Int[Array, "batch length"]
+    positions: Int[Array, "batch length"]
 
 
 @partial(jax.jit, static_argnames=("plugin_config", "target_config", "rule", "steps"))
@@ -46,75 +54,46 @@ def fused_continuation(
     target_config: ModelConfig,
     plugin_prompts: Prompts,
     target_prompts: Prompts,
-    alpha: jax.Array,
-    blank: jax.Array,
+    alpha: Float[Array, "batch"],
+    blank: Bool[Array, "batch"],
     state: Any,
     spelling: Spelling,
-    endings: Endings,
+    stops: StopTokens,
     *,
     rule: FusionRule,
     steps: int,
-    limit: int | jax.Array,
+    limit: int | Int[Array, ""],
 ) -> Continuation:
     """The fused system's next token, again and again, until every row stops or waits.
 
-    A row waits after a token that has no spelling; it is written all the same. The probabilities
-    are those of the target.
+    A row waits after a token that has no spelling. That token is written. The probabilities are
+    those of the target.
 
     Args:
       plugin_params: parameters of the edited plug-in.
       plugin_config: its configuration.
       target_params: parameters of the target.
       target_config: its configuration.
-      plugin_prompts: the texts so far, as the plug-in reads them.
-      target_prompts: the same texts, as the target reads them.
+      plugin_prompts: the texts so far, in the plug-in's tokens.
+      target_prompts: the same texts, in the target's tokens.
       alpha: `[B]`.
-      blank: `[B]` bool, rows whose answer so far is nothing but blanks.
+      blank: `[B]` bool, rows whose answer holds only blanks so far.
       state: the rule's state for this pair.
-      spelling: the way back from the target's tokens to the plug-in's.
-      endings: when a row stops.
+      spelling: of the target's tokens, by the plug-in.
+      stops: tokens that end a row.
       rule: the fusion rule; it reads both models' logits.
-      steps: K, tokens written at most.
-      limit: at most K, without another compilation.
+      steps: K, the most tokens that the result has room for.
+      limit: the most tokens of this call, at most K; another value compiles nothing new.
     """
-    most = spelling.tokens.shape[1]
+    plugin, target = _Model(plugin_params, plugin_config), _Model(target_params, target_config)
     first = jnp.max(target_prompts.positions, axis=1) + 1
-
-    def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
-        (plugin_state, *_), (target_state, _) = carry
-        logits = unembed(target_params, target_config, target_state)
-        inputs = FusionInputs(unembed(plugin_params, plugin_config, plugin_state), logits, alpha)
-        token = fused_step(rule, state, inputs).tokens
-        chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-        return token, jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1))
-
-    def read(carry: Any, token: jax.Array, step: jax.Array, running: jax.Array) -> Any:
-        (plugin_state, place, cache), (target_state, target_cache) = carry
-        at = jnp.where(running, first + step, -1)[:, None]
-        hidden, target_cache = hidden_states(
-            target_params, target_config, token[:, None], at, target_cache
-        )
-        pieces, counts = spelling.tokens[token], jnp.where(running, spelling.counts[token], 0)
-        columns = jnp.arange(most)
-        at = jnp.where(columns < counts[:, None], place[:, None] + columns, -1)
-        states, cache = hidden_states(plugin_params, plugin_config, pieces, at, cache)
-        assert cache is not None
-        last = jnp.take_along_axis(states, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
-        plugin_state = jnp.where(counts[:, None] > 0, last[:, 0], plugin_state)
-        plugin = plugin_state, place + counts, _without_spare_columns(cache, most, jnp.max(counts))
-        # A row that runs no more keeps its state: a new one, of nothing, would settle no fusion.
-        target_state = jnp.where(running[:, None], hidden[:, 0], target_state)
-        return plugin, (target_state, target_cache)
-
-    plugin_state, cache = prefill(plugin_params, plugin_config, *plugin_prompts, room=steps * most)
-    plugin = plugin_state, jnp.max(plugin_prompts.positions, axis=1) + 1, cache
-    target = prefill(target_params, target_config, *target_prompts, room=steps)
+    loop = _Loop(plugin, target, first, alpha, state, spelling, rule)
     return write_greedily(
-        choose,
-        read,
-        (plugin, target),
+        loop.choose,
+        loop.read,
+        loop.start(plugin_prompts, target_prompts, steps),
         first > 0,
-        endings,
+        stops,
         steps=steps,
         limit=limit,
         blank=blank,
@@ -122,6 +101,91 @@ def fused_continuation(
     )
 
 
+class _Model(NamedTuple):
+    params: Params
+    config: ModelConfig
+
+    def logits(self, state: jax.Array) -> jax.Array:
+        return unembed(self.params, self.config, state)
+
+
+class _PluginCarry(NamedTuple):
+    """After B texts: the plug-in's states `[B, D]`, next positions `[B]`, and cache."""
+
+    state: jax.Array
+    position: jax.Array
+    cache: Cache
+
+
+class _TargetCarry(NamedTuple):
+    """After B texts: the target's states `[B, D]`, and cache."""
+
+    state: jax.Array
+    cache: Cache
+
+
+_Carry = tuple[_PluginCarry, _TargetCarry]
+
+
+class _Loop(NamedTuple):
+    """How two models choose the next tokens together, and how each reads them.
+
+    Attributes:
+      first: `[B]` int32, the target's position of the first new token; 0 for a row of padding.
+    """
+
+    plugin: _Model
+    target: _Model
+    first: jax.Array
+    alpha: jax.Array
+    state: Any
+    spelling: Spelling
+    rule: FusionRule
+
+    def start(self, plugin_prompts: Prompts, target_prompts: Prompts, steps: int) -> _Carry:
+        """Run the prompts, with room for `steps` more tokens of the target."""
+        room = steps * self.spelling.tokens.shape[1]
+        state, cache = prefill(*self.plugin, *plugin_prompts, room=room)
+        plugin = _PluginCarry(state, jnp.max(plugin_prompts.positions, axis=1) + 1, cache)
+        return plugin, _TargetCarry(*prefill(*self.target, *target_prompts, room=steps))
+
+    def choose(self, carry: _Carry) -> tuple[jax.Array, jax.Array]:
+        """The next tokens `[B]`, and the target's probabilities of them."""
+        logits = self.target.logits(carry[1].state)
+        inputs = FusionInputs(self.plugin.logits(carry[0].state), logits, self.alpha)
+        token = fused_step(self.rule, self.state, inputs).tokens
+        chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+        return token, jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1))
+
+    def read(self, carry: _Carry, token: jax.Array, step: jax.Array, running: jax.Array) -> _Carry:
+        """Both models' carry after a target token `[B]` of each running row."""
+        plugin, target = carry
+        position = jnp.where(running, self.first + step, -1)[:, None]
+        hidden, target_cache = hidden_states(*self.target, token[:, None], position, target.cache)
+        assert target_cache is not None
+        pieces = self.spelling.tokens[token]
+        counts = jnp.where(running, self.spelling.counts[token], 0)
+        plugin = self._read_pieces(plugin, pieces, counts)
+        # A row that has stopped keeps its state: what a model makes of padding is so even that a
+        # few tokens would not settle the fusion of any row.
+        state = jnp.where(running[:, None], hidden[:, 0], target.state)
+        return plugin, _TargetCarry(state, target_cache)
+
+    def _read_pieces(
+        self, carry: _PluginCarry, pieces: jax.Array, counts: jax.Array
+    ) -> _PluginCarry:
+        """The plug-in's carry after the first `counts` `[B]` of the tokens `pieces` `[B, M]`."""
+        columns = jnp.arange(pieces.shape[1])
+        positions = jnp.where(columns < counts[:, None], carry.position[:, None] + columns, -1)
+        states, cache = hidden_states(*self.plugin, pieces, positions, carry.cache)
+        assert cache is not None
+        last = jnp.take_along_axis(states, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)
+        state = jnp.where(counts[:, None] > 0, last[:, 0], carry.state)
+        position = carry.position + counts
+        cache = _without_spare_columns(cache, pieces.shape[1], jnp.max(counts))
+        return _PluginCarry(state, position, cache)
+
+
 def _without_spare_columns(cache: Cache, written: int, used: jax.Array) -> Cache:
-    """Take back the last columns that no row used: the next ones are written over them."""
+    """Give back the last columns that no row used; the next tokens are written over them."""
     return {**cache, "length": cache["length"] - written + used}

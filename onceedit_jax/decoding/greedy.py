@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.cache import Cache, init_cache
@@ -14,87 +16,87 @@ from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.types import Params
 
 
-class Endings(NamedTuple):
-    """Which tokens end a row; what is no end at a row's beginning may be one later.
+class StopTokens(NamedTuple):
+    """Which tokens end a row. A token may end a row that has text, and not an empty one.
 
     Attributes:
-      at_start: `[V]` bool, tokens that end a row of which nothing but blanks is written.
+      at_start: `[V]` bool, tokens that end a row which holds only blanks so far.
       in_text: `[V]` bool, tokens that end any other row.
-      blank: `[V]` bool, tokens that leave a row as blank as it was.
+      blank: `[V]` bool, tokens that are only blanks.
     """
 
-    at_start: jax.Array
-    in_text: jax.Array
-    blank: jax.Array
+    at_start: Bool[Array | np.ndarray, "vocab"]
+    in_text: Bool[Array | np.ndarray, "vocab"]
+    blank: Bool[Array | np.ndarray, "vocab"]
 
 
 class Continuation(NamedTuple):
-    """What B rows go on with, K tokens at most.
+    """What was written after B rows, at most K tokens each.
 
     Attributes:
-      tokens: `[B, K]` int32; in a row that stopped, `tokens[length]` is the one that stopped it;
-        what stands beyond means nothing.
-      probabilities: `[B, K]` float32, of each of these tokens.
-      length: `[B]` int32, tokens that the row has, without the one that stopped it.
-      stopped: `[B]` bool, whether one did; without it a row wrote all it might, waits, or was not
-        asked (length 0).
+      tokens: `[B, K]` int32; in a row that stopped, `tokens[length]` is the token that stopped it.
+        Later entries have no meaning.
+      probabilities: `[B, K]` float32, the probability of each of these tokens.
+      length: `[B]` int32, tokens that were written, without the one that stopped the row.
+      stopped: `[B]` bool, whether a token stopped the row. Any other row reached the limit, waits,
+        or was not active (length 0).
     """
 
-    tokens: jax.Array
-    probabilities: jax.Array
-    length: jax.Array
-    stopped: jax.Array
+    tokens: Int[Array, "batch steps"]
+    probabilities: Float[Array, "batch steps"]
+    length: Int[Array, "batch"]
+    stopped: Bool[Array, "batch"]
 
 
 def write_greedily(
     choose: Callable[[Any], tuple[jax.Array, jax.Array]],
     read: Callable[[Any, jax.Array, jax.Array, jax.Array], Any],
     carry: Any,
-    asked: jax.Array,
-    endings: Endings,
+    active: Bool[Array | np.ndarray, "batch"],
+    stops: StopTokens,
     *,
     steps: int,
-    limit: int | jax.Array | None = None,
-    blank: jax.Array | None = None,
-    pauses: jax.Array | None = None,
+    limit: int | Int[Array, ""] | None = None,
+    blank: Bool[Array | np.ndarray, "batch"] | None = None,
+    pauses: Bool[Array, "vocab"] | None = None,
 ) -> Continuation:
-    """The one loop of greedy writing: choose a token, stop or read it, choose the next.
+    """The loop of all greedy writing: choose a token, stop or read it, choose the next one.
 
-    What would follow a row's last token is never computed, unless another row needs the pass.
+    The model runs after a row's last token only if another row needs that pass.
 
     Args:
       choose: from the carry to the next tokens `[B]` and their probabilities `[B]`.
       read: from the carry, tokens `[B]`, the number of tokens written before them (a scalar) and
-        which rows are open `[B]` to the carry after these tokens.
-      carry: what the models hold after the prompts.
-      asked: `[B]` bool, rows that shall write; the others only fill the batch.
-      endings: when a row stops.
-      steps: K, tokens written at most.
-      limit: at most K, without another compilation.
-      blank: `[B]` bool, rows of which nothing but blanks is written yet (default: all).
-      pauses: `[V]` bool, tokens after which a row waits; they are written.
+        which rows are running `[B]` to the carry after these tokens.
+      carry: the models' states and caches after the prompts.
+      active: `[B]` bool, rows to write; the other rows only fill up the batch.
+      stops: tokens that end a row.
+      steps: K, the most tokens that the result has room for.
+      limit: the most tokens of this call, at most K; another value compiles nothing new.
+      blank: `[B]` bool, rows that hold only blanks so far (default: all).
+      pauses: `[V]` bool, tokens that are written and after which a row waits.
 
     Returns:
       What was written.
     """
-    endings = jax.tree.map(jnp.asarray, endings)
+    stops = jax.tree.map(jnp.asarray, stops)
     limit = steps if limit is None else jnp.minimum(limit, steps)
 
     def write(step: Any, written: Continuation, blank: Any, running: Any, carry: Any) -> Any:
-        token, chance = choose(carry)
-        ends = jnp.where(blank, endings.at_start[token], endings.in_text[token])
+        token, probability = choose(carry)
+        ends = jnp.where(blank, stops.at_start[token], stops.in_text[token])
         stopped, running = running & ends, running & ~ends
         written = Continuation(
             written.tokens.at[:, step].set(token),
-            written.probabilities.at[:, step].set(chance),
+            written.probabilities.at[:, step].set(probability),
             written.length + running,
             written.stopped | stopped,
         )
         if pauses is not None:
             running = running & ~pauses[token]
-        return step + 1, written, blank & endings.blank[token], running, carry
+        return step + 1, written, blank & stops.blank[token], running, carry
 
-    def going_on(state: Any) -> Any:
+    def is_running(state: Any) -> Any:
         step, _, _, running, _ = state
         return (step < limit) & jnp.any(running)
 
@@ -103,40 +105,43 @@ def write_greedily(
         carry = read(carry, written.tokens[:, step - 1], step - 1, running)
         return write(step, written, blank, running, carry)
 
-    rows = asked.shape[0]
-    nothing = Continuation(
+    empty = _empty(active.shape[0], steps)
+    blank = jnp.ones(active.shape[0], bool) if blank is None else blank
+    first = write(jnp.int32(0), empty, blank, active & (limit > 0), carry)
+    written: Continuation = jax.lax.while_loop(is_running, read_and_write, first)[1]
+    return written
+
+
+def _empty(rows: int, steps: int) -> Continuation:
+    return Continuation(
         jnp.zeros((rows, steps), jnp.int32),
         jnp.zeros((rows, steps), jnp.float32),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
     )
-    blank = jnp.ones(rows, bool) if blank is None else blank
-    begun = write(jnp.int32(0), nothing, blank, asked & (limit > 0), carry)
-    written: Continuation = jax.lax.while_loop(going_on, read_and_write, begun)[1]
-    return written
 
 
 @partial(jax.jit, static_argnames=("config", "steps", "compute_dtype"))
 def greedy_continuation(
     params: Params,
     config: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
-    endings: Endings,
+    tokens: Int[Array, "batch length"],
+    positions: Int[Array, "batch length"],
+    stops: StopTokens,
     *,
     steps: int,
     compute_dtype: str = "float32",
 ) -> Continuation:
-    """The most probable next token, again and again, until every row has stopped.
+    """The most likely next token, again and again, until every row has stopped.
 
     Args:
       params: parameters of the decoder.
       config: its configuration.
       tokens: `[B, T]` int32 prompts.
-      positions: `[B, T]` int32, -1 on padding.
-      endings: when a row stops.
-      steps: K, tokens written at most.
-      compute_dtype: operands of the matrix products.
+      positions: `[B, T]` int32, -1 on padding; a row of padding alone is not written.
+      stops: tokens that end a row.
+      steps: K, the most tokens to write.
+      compute_dtype: dtype of the operands of the matrix products.
     """
 
     def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
@@ -153,19 +158,28 @@ def greedy_continuation(
 
     first = jnp.max(positions, axis=1) + 1
     carry = prefill(params, config, tokens, positions, room=steps, compute_dtype=compute_dtype)
-    return write_greedily(choose, read, carry, first > 0, endings, steps=steps)
+    return write_greedily(choose, read, carry, first > 0, stops, steps=steps)
 
 
 def prefill(
     params: Params,
     config: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
+    tokens: Int[Array, "batch length"],
+    positions: Int[Array, "batch length"],
     *,
     room: int,
     compute_dtype: str = "float32",
-) -> tuple[jax.Array, Cache]:
-    """Run prompts `[B, T]`: the state after each `[B, D]`, and a cache with `room` columns more."""
+) -> tuple[Float[Array, "batch hidden"], Cache]:
+    """Run prompts `[B, T]`: the state after each, `[B, D]`, and a cache with `room` more columns.
+
+    Args:
+      params: parameters of the decoder.
+      config: its configuration.
+      tokens: `[B, T]` int32.
+      positions: `[B, T]` int32, -1 on padding.
+      room: columns of the cache for later tokens.
+      compute_dtype: dtype of the operands of the matrix products.
+    """
     height, width = tokens.shape
     empty = init_cache(config, height, width + room, compute_dtype)
     hidden, cache = hidden_states(

@@ -1,4 +1,4 @@
-"""Runs a model over ragged token sequences: bucketed shapes, padded batches, sharded rows."""
+"""Runs a model over token rows of any length: bucketed shapes, padded batches, sharded rows."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from numpy.typing import NDArray
+from jaxtyping import Array, Float, Int, Shaped
 
 from onceedit_jax.distributed.bucketing import batch_of, bucket, pad_rows, round_up, row_positions
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, shard_batch, to_host, using
@@ -18,7 +18,7 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
 
 Tokens = Sequence[int]
-ROWS = 16  # sequences a batch, rounded up to a multiple of the devices
+ROWS = 16  # sequences in a batch, rounded up to a multiple of the devices
 CHUNK = 64  # next tokens decided at once
 
 
@@ -35,17 +35,17 @@ def states_after(
     prefixes: Sequence[Tokens],
     *,
     compute_dtype: str = "float32",
-) -> NDArray[np.float32]:
+) -> Float[np.ndarray, "prefixes hidden"]:
     """The final hidden state after each prefix, from as few passes as the prefixes allow.
 
-    A causal model computes the state after every prefix of a sequence at once: prefixes of one
-    another share a row, whoever asked for them.
+    A causal model computes the state after every prefix of a sequence at once. So prefixes of one
+    another share a row of the batch.
 
     Args:
-      params: the model's parameters; the rows of a batch are shared among their devices.
+      params: the model's parameters; their devices share the rows of a batch.
       config: its configuration.
       prefixes: N token sequences, none empty.
-      compute_dtype: operands of the matrix products.
+      compute_dtype: dtype of the operands of the matrix products.
 
     Returns:
       `[N, D]` float32.
@@ -57,18 +57,18 @@ def states_after(
     mesh = mesh_of(params)
     rows, places = share_rows(prefixes)
     states = np.zeros((len(prefixes), config.hidden_size), np.float32)
-    # Rows of about the same length share a batch, so that little of it is padding.
+    # Rows of similar length share a batch, so that little of it is padding.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    asked: dict[int, list[tuple[int, int]]] = {}
+    prefixes_of_row: dict[int, list[tuple[int, int]]] = {}
     for prefix, (row, column) in enumerate(places):
-        asked.setdefault(row, []).append((prefix, column))
+        prefixes_of_row.setdefault(row, []).append((prefix, column))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
         with using(mesh):
             batch = shared_batch(mesh, [list(rows[i]) for i in chosen], largest=ROWS)
             hidden = to_host(_hidden(params, config, *batch, compute_dtype))
         for line, row in enumerate(chosen):
-            for prefix, column in asked[row]:
+            for prefix, column in prefixes_of_row[row]:
                 states[prefix] = hidden[line, column]
     return states
 
@@ -79,26 +79,30 @@ def _likeliest(head: Any, config: ModelConfig, states: jax.Array) -> jax.Array:
 
 
 def tokens_after(
-    params: Any, config: ModelConfig, states: NDArray[np.float32], *, chunk: int = CHUNK
-) -> NDArray[np.int32]:
+    params: Any,
+    config: ModelConfig,
+    states: Float[np.ndarray, "prefixes hidden"],
+    *,
+    chunk: int = CHUNK,
+) -> Int[np.ndarray, "prefixes"]:
     """A model's own next tokens.
 
     Args:
       params: the model's parameters.
       config: its configuration.
       states: `[N, D]` from `states_after`.
-      chunk: states at once: bounds the `[chunk, V]` logits.
+      chunk: states in one compiled call; it bounds the `[chunk, V]` logits.
 
     Returns:
       `[N]` int32.
     """
     mesh, head = mesh_of(params), head_of(params)
-    found = [np.zeros(0, np.int32)]
+    tokens = [np.zeros(0, np.int32)]
     with using(mesh):
         for start in range(0, len(states), chunk):
             part = states[start : start + chunk]
-            found.append(to_host(_likeliest(head, config, padded(mesh, part)))[: len(part)])
-    return np.concatenate(found)
+            tokens.append(to_host(_likeliest(head, config, padded(mesh, part)))[: len(part)])
+    return np.concatenate(tokens)
 
 
 def head_of(params: Any) -> Any:
@@ -106,17 +110,17 @@ def head_of(params: Any) -> Any:
     return {name: params[name] for name in ("embed", "head") if name in params}
 
 
-def padded(mesh: Mesh, rows: NDArray[Any]) -> Any:
-    """Rows filled up to a bucketed number, and laid over the devices if there are several."""
+def padded(mesh: Mesh, rows: Shaped[np.ndarray, "rows ..."]) -> Any:
+    """Rows, filled up to a bucketed number, and split over the devices if there are several."""
     height = round_up(bucket(len(rows), smallest=1), batch_multiple(mesh))
-    # Filled up with a row that is there: one of zeros would settle no fusion by a few tokens.
+    # Filled up with copies of the first row: rows of zeros would need the full fusion.
     filler = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
     filled = np.concatenate([rows, *[filler] * (height - len(rows))])
     return shard_batch(mesh, filled) if mesh.size > 1 else filled
 
 
 def shared_batch(mesh: Mesh, rows: list[list[int]], *, largest: int, width: int = 0) -> Any:
-    """`batch_of` rows that the devices of a mesh share."""
+    """`batch_of` rows, split over the devices of a mesh."""
     batch = batch_of(rows, largest=largest, width=width, multiple=batch_multiple(mesh))
     return shard_batch(mesh, batch) if mesh.size > 1 else batch
 
@@ -124,15 +128,15 @@ def shared_batch(mesh: Mesh, rows: list[list[int]], *, largest: int, width: int 
 def share_rows(prefixes: Sequence[Tokens]) -> tuple[list[tuple[int, ...]], list[tuple[int, int]]]:
     """The fewest rows that hold all prefixes, and each prefix's (row, last column)."""
     keys = [tuple(prefix) for prefix in prefixes]
-    wanted = set(keys)
-    lengths = sorted({len(key) for key in wanted})
+    distinct = set(keys)
+    lengths = sorted({len(key) for key in distinct})
     rows: list[tuple[int, ...]] = []
     place: dict[tuple[int, ...], tuple[int, int]] = {}
-    for key in sorted(wanted, key=lambda key: (-len(key), key)):
+    for key in sorted(distinct, key=lambda key: (-len(key), key)):
         if key in place:
             continue
         for length in lengths:
-            if length <= len(key) and key[:length] in wanted:
+            if length <= len(key) and key[:length] in distinct:
                 place.setdefault(key[:length], (len(rows), length - 1))
         rows.append(key)
     return rows, [place[key] for key in keys]
@@ -157,33 +161,48 @@ def _extend(
 
 
 class CachedRows:
-    """Rows of tokens that grow, and now and then take some back, behind one KV cache.
+    """Rows of tokens that grow, or are cut back and rewritten, with one KV cache.
 
-    `advance` is told what the rows hold now; what they still share with what is cached is kept,
-    the rest rolled back and run. So a prefill, a decoding step and a re-tokenised tail are one
-    operation.
+    `advance` takes what the rows hold now. What a row shares with the cache stays there, and the
+    rest is rolled back and run. So prefill, a decoding step and a tail that was tokenized anew are
+    one operation.
+
+    Attributes:
+      rows: what the cache holds.
+      cache: the cache; None before the first call of `advance`.
+      capacity: its columns.
+      used: how many of them are written.
     """
 
     def __init__(
         self, params: Any, config: ModelConfig, *, room: int, compute_dtype: str = "float32"
     ) -> None:
-        """Args: parameters, configuration, and `room`, columns a cache has beyond its prefill."""
+        """Begin without rows.
+
+        Args:
+          params: the model's parameters.
+          config: its configuration.
+          room: columns of a cache beyond those of its prefill.
+          compute_dtype: dtype of the operands of the matrix products.
+        """
         self.params, self.config, self.room = params, config, room
         self.compute_dtype = compute_dtype
         self.rows: list[list[int]] = []
         self.cache: Cache | None = None
         self.capacity = self.used = 0
 
-    def advance(self, rows: Sequence[Tokens], counts: Sequence[int] | None = None) -> jax.Array:
-        """Make the cache hold exactly `rows` and return states at their ends.
+    def advance(
+        self, rows: Sequence[Tokens], counts: Sequence[int] | None = None
+    ) -> Float[Array, "rows columns hidden"]:
+        """Make the cache hold exactly `rows`, and return the states at their ends.
 
         Args:
           rows: B token sequences, none empty; B is the same in every call.
-          counts: how many states each row is asked for (default: 1, the one after its last token).
+          counts: how many states to return for each row (default: 1, the one after its last token).
 
         Returns:
-          `[B, C, D]`, C at least the largest count: a row's states after its last tokens, in
-          order; entries beyond its count mean nothing.
+          `[B, C, D]`, C at least the largest count: the states after each row's last tokens, in
+          their order. Entries beyond a row's count have no meaning.
 
         Raises:
           InputError: a row is longer than the model's learnt positions.
@@ -191,13 +210,12 @@ class CachedRows:
         new = [list(row) for row in rows]
         self.config.check_length(max(map(len, new)))
         counts = [1] * len(new) if counts is None else list(counts)
-        multiple = batch_multiple(mesh_of(self.params))
-        height = round_up(bucket(len(new), smallest=1), multiple)
-        # The tokens whose states are asked for always run.
-        known = self.rows or [[]] * len(new)
+        height = round_up(bucket(len(new), smallest=1), batch_multiple(mesh_of(self.params)))
+        # Tokens whose states are returned always run.
+        cached = self.rows or [[]] * len(new)
         keep = [
-            min(common_prefix(a, b), len(b) - count)
-            for a, b, count in zip(known, new, counts, strict=True)
+            min(common_prefix(old, row), len(row) - count)
+            for old, row, count in zip(cached, new, counts, strict=True)
         ]
         width = _step_width([len(row) - k for row, k in zip(new, keep, strict=True)])
         if self.cache is None or self.used + width > self.capacity:
@@ -208,27 +226,31 @@ class CachedRows:
         fresh = [row[k:] for row, k in zip(new, keep, strict=True)]
         offsets = np.array(keep + [0] * (height - len(new)), np.int32)
         positions = row_positions([len(row) for row in fresh], width=width, height=height)
-        positions = np.where(positions >= 0, positions + offsets[:, None], -1)
-        tokens = pad_rows(fresh, width=width, height=height)
-        # The place of each state among the columns that run now.
-        first = np.zeros(height, np.int32)
-        first[: len(new)] = [len(row) - count for row, count in zip(fresh, counts, strict=True)]
-        wanted = np.arange(bucket(max(counts), smallest=1), dtype=np.int32)
-        columns = np.minimum(first[:, None] + wanted, width - 1)
         states, self.cache = _extend(
             self.params,
             self.config,
             self.cache,
             offsets,
-            tokens,
-            positions,
-            columns,
+            pad_rows(fresh, width=width, height=height),
+            np.where(positions >= 0, positions + offsets[:, None], -1),
+            _state_columns([len(row) for row in fresh], counts, height=height, width=width),
             self.compute_dtype,
         )
         self.used += width
         self.rows = new
-        asked: jax.Array = states[: len(new)]
-        return asked
+        ends: jax.Array = states[: len(new)]
+        return ends
+
+
+def _state_columns(
+    lengths: Sequence[int], counts: Sequence[int], *, height: int, width: int
+) -> Int[np.ndarray, "batch columns"]:
+    """Columns, among those that run, of the last `counts` tokens of each row."""
+    first = np.zeros(height, np.int32)
+    first[: len(lengths)] = [length - n for length, n in zip(lengths, counts, strict=True)]
+    steps = np.arange(bucket(max(counts), smallest=1), dtype=np.int32)
+    columns: np.ndarray = np.minimum(first[:, None] + steps, width - 1)
+    return columns
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

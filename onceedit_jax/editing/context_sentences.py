@@ -5,7 +5,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from onceedit_jax.decoding.greedy import Endings, greedy_continuation
+from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation
 from onceedit_jax.distributed.bucketing import batch_of
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.models.weights import LoadedModel
@@ -46,7 +46,7 @@ def context_sentences(
             model.params,
             model.config,
             *batch_of([tokenizer.encode(word) for word in group], largest=ROWS),
-            Endings(never, never, never),
+            StopTokens(never, never, never),
             steps=LENGTH,
         )
         tokens = to_host(written.tokens).tolist()

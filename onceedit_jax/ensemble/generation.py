@@ -124,7 +124,7 @@ def _own_texts(target: PreparedTarget, prompts: Sequence[str], max_new_tokens: i
     texts: list[str] = []
     for start in range(0, len(prompts), PROMPTS):
         group = prompts[start : start + PROMPTS]
-        tokens = own_answers(target.writer, group, target.endings, max_new_tokens=max_new_tokens)
+        tokens = own_answers(target.writer, group, target.stops, max_new_tokens=max_new_tokens)
         texts += target.texts(tokens)
     return texts
 
@@ -168,7 +168,7 @@ def _token_by_token(
         target.writer,
         prompts,
         alphas,
-        target.endings,
+        target.stops,
         plugin.rule,
         target.state,
         target.spelling,

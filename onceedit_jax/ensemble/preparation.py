@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from onceedit_jax.decoding.answers import Writer
 from onceedit_jax.decoding.drafting import Drafter, DraftReader
 from onceedit_jax.decoding.fused import Spelling
-from onceedit_jax.decoding.greedy import Endings
-from onceedit_jax.decoding.stopping import answer_endings
+from onceedit_jax.decoding.greedy import StopTokens
+from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.distributed.mesh import data_mesh, replicate, using
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
@@ -98,7 +98,7 @@ class PreparedTarget:
       health: of the plug-in's and the target's relative tables; None where the rule has none or
         the state was given.
       bridge: from the target's tokens to the plug-in's.
-      endings: where the target's answers end.
+      stops: tokens that end the target's answers.
       decoding_params: its parameters in the layout that it decodes with.
       mesh: the devices.
     """
@@ -107,7 +107,7 @@ class PreparedTarget:
     state: Any
     health: tuple[TransferHealth, TransferHealth] | None
     bridge: Bridge
-    endings: Endings
+    stops: StopTokens
     decoding_params: Any
     mesh: Mesh
 
@@ -229,7 +229,7 @@ def prepare_target(
         placed(plugin.mesh, state),
         health,
         Bridge(target.tokenizer, plugin.plugin.tokenizer),
-        answer_endings(target.tokenizer, target.model.config.vocab_size),
+        answer_stops(target.tokenizer, target.model.config.vocab_size),
         unstack_layers(params) if unrolled else params,
         plugin.mesh,
     )

@@ -193,7 +193,7 @@ def reference_texts() -> list[str]:
 def _write_table(path: Path, part: ModelTable) -> None:
     table = part.table
     if isinstance(table, TopKTable):
-        arrays = {name: getattr(table, name) for name in TopKTable.__dataclass_fields__}
+        arrays = table._asdict()
     elif isinstance(table, ExactTable):
         arrays = {"scale": table.scale, "log_normalizer": table.log_normalizer}
     else:  # a dense table of a real pair takes 9 GB: it costs less to build than to read back

@@ -1,6 +1,6 @@
 """From the relative space back to a token: the published gradient search, and its closed form.
 
-Source: DeePEn, section 3.3 (search), and ONCE EDIT, section 3.3 (zero start, one-hot target).
+Source: DeePEn, section 3.3 (search), and ONCE EDIT, section 3.3 (zero start, one-hot objective).
 """
 
 from collections.abc import Callable
@@ -8,32 +8,44 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.scipy.special import xlogy
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.fusion.settings import SearchSettings
 from onceedit_jax.relative.tables import EXCLUDED, Table
 
 _TINY = 1e-30
 
+# P `[B, A]`, or a one-hot P as its anchor alone, `[B]` int32.
+Objective = Float[Array, "batch anchors"] | Int[Array | np.ndarray, "batch"]
+
 
 class SearchResult(NamedTuple):
-    """Where a search ended: logits `[B, V]`, and its loss `[B, steps + 1]` before and after."""
+    """The end of a search.
 
-    logits: jax.Array
-    losses: jax.Array
+    Attributes:
+      logits: z, `[B, V]`.
+      losses: `[B, steps + 1]`, the loss before the first step and after each step.
+    """
+
+    logits: Float[Array, "batch vocab"]
+    losses: Float[Array, "batch steps_and_start"]
 
 
-def one_hot_target(relative: jax.Array) -> jax.Array:
+def one_hot_objective(relative: Float[Array, "batch anchors"]) -> Float[Array, "batch anchors"]:
     """ONCE EDIT's target augmentation: all mass of `P [B, A]` on its largest anchor."""
     return jax.nn.one_hot(jnp.argmax(relative, axis=-1), relative.shape[-1], dtype=relative.dtype)
 
 
-def lookup(relative: jax.Array, lookup_table: jax.Array) -> jax.Array:
-    """The token that the zero-start, one-hot search finds, without the search.
+def lookup(
+    relative: Float[Array, "batch anchors"], lookup_table: Int[Array, "anchors"]
+) -> Int[Array, "batch"]:
+    """The token of the zero-start, one-hot search, without the search.
 
     Plain gradient descent from zeros keeps the largest entry of `R[:, a*]` on top at every step
-    (docs/method.md proves it): its token is `argmax_v R[v, a*]`, known before any text is seen.
+    (docs/method.md has the proof). So its token is `argmax_v R[v, a*]`, whatever the text is.
 
     Args:
       relative: `P [B, A]`.
@@ -46,41 +58,44 @@ def lookup(relative: jax.Array, lookup_table: jax.Array) -> jax.Array:
 
 
 def search_loss(
-    logits: jax.Array, target: jax.Array, table: Table, reduction: str = "mean"
-) -> jax.Array:
-    """KL(target || softmax(z) R) of each example, with 0 log 0 = 0: `[B]` nats.
+    logits: Float[Array, "batch vocab"],
+    objective: Objective,
+    table: Table,
+    reduction: str = "mean",
+) -> Float[Array, "batch"]:
+    """KL(objective || softmax(z) R) of each example, with 0 log 0 = 0: `[B]` nats.
 
     Args:
       logits: z, `[B, V]`.
-      target: distributions `[B, A]`, or one-hot ones by their anchor, `[B]` int32.
+      objective: distributions `[B, A]`, or the anchors of one-hot ones, `[B]` int32.
       table: R of the target LLM.
-      reduction: `sum` over anchors, or torch's `mean`, which divides it by A.
+      reduction: `sum` over anchors, or torch's `mean`, which divides the sum by A.
     """
-    return _divergence(target, table, reduction)(jax.nn.softmax(logits, axis=-1))
+    return _divergence(objective, table, reduction)(jax.nn.softmax(logits, axis=-1))
 
 
 def gradient_search(
-    target: jax.Array,
+    objective: Objective,
     table: Table,
-    start: jax.Array,
+    start: Float[Array, "batch vocab"],
     *,
     settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
 ) -> SearchResult:
-    """Minimise KL(target || softmax(z) R) over logits z; examples do not touch one another.
+    """Minimise KL(objective || softmax(z) R) over logits z, for each example by itself.
 
     Args:
-      target: P, `[B, A]`; or its one-hot augmentation by its anchor alone, `[B]` int32, which
-        needs one column of R for each example and no product with R.
+      objective: P, `[B, A]`. Or the anchor of a one-hot P, `[B]` int32: this takes one column of R
+        for each example, and no product with R.
       table: R of the target LLM.
-      start: z at first, `[B, V]`: zeros, or the LLM's own logits. With 0 steps it is the result.
+      start: the first z, `[B, V]`: zeros, or the LLM's own logits. With 0 steps it is the result.
       settings: steps, optimizer and loss.
 
     Returns:
-      The logits; rows of R that are no token are at -1e30 and never win.
+      The logits and losses. Logits of rows without a token are -1e30, so they never win.
     """
     optimizer = _optimizer(settings)
     valid = table.valid
-    divergence = _divergence(target, table, settings.reduction)
+    divergence = _divergence(objective, table, settings.reduction)
     start = start.astype(jnp.promote_types(start.dtype, jnp.float32))
     logits = jnp.where(valid, start, EXCLUDED)
 
@@ -92,7 +107,7 @@ def gradient_search(
         logits, state = carry
         gradient, losses = jax.grad(total, has_aux=True)(logits)
         updates, state = optimizer.update(gradient, state, logits)
-        # Weight decay pulls every logit towards zero; rows that are no token stay out.
+        # Weight decay pulls every logit towards zero; rows without a token stay excluded.
         moved = jnp.where(valid, optax.apply_updates(logits, updates), EXCLUDED)
         return (moved, state), losses
 
@@ -103,18 +118,18 @@ def gradient_search(
 
 
 def _divergence(
-    target: jax.Array, table: Table, reduction: str
+    objective: Objective, table: Table, reduction: str
 ) -> Callable[[jax.Array], jax.Array]:
-    """KL(target || p R) of each example, as a function of p `[B, V]`."""
+    """KL(objective || p R) of each example, as a function of p `[B, V]`."""
     divisor = table.num_anchors if reduction == "mean" else 1
-    if target.ndim == 1:
-        columns = jax.vmap(table.column)(target)
+    if objective.ndim == 1:
+        columns = jax.vmap(table.column)(jnp.asarray(objective))
         return lambda p: -_log(jnp.sum(p * columns, axis=-1)) / divisor
-    negative_entropy = jnp.sum(xlogy(target, target), axis=-1)
+    negative_entropy = jnp.sum(xlogy(objective, objective), axis=-1)
 
     def divergence(p: jax.Array) -> jax.Array:
-        crossed = jnp.sum(target * _log(table.to_relative(p)), axis=-1)
-        return (negative_entropy - crossed) / divisor
+        negative_cross_entropy = jnp.sum(objective * _log(table.to_relative(p)), axis=-1)
+        return (negative_entropy - negative_cross_entropy) / divisor
 
     return divergence
 

@@ -18,20 +18,20 @@ Search = Literal["lookup", "gradient"]
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """DeePEn's search. What it leaves to torch's defaults is set here: optax's differ.
+    """Settings of DeePEn's search. Torch's defaults, which it uses, are written out here.
 
     Attributes:
       steps: optimizer steps.
       learning_rate: eta.
-      schedule: `cosine` as published (T_max 10, so that 5 steps go half-way down to eta / 4, where
-        the rate stays from step 10 on).
-      reduction: of the KL divergence over anchors; torch's `mean` divides the sum by A. For one
+      schedule: `cosine` as published: T_max is 10, so 5 steps go half of the way down to eta / 4,
+        which is the rate from step 10 on. Or `constant`.
+      reduction: of the KL divergence over anchors. Torch's `mean` divides the sum by A. For one
         example at a time, as here, torch's `batchmean` is `sum`.
       optimizer: `adamw` as published, or plain gradient descent.
       eps: AdamW's epsilon.
       weight_decay: AdamW's decoupled decay.
-      b1: AdamW's first moment.
-      b2: AdamW's second moment.
+      b1: decay rate of AdamW's first moment.
+      b2: decay rate of AdamW's second moment.
     """
 
     steps: int = 5

@@ -1,9 +1,9 @@
-"""From embeddings to a transfer table and its health, one pass over blocks of rows.
+"""From embeddings to a transfer table and its health, in one pass over blocks of rows.
 
-The only part of R that ever exists is a block of its rows; each is reduced to what a table (see
-`tables`) and a report are made of. A centred top-k table is found by products of bfloat16 operands,
-summed in float32, and the entries that it keeps are then computed again in float32: which these
-are, the mass outside of them and the mean row rest on rounded cosines. Every other table is float32
+Only a block of rows of R exists at a time; it is reduced to the parts of a table (see `tables`) and
+of a report. For a centred top-k table, cosines are products of bfloat16 operands, summed in
+float32, and the k entries of each row are then computed again in float32. So rounded cosines decide
+which entries these are, the mass of all others, and the mean row. All other tables are float32
 throughout. Devices that the embeddings lie over share the rows of a block.
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from numpy.typing import NDArray
+from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.distributed.mesh import laid_over, spec, to_host, using
 from onceedit_jax.errors import InputError
@@ -34,6 +34,8 @@ from onceedit_jax.relative.tables import (
 )
 from onceedit_jax.relative.transfer import (
     SAMPLE,
+    AnchorIds,
+    Embeddings,
     check_anchors,
     default_temperature,
     frame,
@@ -42,43 +44,51 @@ from onceedit_jax.relative.transfer import (
     unit_rows,
 )
 
-ROW_ENTRIES = 64  # that a row of a top-k table keeps
+ROW_ENTRIES = 64  # entries of a row in a top-k table
 
 
 class RowStatistics(NamedTuple):
-    """A block of rows, reduced to what a table and its health report are made of."""
+    """N rows of R, reduced to the parts of a table and of its health report.
 
-    log_normalizer: jax.Array  # [N]
-    scale: jax.Array  # [N]
-    indices: jax.Array  # [N, k] int32
-    values: jax.Array  # [N, k]
-    self_mass: jax.Array  # [N], R[v, own anchor] (0 where v is no anchor)
+    Attributes:
+      log_normalizer: `[N]` float32.
+      scale: `[N]` float32, s_v.
+      indices: `[N, k]` int32, anchors of the k largest entries.
+      values: `[N, k]` float32, these entries.
+      self_mass: `[N]` float32, R[v, v's own anchor]; 0 for a row that is not an anchor.
+    """
+
+    log_normalizer: Float[Array | np.ndarray, "rows"]
+    scale: Float[Array | np.ndarray, "rows"]
+    indices: Int[Array | np.ndarray, "rows k"]
+    values: Float[Array | np.ndarray, "rows k"]
+    self_mass: Float[Array | np.ndarray, "rows"]
 
 
 @partial(jax.jit, static_argnames=("k", "normalization", "quick"))
 def table_block(
-    rows: jax.Array,
-    own_anchor: jax.Array | NDArray[np.int32],
-    anchors: jax.Array,
-    temperature: float | jax.Array,
+    rows: Float[Array, "rows hidden"],
+    own_anchor: Int[Array, "rows"],
+    anchors: Float[Array, "anchors hidden"],
+    temperature: float | Float[Array, ""],
     *,
     k: int,
     normalization: Normalization,
     quick: bool = False,
-) -> tuple[RowStatistics, jax.Array]:
-    """Reduce one block of R, `[N, A]`, the only part of it that ever exists.
+) -> tuple[RowStatistics, Float[Array, "anchors"]]:
+    """Reduce a block of R, `[N, A]`.
 
     Args:
-      rows: `[N, D]` unit rows (zeros where there is no token).
-      own_anchor: `[N]` int32, which anchor a row is; -1 where it is none.
+      rows: `[N, D]` unit rows (zeros for a row without a token).
+      own_anchor: `[N]` int32, the anchor that a row is; -1 for a row that is not an anchor.
       anchors: `[A, D]` unit rows.
       temperature: see `transfer_matrix`.
-      k: entries kept a row.
-      normalization: which of the two.
-      quick: take the cosines of bfloat16 directions, and compute in float32 what is kept.
+      k: entries of each row.
+      normalization: `centered` or `deepen`.
+      quick: use cosines of bfloat16 directions, and compute the k entries again in float32.
 
     Returns:
-      A reduction of each row, and the sum `[A]` of the rows that are tokens.
+      The reduction of each row, and the sum `[A]` of the rows of tokens.
     """
     mesh = jax.sharding.get_abstract_mesh()
     whole = PartitionSpec()
@@ -91,7 +101,7 @@ def table_block(
         statistics, sums = reduce(*block)
         return statistics, jax.lax.psum(sums, layout[0])
 
-    # By hand: the compiler does not split what sorts rows, but gathers them all.
+    # By hand, because the compiler does not split a sort over devices: it gathers all rows.
     return jax.shard_map(
         share,
         in_specs=(layout, layout, whole, whole),
@@ -102,7 +112,7 @@ def table_block(
 
 def _reduced(
     rows: jax.Array,
-    own_anchor: jax.Array | NDArray[np.int32],
+    own_anchor: jax.Array,
     anchors: jax.Array,
     temperature: float | jax.Array,
     *,
@@ -113,24 +123,24 @@ def _reduced(
     """`table_block` of one device's rows."""
     measure = quick_cosine if quick else cosine
     logits, scale = relative_logits(rows, anchors, normalization, temperature, measure)
-    # The maximum is taken anew: slicing it out of top_k's result makes XLA sort whole rows on CPU.
-    kept, indices = jax.lax.top_k(logits, k)
+    # A separate maximum: slicing it out of top_k's result makes XLA sort whole rows on CPU.
+    top, indices = jax.lax.top_k(logits, k)
     largest = jnp.max(logits, axis=1)
     weights = jnp.exp(logits - largest[:, None])
     # A product, since XLA on CPU does not vectorise an exponential that it fuses into a sum.
     mass = row_sums(weights)
     if quick:
-        rough = jnp.sum(jnp.exp(kept - largest[:, None]), axis=1)
-        known = scale[:, None] * _cosines_of(rows, anchors, indices)
-        kept = jnp.where(kept > EXCLUDED, known, kept)
-        mass = jnp.maximum(mass - rough, 0) + jnp.sum(jnp.exp(kept - largest[:, None]), axis=1)
+        rounded = jnp.sum(jnp.exp(top - largest[:, None]), axis=1)
+        exact = scale[:, None] * _cosines_of(rows, anchors, indices)
+        top = jnp.where(top > EXCLUDED, exact, top)
+        mass = jnp.maximum(mass - rounded, 0) + jnp.sum(jnp.exp(top - largest[:, None]), axis=1)
     share = jnp.where(is_token(rows), 1 / mass, 0.0)  # a row of R is share * weights
     own = jnp.exp(scale * jnp.sum(rows * anchors[own_anchor], axis=1) - largest)
     statistics = RowStatistics(
         log_normalizer=largest + jnp.log(mass),
         scale=scale,
         indices=indices.astype(jnp.int32),
-        values=jnp.exp(kept - largest[:, None]) * share[:, None],
+        values=jnp.exp(top - largest[:, None]) * share[:, None],
         self_mass=jnp.where(jnp.asarray(own_anchor) >= 0, own * share, 0.0),
     )
     return statistics, jnp.matmul(share, weights, precision="highest")
@@ -149,19 +159,19 @@ def _cosines_of(rows: jax.Array, anchors: jax.Array, indices: jax.Array) -> jax.
 
 @dataclasses.dataclass(frozen=True)
 class TransferHealth:
-    """Whether a relative representation still tells tokens apart.
+    """Whether tokens stay distinct in a relative representation.
 
     Attributes:
-      normalization: which of the two.
+      normalization: `centered` or `deepen`.
       temperature: its temperature.
-      anchors: number of anchors A.
-      self_mass: mean entry of an anchor's row at itself.
-      neighbour_mass: mean mass that tokens which are no anchor keep on their k nearest anchors;
-        None where every token is an anchor.
-      anchor_neighbour_mass: mean mass that an anchor's row keeps on its k nearest but itself.
-      entropy: mean entropy of a seeded sample of rows, nats.
-      coverage: share of tokens, weighted by how often they occur in text, that are anchors.
-      held_mass: mass of p R that a top-k table's entries hold, p being real distributions.
+      anchors: A, the number of anchors.
+      self_mass: mean mass of an anchor's row on itself.
+      neighbour_mass: mean mass of the other tokens' rows on their k nearest anchors; None if every
+        token is an anchor.
+      entropy: mean entropy of a seeded sample of rows, in nats.
+      coverage: share of the tokens of text that are anchors.
+      held_mass: mass of p R that the entries of a top-k table hold, for real distributions p.
+      anchor_neighbour_mass: mean mass of an anchor's row on its k nearest anchors except itself.
     """
 
     normalization: Normalization
@@ -175,20 +185,20 @@ class TransferHealth:
     anchor_neighbour_mass: float | None = None
 
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong with the table, each with a remedy; empty when nothing is."""
-        found = []
+        """Problems of the table, each with a remedy; empty if there are none."""
+        warnings = []
         if self.self_mass < 0.05:
-            found.append(
+            warnings.append(
                 f"degenerate: an anchor keeps {self.self_mass:.3f} of its mass (under .05), so "
-                "that every distribution looks the same; use normalization=centered"
+                "all distributions look alike; use normalization=centered"
             )
         if self.neighbour_mass is not None and self.neighbour_mass < 0.01:
-            found.append(
-                f"tokens that are no anchor keep {self.neighbour_mass:.3f} of their mass on their "
-                "neighbours (under .01) and fall through; raise the temperature (it multiplies "
-                "the cosine), or use the rule vocabulary"
+            warnings.append(
+                f"tokens that are not anchors keep {self.neighbour_mass:.3f} of their mass on "
+                "their neighbours (under .01), so their mass is lost; raise the temperature (it "
+                "multiplies the cosine), or use the rule vocabulary"
             )
-        return tuple(found)
+        return tuple(warnings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,17 +208,17 @@ class ModelTable:
     Attributes:
       table: R.
       lookup: `[A]` int32 from `tables.lookup_table`.
-      health: whether R tells tokens apart.
+      health: whether tokens stay distinct in R.
     """
 
     table: DenseTable | TopKTable | ExactTable
-    lookup: jax.Array
+    lookup: Int[Array, "anchors"]
     health: TransferHealth
 
 
 def build_table(
-    embeddings: jax.Array,
-    anchor_ids: jax.Array,
+    embeddings: Embeddings,
+    anchor_ids: AnchorIds,
     *,
     normalization: Normalization = "centered",
     temperature: float | None = None,
@@ -221,21 +231,21 @@ def build_table(
     """Build one model's table in one pass over blocks of rows.
 
     Args:
-      embeddings: `[V, D]` input embeddings, the UNEDITED ones where the model is edited.
+      embeddings: `[V, D]` input embeddings, the UNEDITED ones of an edited model.
       anchor_ids: `[A]` int32.
       normalization: `centered` or `deepen`.
       temperature: default as in `default_temperature`.
-      num_tokens: rows from here on are padding.
-      kind: `topk` (k entries a row), `dense` (all of R) or `exact` (recomputed when used).
-      k: entries a row of `topk`; at most A.
-      quick: find a centred top-k table by bfloat16 products; what it keeps is computed in float32.
-      on_block: told (blocks done, blocks in all).
+      num_tokens: rows from this one on are padding.
+      kind: `topk` (k entries a row), `dense` (all of R) or `exact` (computed when used).
+      k: entries of a row of `topk`; at most A.
+      quick: build a centred top-k table from bfloat16 products; its entries are float32.
+      on_block: called with (blocks done, all blocks).
 
     Returns:
-      The table, and its health (coverage left out: it needs token counts).
+      The table, and its health without coverage and held mass, which need text.
 
     Raises:
-      InputError: if there are fewer than two anchors, or one is no row of the embeddings.
+      InputError: fewer than two anchors, or one that is not a row of the embeddings.
     """
     ids = np.asarray(anchor_ids)
     if len(ids) < 2:
@@ -244,56 +254,97 @@ def build_table(
             "representation; use the rule vocabulary"
         )
     check_anchors(ids, np.shape(embeddings)[0])
-    embeddings = jnp.asarray(embeddings)
-    # Rows are made unit rows block by block: a copy of all of them is held by no top-k table.
-    tokens, origin, anchors = frame(embeddings, ids, normalization, num_tokens)
-    own_anchor = np.full(len(embeddings), -1, np.int32)
-    own_anchor[ids] = np.arange(len(ids))
+    rows = _Rows.of(jnp.asarray(embeddings), ids, normalization, num_tokens)
     if temperature is None:
         every = np.arange(len(ids), dtype=np.int32)
-        temperature = default_temperature(anchors, every, normalization=normalization)
-    k, total = min(k, len(ids)), len(embeddings)
+        temperature = default_temperature(rows.anchors, every, normalization=normalization)
     # DeePEn's rows are nearly even, and their scale depends on every cosine: no rounding there.
     quick = quick and kind == "topk" and normalization == "centered"
+    reduce = partial(table_block, k=min(k, len(ids)), normalization=normalization, quick=quick)
+    statistics, mean_row = _statistics(rows, temperature, reduce, on_block)
+    health = _health(rows, statistics, normalization, temperature)
+    if kind == "topk":
+        return _topk_table(statistics, mean_row, to_host(rows.tokens)), health
+    exact = ExactTable(
+        unit_rows(rows.embeddings, rows.tokens, rows.origin),
+        rows.anchors,
+        jnp.asarray(statistics.scale),
+        jnp.asarray(statistics.log_normalizer),
+    )
+    if kind == "exact":
+        return exact, health
+    return DenseTable(exact.rows(0, len(exact.embeddings))), health
+
+
+class _Rows(NamedTuple):
+    """Embeddings `[V, D]`, and what is needed to make unit rows of some of them.
+
+    Unit rows are made block by block, so that a top-k table needs no copy of all embeddings.
+    """
+
+    embeddings: jax.Array
+    tokens: jax.Array
+    origin: jax.Array
+    anchors: jax.Array
+    own_anchor: Int[np.ndarray, "vocab"]
+
+    @classmethod
+    def of(
+        cls,
+        embeddings: jax.Array,
+        ids: Int[np.ndarray, "anchors"],
+        normalization: Normalization,
+        num_tokens: int | None,
+    ) -> "_Rows":
+        own_anchor = np.full(len(embeddings), -1, np.int32)
+        own_anchor[ids] = np.arange(len(ids))
+        return cls(embeddings, *frame(embeddings, ids, normalization, num_tokens), own_anchor)
+
+    def unit(
+        self, places: Int[np.ndarray, "rows"], real: Bool[np.ndarray, "rows"] | None = None
+    ) -> jax.Array:
+        """Some unit rows `[N, D]`; zeros where `real` is False (default: all are real)."""
+        tokens = self.tokens[places] if real is None else self.tokens[places] & real
+        unit: jax.Array = unit_rows(self.embeddings[places], tokens, self.origin)
+        return unit
+
+
+def _statistics(
+    rows: _Rows,
+    temperature: float,
+    reduce: Callable[..., tuple[RowStatistics, jax.Array]],
+    on_block: Callable[[int, int], None],
+) -> tuple[RowStatistics, Float[np.ndarray, "anchors"]]:
+    """Statistics of all rows, on the host, and the mean `[A]` of the rows of tokens."""
+    total = len(rows.embeddings)
     whole: RowStatistics | None = None
-    row_sum = np.zeros(len(ids), np.float64)
+    row_sum = np.zeros(len(rows.anchors), np.float64)
     for start in range(0, total, BLOCK):
-        rows = np.arange(start, start + min(BLOCK, total))  # one shape, one compilation
-        real, rows = rows < total, np.minimum(rows, total - 1)
-        unit = unit_rows(embeddings[rows], tokens[rows] & real, origin)
-        own = np.where(real, own_anchor[rows], -1)
-        with using(laid_over(embeddings)):  # its devices share the rows of a block
-            block, sums = table_block(
-                unit,
-                own,
-                anchors,
-                temperature,
-                k=k,
-                normalization=normalization,
-                quick=quick,
-            )
+        places = np.arange(start, start + min(BLOCK, total))  # one shape, one compilation
+        real, places = places < total, np.minimum(places, total - 1)
+        unit = rows.unit(places, real)
+        own = np.where(real, rows.own_anchor[places], -1)
+        with using(laid_over(rows.embeddings)):  # its devices share the rows of a block
+            block, sums = reduce(unit, own, rows.anchors, temperature)
         if whole is None:
             whole = jax.tree.map(lambda part: np.empty((total, *part.shape[1:]), part.dtype), block)
         for all_rows, part in zip(whole, block, strict=True):
-            all_rows[rows[real]] = to_host(part)[real]
+            all_rows[places[real]] = to_host(part)[real]
         row_sum += to_host(sums)
         on_block(start // BLOCK + 1, -(-total // BLOCK))
     assert whole is not None
-    mask = to_host(tokens)
-    sample = np.random.default_rng(0).permutation(np.flatnonzero(mask))[:SAMPLE]
-    chosen = unit_rows(embeddings[sample], tokens[sample], origin)
-    entropy = _mean_entropy(chosen, anchors, temperature, normalization)
-    health = _health(whole, mask, own_anchor, normalization, temperature, float(entropy))
-    if kind == "topk":
-        values = jnp.asarray(whole.values)
-        rest = jnp.where(mask, jnp.maximum(1.0 - values.sum(1), 0.0), 0.0)
-        mean_row = jnp.asarray(row_sum / row_sum.sum(), jnp.float32)
-        return TopKTable(jnp.asarray(whole.indices), values, rest, mean_row), health
-    unit = unit_rows(embeddings, tokens, origin)
-    exact = ExactTable(unit, anchors, jnp.asarray(whole.scale), jnp.asarray(whole.log_normalizer))
-    if kind == "exact":
-        return exact, health
-    return DenseTable(exact.rows(0, len(unit))), health
+    return whole, row_sum / row_sum.sum()
+
+
+def _topk_table(
+    statistics: RowStatistics,
+    mean_row: Float[np.ndarray, "anchors"],
+    tokens: Bool[np.ndarray, "vocab"],
+) -> TopKTable:
+    values = jnp.asarray(statistics.values)
+    rest = jnp.where(tokens, jnp.maximum(1.0 - values.sum(1), 0.0), 0.0)
+    indices = jnp.asarray(statistics.indices)
+    return TopKTable(indices, values, rest, jnp.asarray(mean_row, jnp.float32))
 
 
 @partial(jax.jit, static_argnames="normalization")
@@ -308,23 +359,21 @@ def _mean_entropy(
 
 
 def _health(
-    whole: RowStatistics,
-    tokens: NDArray[np.bool_],
-    own_anchor: NDArray[np.int32],
-    normalization: Normalization,
-    temperature: float,
-    entropy: float,
+    rows: _Rows, statistics: RowStatistics, normalization: Normalization, temperature: float
 ) -> TransferHealth:
-    others = tokens & (own_anchor < 0)
-    kept = whole.values.sum(1)
-    shared = own_anchor >= 0
-    # An anchor's own entry is the largest of its row, so that it is among the k.
+    tokens = to_host(rows.tokens)
+    sample = np.random.default_rng(0).permutation(np.flatnonzero(tokens))[:SAMPLE]
+    entropy = _mean_entropy(rows.unit(sample), rows.anchors, temperature, normalization)
+    is_anchor = rows.own_anchor >= 0
+    others = tokens & ~is_anchor
+    top_mass = statistics.values.sum(1)
+    # An anchor's own entry is the largest of its row, so it is one of the k.
     return TransferHealth(
         normalization=normalization,
         temperature=float(temperature),
-        anchors=int(np.sum(shared)),
-        self_mass=float(np.mean(whole.self_mass[shared])),
-        neighbour_mass=float(kept[others].mean()) if others.any() else None,
-        entropy=entropy,
-        anchor_neighbour_mass=float(np.mean((kept - whole.self_mass)[shared])),
+        anchors=int(np.sum(is_anchor)),
+        self_mass=float(np.mean(statistics.self_mass[is_anchor])),
+        neighbour_mass=float(top_mass[others].mean()) if others.any() else None,
+        entropy=float(entropy),
+        anchor_neighbour_mass=float(np.mean((top_mass - statistics.self_mass)[is_anchor])),
     )

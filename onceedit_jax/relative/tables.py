@@ -1,34 +1,37 @@
 """Tables: the relative representation R of one model, in three forms that can be multiplied.
 
 Fusion and search need three things of R `[V, A]`: `p R`, one column, and which rows are tokens.
-Dense, it takes 48 GB for Gemma-3 and 45,568 anchors; 64 entries a row take 134 MB.
+For Gemma-3 and 45,568 anchors a dense R takes 48 GB, and 64 entries of each row take 134 MB.
 """
 
-import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 BLOCK = 1024  # rows of R that are dense at a time
-EXCLUDED = -1e30  # logit of what is no token or no anchor: softmax gives exactly 0, and no NaN
+EXCLUDED = -1e30  # logit of a row without a token or anchor: softmax gives exactly 0, and no NaN
 
 
 @runtime_checkable
 class Table(Protocol):
     """What fusion and search need of a relative representation R `[V, A]`."""
 
-    def to_relative(self, probabilities: jax.Array) -> jax.Array:
+    def to_relative(
+        self, probabilities: Float[Array | np.ndarray, "batch vocab"]
+    ) -> Float[Array, "batch anchors"]:
         """`p R`: distributions over tokens `[B, V]` to distributions over anchors `[B, A]`."""
         ...
 
-    def column(self, anchor: jax.Array) -> jax.Array:
+    def column(self, anchor: Int[Array, ""]) -> Float[Array, "vocab"]:
         """`R[:, anchor]`: `[V]` for one anchor index (int32 scalar)."""
         ...
 
     @property
-    def valid(self) -> jax.Array:
-        """`[V]` bool: rows that are real tokens; the others are all zero."""
+    def valid(self) -> Bool[Array, "vocab"]:
+        """`[V]` bool: rows of tokens; all other rows are zero."""
         ...
 
     @property
@@ -37,23 +40,27 @@ class Table(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DenseTable:
-    """R as it is, `matrix [V, A]`: 9 GB for SmolLM2 and Gemma-3's anchors, so for small pairs."""
+class DenseTable(NamedTuple):
+    """The whole matrix. It takes 9 GB for SmolLM2 with Gemma-3's anchors, so it is for small pairs.
 
-    matrix: jax.Array
+    Attributes:
+      matrix: R, `[V, A]`.
+    """
 
-    def to_relative(self, probabilities: jax.Array) -> jax.Array:
+    matrix: Float[Array, "vocab anchors"]
+
+    def to_relative(
+        self, probabilities: Float[Array | np.ndarray, "batch vocab"]
+    ) -> Float[Array, "batch anchors"]:
         """See `Table`."""
         return jnp.matmul(probabilities, self.matrix, precision="highest")
 
-    def column(self, anchor: jax.Array) -> jax.Array:
+    def column(self, anchor: Int[Array, ""]) -> Float[Array, "vocab"]:
         """See `Table`."""
         return self.matrix[:, anchor]
 
     @property
-    def valid(self) -> jax.Array:
+    def valid(self) -> Bool[Array, "vocab"]:
         """See `Table`."""
         return jnp.sum(self.matrix, axis=1) > 0
 
@@ -63,63 +70,71 @@ class DenseTable:
         return self.matrix.shape[1]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TopKTable:
-    """The k largest entries of every row; what is left of a row is spread over the mean row.
+class TopKTable(NamedTuple):
+    """The k largest entries of every row; the rest of a row's mass is spread as in the mean row.
 
     Rows still sum to one, so that `p R` stays a distribution.
 
     Attributes:
-      indices: `[V, k]` int32 anchor indices, no two alike in a row.
+      indices: `[V, k]` int32 anchor indices, all different in a row.
       values: `[V, k]` float32 entries of R.
-      rest: `[V]` float32, 1 - sum of a row's values (0 for rows that are no token).
+      rest: `[V]` float32, 1 - sum of a row's values (0 for a row without a token).
       mean_row: `[A]` float32, the mean of R's rows.
     """
 
-    indices: jax.Array
-    values: jax.Array
-    rest: jax.Array
-    mean_row: jax.Array
+    indices: Int[Array, "vocab k"]
+    values: Float[Array, "vocab k"]
+    rest: Float[Array, "vocab"]
+    mean_row: Float[Array, "anchors"]
 
-    def to_relative(self, probabilities: jax.Array) -> jax.Array:
+    def to_relative(
+        self, probabilities: Float[Array | np.ndarray, "batch vocab"]
+    ) -> Float[Array, "batch anchors"]:
         """See `Table`."""
         shares = probabilities.T
 
-        # One of the k entries of all rows at a time: `[V, B]` is the largest array there is.
+        # One of the k entries of all rows at a time: `[V, B]` is the largest array.
         def add(sums: jax.Array, entry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             anchors, values = entry
             return sums.at[anchors].add(values[:, None] * shares), None
 
         dtype = jnp.result_type(probabilities, self.values)
         zeros = jnp.zeros((self.mean_row.shape[0], shares.shape[1]), dtype)
-        kept, _ = jax.lax.scan(add, zeros, (self.indices.T, self.values.T))
-        spread = jnp.matmul(probabilities, self.rest, precision="highest")
-        return kept.T + spread[:, None] * self.mean_row
+        sums, _ = jax.lax.scan(add, zeros, (self.indices.T, self.values.T))
+        rest = jnp.matmul(probabilities, self.rest, precision="highest")
+        return sums.T + rest[:, None] * self.mean_row
 
-    def to_relative_of(self, tokens: jax.Array, shares: jax.Array) -> jax.Array:
-        """`p R` of a p that is zero but on a few tokens: `[B, A]`, from their rows alone.
+    def to_relative_of(
+        self,
+        tokens: Int[Array | np.ndarray, "batch chosen"],
+        shares: Float[Array | np.ndarray, "batch chosen"],
+    ) -> Float[Array, "batch anchors"]:
+        """`p R` for a p that is zero except at a few tokens: `[B, A]`, from their rows alone.
 
         Args:
-          tokens: `[B, M]` int32, no two alike in a row.
+          tokens: `[B, M]` int32, all different in a row.
           shares: `[B, M]`, p at these tokens.
         """
         height = tokens.shape[0]
         anchors = self.indices[tokens].reshape(height, -1)
         masses = (self.values[tokens] * shares[..., None]).reshape(height, -1)
         spread = jnp.sum(shares * self.rest[tokens], axis=1, keepdims=True) * self.mean_row
-        # Row by row, which devices that share the rows can do each for its own.
-        add = jax.vmap(lambda row, at, mass: row.at[at].add(mass))
-        sums: jax.Array = add(spread, anchors, masses)  # type: ignore[no-untyped-call]
+
+        def scatter(row: jax.Array, at: jax.Array, mass: jax.Array) -> jax.Array:
+            return row.at[at].add(mass)
+
+        # Row by row, so that devices which share the rows scatter each their own.
+        add = jax.vmap(scatter)
+        sums: jax.Array = add(spread, anchors, masses)
         return sums
 
-    def column(self, anchor: jax.Array) -> jax.Array:
+    def column(self, anchor: Int[Array, ""]) -> Float[Array, "vocab"]:
         """See `Table`."""
         own = jnp.sum(jnp.where(self.indices == anchor, self.values, 0.0), axis=1)
         return own + self.rest * self.mean_row[anchor]
 
     @property
-    def valid(self) -> jax.Array:
+    def valid(self) -> Bool[Array, "vocab"]:
         """See `Table`."""
         return jnp.sum(self.values, axis=1) + self.rest > 0
 
@@ -129,10 +144,8 @@ class TopKTable:
         return self.mean_row.shape[0]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ExactTable:
-    """R recomputed block by block wherever it is multiplied: exact, slow, and small in memory.
+class ExactTable(NamedTuple):
+    """R computed block by block at each use: exact and slow, and small in memory.
 
     A column costs O(V D), `p R` costs O(V A D).
 
@@ -143,12 +156,12 @@ class ExactTable:
       log_normalizer: `[V]` float32.
     """
 
-    embeddings: jax.Array
-    anchors: jax.Array
-    scale: jax.Array
-    log_normalizer: jax.Array
+    embeddings: Float[Array, "vocab hidden"]
+    anchors: Float[Array, "anchors hidden"]
+    scale: Float[Array, "vocab"]
+    log_normalizer: Float[Array, "vocab"]
 
-    def rows(self, start: int | jax.Array, size: int) -> jax.Array:
+    def rows(self, start: int | Int[Array, ""], size: int) -> Float[Array, "rows anchors"]:
         """`R[start : start + size]`, dense `[size, A]`."""
         embeddings, scale, log_normalizer = (
             jax.lax.dynamic_slice_in_dim(array, start, size)
@@ -158,14 +171,16 @@ class ExactTable:
         entries = jnp.exp(logits - log_normalizer[:, None])
         return jnp.where(is_token(embeddings)[:, None], entries, 0.0)
 
-    def to_relative(self, probabilities: jax.Array) -> jax.Array:
-        """See `Table`. Its gradient recomputes the blocks as well."""
+    def to_relative(
+        self, probabilities: Float[Array | np.ndarray, "batch vocab"]
+    ) -> Float[Array, "batch anchors"]:
+        """See `Table`. The gradient computes the blocks again."""
         total, size = self.embeddings.shape[0], min(BLOCK, self.embeddings.shape[0])
 
-        # The running sum stays outside of what is recomputed, or it would be kept for each block.
+        # The running sum is not in this function: it would be stored for each block.
         @jax.checkpoint
         def part(probabilities: jax.Array, block: jax.Array) -> jax.Array:
-            # The last block starts early enough to be whole; what it repeats is masked.
+            # The last block starts early enough to be whole; rows that it repeats are masked.
             start = jnp.minimum(block * size, total - size)
             fresh = start + jnp.arange(size) >= block * size
             share = jax.lax.dynamic_slice_in_dim(probabilities, start, size, axis=1)
@@ -179,14 +194,14 @@ class ExactTable:
         zeros = jnp.zeros((probabilities.shape[0], self.anchors.shape[0]), dtype)
         return jax.lax.scan(add, zeros, jnp.arange(-(-total // size)))[0]
 
-    def column(self, anchor: jax.Array) -> jax.Array:
+    def column(self, anchor: Int[Array, ""]) -> Float[Array, "vocab"]:
         """See `Table`."""
         own = self.anchors[anchor][None]
         logits = scaled_cosine(cosine(self.embeddings, own), self.scale, own)[:, 0]
         return jnp.where(self.valid, jnp.exp(logits - self.log_normalizer), 0.0)
 
     @property
-    def valid(self) -> jax.Array:
+    def valid(self) -> Bool[Array, "vocab"]:
         """See `Table`."""
         return is_token(self.embeddings)
 
@@ -196,8 +211,8 @@ class ExactTable:
         return self.anchors.shape[0]
 
 
-def lookup_table(table: DenseTable | TopKTable | ExactTable) -> jax.Array:
-    """For every anchor the token that the one-hot search from zeros finds: argmax_v R[v, a].
+def lookup_table(table: DenseTable | TopKTable | ExactTable) -> Int[Array, "anchors"]:
+    """For every anchor the token that the one-hot search from zeros gives: argmax_v R[v, a].
 
     Returns:
       `[A]` int32; the lowest id where several are equal.
@@ -209,58 +224,68 @@ def lookup_table(table: DenseTable | TopKTable | ExactTable) -> jax.Array:
     return tokens
 
 
-def held_mass(table: TopKTable, probabilities: jax.Array) -> jax.Array:
-    """How much of each `p R` the kept entries hold: `[B]` in [0, 1] for `p [B, V]`."""
+def held_mass(
+    table: TopKTable, probabilities: Float[Array, "batch vocab"]
+) -> Float[Array, "batch"]:
+    """How much of each `p R` the table's entries hold: `[B]` in [0, 1] for `p [B, V]`."""
     return jnp.matmul(probabilities, jnp.sum(table.values, axis=1), precision="highest")
 
 
-def cosine(rows: jax.Array, anchors: jax.Array) -> jax.Array:
+def cosine(
+    rows: Float[Array, "rows hidden"], anchors: Float[Array, "anchors hidden"]
+) -> Float[Array, "rows anchors"]:
     """Inner products `[N, A]` of unit rows, in float32 whatever the accelerator's default is.
 
-    The exponent multiplies their error by s_v: at the .0025 of bfloat16 operands and s_v = 50 an
-    entry of R would be off by 13%.
+    The exponent multiplies their error by s_v: with the .0025 of bfloat16 operands and s_v = 50 the
+    error of an entry of R would be 13%.
     """
     return jnp.matmul(rows, anchors.T, precision="highest")
 
 
-def quick_cosine(rows: jax.Array, anchors: jax.Array) -> jax.Array:
-    """`cosine` of directions rounded to bfloat16, off by up to .0025, summed in float32."""
+def quick_cosine(
+    rows: Float[Array, "rows hidden"], anchors: Float[Array, "anchors hidden"]
+) -> Float[Array, "rows anchors"]:
+    """`cosine` of directions rounded to bfloat16, summed in float32: the error is up to .0025."""
     operands = rows.astype(jnp.bfloat16), anchors.astype(jnp.bfloat16)
     return jnp.einsum("nd,ad->na", *operands, preferred_element_type=jnp.float32)
 
 
-def row_sums(entries: jax.Array) -> jax.Array:
-    """Sums `[N]` of the rows of `[N, A]`, as a product, which keeps what it sums in memory."""
+def row_sums(entries: Float[Array, "rows anchors"]) -> Float[Array, "rows"]:
+    """Sums `[N]` of the rows of `[N, A]`, as a product, so that XLA stores the entries."""
     return jnp.matmul(entries, jnp.ones(entries.shape[1], entries.dtype), precision="highest")
 
 
-def scaled_cosine(cosines: jax.Array, scale: jax.Array, anchors: jax.Array) -> jax.Array:
-    """`s_v * C[v, a]`, `[N, A]`; an anchor whose embedding is no token's takes no mass."""
+def scaled_cosine(
+    cosines: Float[Array, "rows anchors"],
+    scale: Float[Array, "rows"],
+    anchors: Float[Array, "anchors hidden"],
+) -> Float[Array, "rows anchors"]:
+    """`s_v * C[v, a]`, `[N, A]`; an anchor whose embedding is zero gets no mass."""
     return jnp.where(is_token(anchors), scale[:, None] * cosines, EXCLUDED)
 
 
-def is_token(unit: jax.Array) -> jax.Array:
-    """`[N]` bool: rows `[N, D]` that are not all zero."""
+def is_token(unit: Float[Array, "rows hidden"]) -> Bool[Array, "rows"]:
+    """`[N]` bool: rows of `[N, D]` that are not all zero."""
     return jnp.any(unit != 0, axis=1)
 
 
 @jax.jit
 def _sparse_argmax(table: TopKTable) -> jax.Array:
     anchors, (tokens, k) = table.mean_row.shape[0], table.values.shape
-    # A column's largest entry is one that a row kept, or the mean row's share of the row with the
-    # largest rest: no other row that did not keep it can exceed that one.
+    # A column's largest entry is among the entries of the table, or it is the mean row's share in
+    # the row with the largest rest: no other row without an entry there can exceed that one.
     background = table.rest[:, None] * table.mean_row[table.indices]
     entries = jnp.where(table.valid[:, None], table.values + background, -1.0).ravel()
     columns = table.indices.ravel()
     best = jax.ops.segment_max(entries, columns, num_segments=anchors)
     row = jnp.repeat(jnp.arange(tokens, dtype=jnp.int32), k)
-    kept = jax.ops.segment_min(
+    lowest = jax.ops.segment_min(
         jnp.where(entries == best[columns], row, tokens), columns, num_segments=anchors
     )
-    loosest = jnp.argmax(jnp.where(table.valid, table.rest, -1.0)).astype(jnp.int32)
-    floor = table.rest[loosest] * table.mean_row
-    tied = jnp.where(floor == best, jnp.minimum(kept, loosest), kept)
-    return jnp.where(floor > best, loosest, tied)
+    flattest = jnp.argmax(jnp.where(table.valid, table.rest, -1.0)).astype(jnp.int32)
+    floor = table.rest[flattest] * table.mean_row
+    tied = jnp.where(floor == best, jnp.minimum(lowest, flattest), lowest)
+    return jnp.where(floor > best, flattest, tied)
 
 
 @jax.jit

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from onceedit_jax.decoding.greedy import Endings, greedy_continuation, write_greedily
+from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation, write_greedily
 from onceedit_jax.distributed.bucketing import pad_rows, row_positions
 from onceedit_jax.models.decoder import forward
 
@@ -26,43 +26,44 @@ def continuation(model, prompts, stops, width=8):
             model.config,
             pad_rows(prompts, width=width),
             row_positions(lengths, width=width),
-            Endings(stops, stops, np.zeros_like(stops)),
+            StopTokens(stops, stops, np.zeros_like(stops)),
             steps=STEPS,
         ),
     )
 
 
 def alone(model, prompt, stops):
-    """Tokens and probabilities of one row, the whole text run anew for every token."""
-    row, tokens, chances = list(prompt), [], []
+    """Tokens and probabilities of one row, with one pass over the whole text for each token."""
+    row, tokens, probabilities = list(prompt), [], []
     for _ in range(STEPS):
         positions = np.arange(len(row), dtype=np.int32)[None]
         logits = forward(model.params, model.config, np.array([row]), positions)[0][0, -1]
-        chance = np.asarray(jax.nn.softmax(logits))
-        tokens.append(int(chance.argmax()))
-        chances.append(float(chance.max()))
+        distribution = np.asarray(jax.nn.softmax(logits))
+        tokens.append(int(distribution.argmax()))
+        probabilities.append(float(distribution.max()))
         row.append(tokens[-1])
         if stops[tokens[-1]]:
             break
-    return tokens, chances
+    return tokens, probabilities
 
 
-def test_every_row_goes_on_as_it_would_alone(model):
+def test_every_row_is_continued_as_it_would_be_alone(model):
     stops = np.zeros(model.config.vocab_size, bool)
-    # A token that one row writes in mid-way ends that row, and any other that meets it.
+    # The third token of one row ends that row, and any other row that writes it.
     stops[alone(model, PROMPTS[0], stops)[0][2]] = True
-    found = continuation(model, PROMPTS, stops)
+    written = continuation(model, PROMPTS, stops)
     for i, prompt in enumerate(PROMPTS):
-        tokens, chances = alone(model, prompt, stops)
-        assert found.tokens[i, : len(tokens)].tolist() == tokens
-        np.testing.assert_allclose(found.probabilities[i, : len(tokens)], chances, rtol=1e-4)
-        assert found.length[i] == len(tokens) - bool(stops[tokens[-1]])
-    assert found.length[0] <= 2 < STEPS
+        tokens, probabilities = alone(model, prompt, stops)
+        count = len(tokens)
+        assert written.tokens[i, :count].tolist() == tokens
+        np.testing.assert_allclose(written.probabilities[i, :count], probabilities, rtol=1e-4)
+        assert written.length[i] == count - bool(stops[tokens[-1]])
+    assert written.length[0] <= 2 < STEPS
 
 
-def test_a_row_that_never_stops_fills_its_steps(model):
-    found = continuation(model, PROMPTS, np.zeros(model.config.vocab_size, bool))
-    assert found.length.tolist() == [STEPS] * 3
+def test_a_row_that_never_stops_has_all_steps(model):
+    written = continuation(model, PROMPTS, np.zeros(model.config.vocab_size, bool))
+    assert written.length.tolist() == [STEPS] * 3
 
 
 def test_padding_changes_nothing(model):
@@ -80,9 +81,9 @@ def test_a_second_call_compiles_nothing(model):
     assert greedy_continuation._cache_size() == compiled
 
 
-def test_a_row_that_has_text_already_ends_where_an_empty_one_would_not():
+def test_a_row_with_text_stops_at_a_token_that_does_not_stop_an_empty_row():
     always = np.array([False, True])
-    endings = Endings(np.zeros(2, bool), always, np.zeros(2, bool))
+    stops = StopTokens(np.zeros(2, bool), always, np.zeros(2, bool))
 
     def written(**options):
         return write_greedily(
@@ -90,18 +91,18 @@ def test_a_row_that_has_text_already_ends_where_an_empty_one_would_not():
             lambda carry, token, step, running: carry,
             np.int32(0),
             np.ones(2, bool),
-            endings,
+            stops,
             steps=4,
             **options,
         )
 
-    found = written(blank=np.array([True, False]))
-    assert found.length.tolist() == [1, 0] and found.stopped.tolist() == [True, True]
+    some = written(blank=np.array([True, False]))
+    assert some.length.tolist() == [1, 0] and some.stopped.tolist() == [True, True]
     none = written(limit=0)
     assert none.length.tolist() == [0, 0] and none.stopped.tolist() == [False, False]
 
 
-def test_what_is_no_end_at_the_beginning_may_be_one_later(model):
+def test_a_token_may_stop_a_row_only_after_other_text(model):
     never = np.zeros(model.config.vocab_size, bool)
     first, second = alone(model, PROMPTS[0], never)[0][:2]
     ends = never.copy()
@@ -111,11 +112,11 @@ def test_what_is_no_end_at_the_beginning_may_be_one_later(model):
     lengths = [len(PROMPTS[0])]
     arrays = pad_rows(PROMPTS[:1], width=8), row_positions(lengths, width=8)
 
-    def length(endings):
-        found = greedy_continuation(model.params, model.config, *arrays, endings, steps=STEPS)
-        return int(found.length[0])
+    def length(stops):
+        written = greedy_continuation(model.params, model.config, *arrays, stops, steps=STEPS)
+        return int(written.length[0])
 
-    assert length(Endings(ends, ends, blank)) == 0
-    # Allowed while the row is blank, and the row stays blank after `first` alone.
-    assert length(Endings(never, ends, never)) == 1
-    assert length(Endings(never, ends, blank)) >= 2
+    assert length(StopTokens(ends, ends, blank)) == 0
+    # `first` does not stop an empty row. Whether it leaves the row blank decides about `second`.
+    assert length(StopTokens(never, ends, never)) == 1
+    assert length(StopTokens(never, ends, blank)) >= 2

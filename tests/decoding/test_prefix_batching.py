@@ -1,4 +1,4 @@
-"""Running ragged rows is the same as running each row alone, whatever is shared or cached."""
+"""Rows of any length give the states of each row alone, whatever is shared or cached."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ token_rows = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_s
 
 
 @given(token_rows)
-def test_every_prefix_is_found_in_its_row(prefixes):
+def test_every_prefix_is_at_its_place_in_its_row(prefixes):
     rows, places = share_rows(prefixes)
     for prefix, (row, column) in zip(prefixes, places, strict=True):
         assert list(rows[row][: column + 1]) == prefix
@@ -47,12 +47,12 @@ def test_few_buckets_cover_all_lengths():
     assert len({bucket(size) for size in range(1, 1025)}) <= 16
 
 
-def test_a_row_too_long_for_its_batch_is_refused():
+def test_a_row_that_is_too_long_for_its_batch_raises():
     with pytest.raises(ValueError, match="3 tokens"):
         pad_rows([[1, 2, 3]], width=2)
 
 
-def test_a_text_beyond_learnt_positions_is_refused():
+def test_a_text_beyond_the_learnt_positions_raises():
     config = tiny_config(20, rope=None, max_positions=8)
     params = init_params(config, jax.random.key(0))
     states_after(params, config, [[1] * 8])
@@ -67,9 +67,9 @@ def test_a_text_beyond_learnt_positions_is_refused():
 @pytest.mark.parametrize("count", [0, 1, 5, 70])
 def test_next_tokens_are_the_argmax_whatever_their_number(model, count):
     states = np.random.default_rng(count).normal(size=(count, model.config.hidden_size))
-    found = tokens_after(model.params, model.config, states.astype(np.float32))
-    wanted = np.argmax(logits(model, states.astype(np.float32)), -1)
-    assert found.dtype == np.int32 and found.tolist() == wanted.tolist()
+    tokens = tokens_after(model.params, model.config, states.astype(np.float32))
+    expected = np.argmax(logits(model, states.astype(np.float32)), -1)
+    assert tokens.dtype == np.int32 and tokens.tolist() == expected.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def logits(model, states):
     return np.asarray(unembed(model.params, model.config, states))
 
 
-def test_states_after_ragged_prefixes_equal_lone_passes(model):
+def test_states_after_prefixes_are_those_of_separate_passes(model):
     rng = np.random.default_rng(0)
     full = rng.integers(1, 250, 30).tolist()
     prefixes = [full[:3], full[:30], full[:17], [5], rng.integers(1, 250, 9).tolist(), full[:3]]
@@ -99,8 +99,8 @@ def test_states_after_ragged_prefixes_equal_lone_passes(model):
 
 @settings(max_examples=4)
 @given(st.integers(0, 2**32 - 1))
-def test_cached_rows_follow_any_rewriting(model, seed):
-    """Rows grow, are cut back and rewritten; the cache never shows."""
+def test_cached_rows_have_the_states_of_fresh_rows_after_any_rewriting(model, seed):
+    """Rows grow, and are cut back and rewritten."""
     rng = np.random.default_rng(seed)
     cached = CachedRows(model.params, model.config, room=12)
     rows = [rng.integers(1, 250, n).tolist() for n in (4, 7, 1)]
@@ -121,7 +121,7 @@ def test_cached_rows_give_the_states_at_their_ends(model):
     rows = [rng.integers(1, 250, n).tolist() for n in (6, 3)]
     cached.advance(rows)
     rows = [[*rows[0], 8, 9, 10], rows[1]]
-    counts = [4, 2]  # one more than is new, and two where nothing is
+    counts = [4, 2]  # of the first row 3 tokens are new, of the second none
     states = cached.advance(rows, counts)
     for i, count in enumerate(counts):
         prefixes = [rows[i][: len(rows[i]) - count + j + 1] for j in range(count)]
@@ -129,6 +129,6 @@ def test_cached_rows_give_the_states_at_their_ends(model):
         np.testing.assert_allclose(states[i, :count], fresh, atol=2e-5)
 
 
-def test_common_prefix():
+def test_a_common_prefix_ends_at_the_first_difference():
     assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
     assert common_prefix([], [1]) == 0

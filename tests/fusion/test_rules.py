@@ -1,4 +1,4 @@
-"""Fusion rules: the formulas, the presets, and what is refused."""
+"""Fusion rules: the formulas, the published settings, and the errors."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,8 @@ def make_inputs(alpha, seed=0):
 
 
 def state_of(rule, pair):
-    return pair if rule.name == "relative" else jnp.asarray(TO_TARGET)
+    states = {"relative": pair, "vocabulary": jnp.asarray(TO_TARGET)}
+    return states.get(rule.name, ())
 
 
 def step(rule, inputs, pair):
@@ -68,7 +69,7 @@ def tokens(rule, inputs, pair):
 @pytest.mark.parametrize("sharpness", [0.1, 3.0, 30.0])
 @pytest.mark.parametrize("top", [1, 4, 100])
 def test_the_fused_anchor_is_the_argmax_of_the_full_sum(sharpness, top):
-    """Whether a few tokens settle it (sharp) or the full sum has to (flat)."""
+    """Both where a few tokens settle it (sharp) and where the full sum is needed (flat)."""
     rng = np.random.default_rng(1)
     tables = [
         build_table(rng.normal(size=(n, 12)), ids, kind="topk", k=8)[0]
@@ -76,9 +77,9 @@ def test_the_fused_anchor_is_the_argmax_of_the_full_sum(sharpness, top):
     ]
     logits = [sharpness * rng.normal(size=(B, n)).astype(np.float32) for n in (VS, VL - PADDING)]
     alpha = jnp.linspace(0, 1, B)
-    found = jax.jit(fused_anchor, static_argnames="top")(*logits, alpha, *tables, top=top)
-    wanted = np.argmax(fuse(*map(jax.nn.softmax, logits), alpha, *tables), axis=-1)
-    np.testing.assert_array_equal(found, wanted)
+    anchors = jax.jit(fused_anchor, static_argnames="top")(*logits, alpha, *tables, top=top)
+    expected = np.argmax(fuse(*map(jax.nn.softmax, logits), alpha, *tables), axis=-1)
+    np.testing.assert_array_equal(anchors, expected)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 3.0, 30.0]), st.sampled_from([1, 4, 100]))
@@ -88,18 +89,18 @@ def test_the_fused_token_is_the_argmax_of_the_full_sum(seed, sharpness, top):
     ids = rng.integers(-1, 12, VS).astype(np.int32)
     logits = [sharpness * rng.normal(size=(B, n)).astype(np.float32) for n in (VS, VL)]
     alpha = jnp.linspace(0, 1, B)
-    found = jax.jit(fused_token, static_argnames="top")(*logits, alpha, ids, top=top)
+    tokens = jax.jit(fused_token, static_argnames="top")(*logits, alpha, ids, top=top)
     scores = np.asarray(fuse_vocabulary(*map(jax.nn.softmax, logits), alpha, jnp.asarray(ids)))
-    best = np.take_along_axis(scores, np.asarray(found)[:, None], axis=1)[:, 0]
-    # Sums in another order: tokens within rounding of the best are the best.
+    best = np.take_along_axis(scores, np.asarray(tokens)[:, None], axis=1)[:, 0]
+    # The order of sums differs, so the token may be any that is best within rounding.
     np.testing.assert_allclose(best, scores.max(axis=1), rtol=1e-5)
 
 
-def test_which_tokens_were_looked_at_first_changes_nothing(pair, monkeypatch):
-    """Few groups, so that the leaders are not the top tokens; and nothing is ever settled."""
+def test_the_fused_token_does_not_depend_on_which_tokens_are_tried_first(pair, monkeypatch):
+    """With few groups the tokens tried first are not the largest, and never settle the argmax."""
     for alpha in (0.2, 0.8):
         inputs = make_inputs(alpha)
-        wanted = np.argmax(
+        expected = np.argmax(
             fuse_vocabulary(
                 jax.nn.softmax(inputs.plugin_logits),
                 jax.nn.softmax(inputs.target_logits),
@@ -111,18 +112,19 @@ def test_which_tokens_were_looked_at_first_changes_nothing(pair, monkeypatch):
         for groups in (1, 3, 1024):
             monkeypatch.setattr(argmax, "GROUPS", groups)
             arguments = inputs.plugin_logits, inputs.target_logits, inputs.alpha
-            np.testing.assert_array_equal(fused_token(*arguments, jnp.asarray(TO_TARGET)), wanted)
+            tokens = fused_token(*arguments, jnp.asarray(TO_TARGET))
+            np.testing.assert_array_equal(tokens, expected)
 
 
-def test_a_few_tokens_rows_give_their_share_of_the_relative_sum(pair):
+def test_rows_of_a_few_tokens_give_p_r_of_these_tokens(pair):
     rng = np.random.default_rng(2)
     probs = rng.dirichlet(np.ones(VL - PADDING), B).astype(np.float32)
     tokens = np.argsort(-probs, axis=1)[:, :5]
     shares = np.take_along_axis(probs, tokens, 1)
-    kept = np.zeros((B, VL), np.float32)
-    np.put_along_axis(kept, tokens, shares, 1)
-    found = pair.target.to_relative_of(tokens, shares)
-    np.testing.assert_allclose(found, pair.target.to_relative(kept), rtol=1e-5, atol=1e-7)
+    sparse = np.zeros((B, VL), np.float32)
+    np.put_along_axis(sparse, tokens, shares, 1)
+    relative = pair.target.to_relative_of(tokens, shares)
+    np.testing.assert_allclose(relative, pair.target.to_relative(sparse), rtol=1e-5, atol=1e-7)
 
 
 def test_fuse_is_the_weighted_sum_in_the_relative_space(pair):
@@ -150,34 +152,31 @@ def test_fuse_vocabulary_is_the_weighted_sum_in_the_targets_vocabulary():
 
 
 @pytest.mark.parametrize("rule", [fusion.relative(), fusion.vocabulary()], ids=lambda r: r.name)
-def test_where_the_gate_is_shut_the_target_speaks_for_itself(rule, pair):
+def test_with_a_closed_gate_the_token_is_the_targets_own(rule, pair):
     inputs = make_inputs(0.0)
     own = jnp.argmax(inputs.target_logits, axis=1)
-    assert (np.asarray(own) % 2 == 1).any()  # some are tokens that are no anchor
+    assert (np.asarray(own) % 2 == 1).any()  # some of these tokens are not anchors
     np.testing.assert_array_equal(tokens(rule, inputs, pair), own)
 
 
-def test_the_enhanced_search_alone_loses_a_targets_own_tokens(pair):
-    inputs = make_inputs(1e-6)  # almost shut, but not passed through
+def test_with_a_nearly_closed_gate_the_relative_rule_loses_tokens_that_are_not_anchors(pair):
+    inputs = make_inputs(1e-6)  # nearly closed: the rule still decides
     own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
     unshared = own % 2 == 1
     assert unshared.any()
-    found = {
-        rule.name: tokens(rule, inputs, pair) for rule in (fusion.relative(), fusion.vocabulary())
-    }
-    assert (found["relative"][unshared] != own[unshared]).all()
-    np.testing.assert_array_equal(found["vocabulary"], own)
+    assert (tokens(fusion.relative(), inputs, pair)[unshared] != own[unshared]).all()
+    np.testing.assert_array_equal(tokens(fusion.vocabulary(), inputs, pair), own)
 
 
 @pytest.mark.parametrize("rule", [fusion.relative(), fusion.vocabulary()], ids=lambda r: r.name)
-def test_where_the_gate_is_open_the_plug_in_speaks_through_the_target(rule, pair):
+def test_with_an_open_gate_the_token_is_that_of_a_sure_plug_in(rule, pair):
     inputs = make_inputs(1.0)
     sure = jax.nn.one_hot(jnp.arange(B), VS) * 50.0
     inputs = inputs._replace(plugin_logits=sure)
     np.testing.assert_array_equal(tokens(rule, inputs, pair), 2 * np.arange(B))
 
 
-def test_every_row_obeys_its_own_alpha(pair):
+def test_every_row_has_its_own_alpha(pair):
     alpha = jnp.asarray([0.0, 1.0] * (B // 2))
     inputs = make_inputs(0.0)._replace(alpha=alpha)
     mixed = tokens(fusion.vocabulary(), inputs, pair)
@@ -186,7 +185,7 @@ def test_every_row_obeys_its_own_alpha(pair):
         np.testing.assert_array_equal(mixed[alpha == value], alone[alpha == value])
 
 
-def test_the_gradient_search_decides_as_the_lookup_does(pair):
+def test_the_gradient_search_gives_the_tokens_of_the_lookup(pair):
     inputs = make_inputs(0.7)
     searched = step(fusion.relative(search="gradient"), inputs, pair)
     np.testing.assert_array_equal(searched.tokens, tokens(fusion.relative(), inputs, pair))
@@ -194,10 +193,10 @@ def test_the_gradient_search_decides_as_the_lookup_does(pair):
 
 
 def test_deepen_without_steps_is_the_target_itself(pair):
-    still = rule_by_name("deepen", {"gradient": SearchSettings(steps=0)})
+    rule = rule_by_name("deepen", {"gradient": SearchSettings(steps=0)})
     inputs = make_inputs(0.9)
     own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
-    np.testing.assert_array_equal(tokens(still, inputs, pair), own)
+    np.testing.assert_array_equal(tokens(rule, inputs, pair), own)
 
 
 def test_deepen_searches_from_the_prior_towards_the_whole_distribution(pair):
@@ -206,7 +205,7 @@ def test_deepen_searches_from_the_prior_towards_the_whole_distribution(pair):
     assert (np.asarray(searched.tokens) < VL - PADDING).all()
 
 
-def test_the_names_stand_for_the_published_points():
+def test_named_rules_have_the_published_settings():
     deepen, relative = (RULES[name].settings for name in ("deepen", "relative"))
     assert (deepen.normalization, deepen.kind) == ("deepen", "exact")
     assert (deepen.start, deepen.objective, deepen.search) == ("prior", "distribution", "gradient")
@@ -226,20 +225,32 @@ def test_the_names_stand_for_the_published_points():
     [
         ("relative", {"start": "prior"}, "set search=gradient"),
         ("relative", {"objective": "distribution"}, "set search=gradient"),
-        ("relative", {"normalization": "center"}, "expected one of centered, deepen"),
         ("relative", {"confidence": "sure"}, "no setting confidence; its settings are norm"),
         ("vocabulary", {"search": "gradient"}, "no setting search; it has no settings"),
         ("draft", {"normalization": "deepen"}, "its settings are confidence, trust"),
-        ("draft", {"confidence": "very"}, "expected one of probability, sure"),
         ("average", {}, "expected one of draft, vocabulary, relative, deepen"),
     ],
 )
-def test_combinations_without_a_meaning_are_refused(name, options, remedy):
+def test_settings_that_do_not_fit_raise_with_a_remedy(name, options, remedy):
     with pytest.raises(InputError, match=remedy):
         rule_by_name(name, options)
 
 
-def test_equal_settings_are_one_rule_and_so_compile_once():
+@pytest.mark.parametrize(
+    ("name", "options", "choices"),
+    [
+        ("relative", {"normalization": "center"}, "centered, deepen"),
+        ("draft", {"confidence": "very"}, "probability, sure"),
+    ],
+)
+def test_a_value_that_is_not_a_choice_raises_with_the_choices(name, options, choices, request):
+    if request.config.getoption("jaxtyping_packages", None):
+        pytest.skip("a runtime type checker refuses the value first")
+    with pytest.raises(InputError, match=f"expected one of {choices}"):
+        rule_by_name(name, options)
+
+
+def test_equal_settings_give_the_same_rule_so_nothing_compiles_twice():
     assert fusion.vocabulary() is rule_by_name("vocabulary")
     assert fusion.draft() is fusion.draft(confidence="probability") is rule_by_name("draft")
     assert fusion.deepen() is rule_by_name("deepen")
@@ -247,15 +258,15 @@ def test_equal_settings_are_one_rule_and_so_compile_once():
     assert fusion.draft(trust=True) is not fusion.draft()
 
 
-def test_what_a_rule_reads_and_does_not_get_is_named():
+def test_inputs_without_what_a_rule_reads_raise():
     inputs = make_inputs(0.5)
     with pytest.raises(InputError, match="reads `drafted`"):
         fused_step(fusion.draft(), (), inputs)
     with pytest.raises(InputError, match="reads `plugin_logits`"):
-        fused_step(fusion.vocabulary(), TO_TARGET, inputs._replace(plugin_logits=None))
+        fused_step(fusion.vocabulary(), jnp.asarray(TO_TARGET), inputs._replace(plugin_logits=None))
 
 
-def test_an_installed_package_adds_names(monkeypatch):
+def test_an_installed_package_can_add_names(monkeypatch):
     class Point:
         name = "mine"
 
@@ -297,7 +308,7 @@ NAMES = ["draft", "draft-sure", "vocabulary", "relative", "relative-gradient", "
 
 @pytest.mark.parametrize("rule", EVERY, ids=NAMES)
 @pytest.mark.parametrize("alphas", [(1.0, 1.0, 1.0), (0.0, 0.4, 1.0)])
-def test_mapped_over_batches_a_rule_decides_as_it_does_for_each(rule, alphas, pair):
+def test_vmap_over_batches_gives_the_tokens_of_each_batch(rule, alphas, pair):
     make = drafts if rule.reads == "draft" else make_inputs
     batches = [make(alpha) for alpha in alphas]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
@@ -321,7 +332,7 @@ def test_a_rule_runs_under_pmap(rule, pair):
 
 
 def primitives(jaxpr, inside=()):
-    """Every primitive of a program, with the primitives that it lies in."""
+    """Every primitive of a program, with the primitives around it."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name, inside
         for value in equation.params.values():
@@ -332,24 +343,24 @@ def primitives(jaxpr, inside=()):
 
 
 @pytest.mark.parametrize("rule", [fusion.vocabulary(), fusion.relative()], ids=lambda r: r.name)
-def test_under_vmap_all_tokens_are_looked_at_only_where_a_few_do_not_settle_it(rule, pair):
-    """The full mixture stays inside of a branch: it is not computed beside the short way."""
+def test_under_vmap_the_full_mixture_stays_inside_a_branch(rule, pair):
+    """It is computed only where a few tokens do not settle the argmax."""
     plugin, _ = build_table(np.random.default_rng(0).normal(size=(VS, 12)), IDS_S, k=8)
     state = state_of(rule, pair._replace(plugin=plugin))
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), make_inputs(0.5))
     program = jax.make_jaxpr(jax.vmap(lambda inputs: fused_step(rule, state, inputs).tokens))(
         stacked
     )
-    found = list(primitives(program.jaxpr))
-    assert sum(name == "cond" for name, _ in found) == 2
-    # The full mixture alone scatters (`to_vocabulary`) or scans over a table's entries.
-    whole = [inside for name, inside in found if name == "scan" or name == "scatter-add"]
-    if rule.name == "relative":  # the rows of a few tokens are scattered too, outside
-        whole = [inside for name, inside in found if name == "scan"]
-    assert whole and all("cond" in inside for inside in whole)
+    every = list(primitives(program.jaxpr))
+    assert sum(name == "cond" for name, _ in every) == 2
+    # Only the full mixture scans over a table's entries, or scatters (`to_vocabulary`). The rule
+    # `relative` also scatters the rows of a few tokens, outside of the branch.
+    names = {"relative": {"scan"}, "vocabulary": {"scan", "scatter-add"}}[rule.name]
+    mixture = [inside for name, inside in every if name in names]
+    assert mixture and all("cond" in inside for inside in mixture)
 
 
-def test_tables_that_are_mapped_too_are_used_one_after_another():
+def test_vmap_over_tables_gives_the_tokens_of_each_table():
     rng = np.random.default_rng(3)
     ids = jnp.asarray(rng.integers(-1, 12, (3, VS)).astype(np.int32))
     inputs = make_inputs(0.5)
@@ -359,12 +370,12 @@ def test_tables_that_are_mapped_too_are_used_one_after_another():
         np.testing.assert_array_equal(mapped[n], fused_token(*arguments, ids[n]))
 
 
-def test_a_rule_of_ones_own_obeys_the_closed_gate(pair):
-    def never(state, inputs):
+def test_a_rule_of_ones_own_does_not_decide_where_the_gate_is_closed(pair):
+    def seven(state, inputs):
         return FusedStep(jnp.full(inputs.alpha.shape, 7, jnp.int32))
 
-    rule = FusionRule("seven", lambda plugin, target: (), never)
+    rule = FusionRule("seven", lambda plugin, target: (), seven)
     inputs = make_inputs(0.0)._replace(alpha=jnp.asarray([0.0, 1.0] * (B // 2)))
-    found = np.asarray(fused_step(rule, (), inputs).tokens)
+    tokens = fused_step(rule, (), inputs).tokens
     own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
-    np.testing.assert_array_equal(found, np.where(np.arange(B) % 2, 7, own))
+    np.testing.assert_array_equal(tokens, np.where(np.arange(B) % 2, 7, own))

@@ -1,5 +1,6 @@
 """The scope memory: which texts can concern an edit."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -147,9 +148,9 @@ def test_a_whole_key_is_in_reach_even_where_every_unrelated_row_holds_one():
 def test_both_witnesses_together_are_bayes_rule(prior, hit, false_alarm):
     """[WEIGHT] says how likely an edit is; being in reach multiplies the odds by hit over alarm."""
     logit = np.log(prior / (1 - prior))
-    found = weigh(np.float32(logit), np.array(True), np.log(hit / false_alarm))
-    wanted = prior * hit / (prior * hit + (1 - prior) * false_alarm)
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    alpha = weigh(jnp.float32(logit), jnp.array(True), float(np.log(hit / false_alarm)))
+    expected = prior * hit / (prior * hit + (1 - prior) * false_alarm)
+    np.testing.assert_allclose(alpha, expected, rtol=1e-4)
 
 
 def test_the_evidence_of_reach_is_a_smoothed_likelihood_ratio():

@@ -53,7 +53,7 @@ RUNNING = """
 import jax
 import numpy as np
 from onceedit_jax.ensemble.target import load_target
-from onceedit_jax.decoding.greedy import Endings, greedy_continuation
+from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation
 
 rows, context, prompt = 8, 128, 32
 target = load_target("demo:smollm2-135m")
@@ -62,12 +62,12 @@ tokens = np.full((rows, prompt), 5, np.int32)
 positions = np.broadcast_to(np.arange(prompt, dtype=np.int32), tokens.shape)
 weights = sum(leaf.nbytes for leaf in jax.tree.leaves(target.model.params))
 run = greedy_continuation.lower(
-    target.model.params, target.model.config, tokens, positions, Endings(none, none, none),
+    target.model.params, target.model.config, tokens, positions, StopTokens(none, none, none),
     steps=context - prompt,
 ).compile()
 # What the program is given, and what it sets aside: the cache, and the temporaries of a step.
 memory = run.memory_analysis()
-run(target.model.params, tokens, positions, Endings(none, none, none))
+run(target.model.params, tokens, positions, StopTokens(none, none, none))
 print("took", weights, memory.argument_size_in_bytes + memory.temp_size_in_bytes)
 """
 
