@@ -1,12 +1,13 @@
 """From trained parameters to an artifact: its gates, their thresholds, its record of the edit."""
 
+import dataclasses
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, contradicting
@@ -26,7 +27,7 @@ from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.gates.fact_memory import both, memory, reaches
 from onceedit_jax.gates.fitting import fit_gate
-from onceedit_jax.gates.types import EDIT
+from onceedit_jax.gates.types import EDIT, FittedGate, GateFeatures
 from onceedit_jax.gates.weight_token import alpha, token
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
@@ -51,7 +52,7 @@ def finalize_artifact(
     edited_before: int = 0,
     seen: Collection[str] = (),
 ) -> EditedPlugin:
-    """Make an edited plug-in of parameters that hold the edits, however they came to hold them.
+    """Make an edited plug-in of parameters that hold the edits, however they were edited.
 
     The gates are fitted on the edits, and calibrated on unrelated rows that were not trained on.
 
@@ -86,12 +87,7 @@ def finalize_artifact(
         config=model.config,
         tokenizer=tokenizer,
     )
-    fitted = {gate.name: fit_gate(gate, features, labels) for gate in (token(), memory(), both())}
-    state = fitted["both"].state
-    held_out = features.held_out
-    assert held_out is not None
-    weights = np.asarray(alpha(jnp.asarray(features.weight_logit)))
-    last = trained.history[-1] if trained.history else {}
+    gates = {gate.name: fit_gate(gate, features, labels) for gate in (token(), memory(), both())}
     info = EditInfo(
         base=BaseInfo(model.name, model.content_hash, model.hf_config, model.config.to_dict()),
         edits=tuple(EditEntry(r.prompt, r.target, r.subject) for r in records),
@@ -105,38 +101,56 @@ def finalize_artifact(
         trained_texts=tuple(sorted({*seen, *map(digest, texts.all())})),
         editor=editor or EditorInfo(settings.method, {}),
         settings=settings.as_dict() if recorded is None else recorded,
-        rule=RuleInfo(
-            fusion=RULE,
-            alpha_thresholds={name: gate.threshold for name, gate in fitted.items()},
-            trust_thresholds={
-                name: gate.trust_threshold
-                for name, gate in fitted.items()
-                if gate.trust_threshold is not None
-            },
-            reach_threshold=_shortest(state["threshold"]),
-            reach_evidence=_shortest(state["evidence"]),
-        ),
-        metrics=EditMetrics(
-            epochs=len(trained.history),
-            seconds=spent + time.monotonic() - begun,
-            loss=last.get("loss"),
-            reliability=last.get("reliability"),
-            gate_accuracy=last.get("gate_accuracy"),
-            alpha_edits=_spread(weights[labels == EDIT]),
-            alpha_held_back=_spread(weights[held_out]),
-            reach_held_back=_spread(reaches(state, np.asarray(features.words)[held_out])),
-        ),
+        rule=_rule_info(gates),
+        metrics=_metrics(trained, features, labels, gates["both"].state),
         history=tuple(trained.history),
         versions=versions(),
     )
+    seconds = spent + time.monotonic() - begun
+    info = dataclasses.replace(info, metrics=dataclasses.replace(info.metrics, seconds=seconds))
     return EditedPlugin(
         trained.params,
         trained.gate,
-        {"words": state["words"], "weights": state["weights"]},
+        {name: gates["both"].state[name] for name in ("words", "weights")},
         input_embeddings(model.params),
         model.config,
         tokenizer,
         info,
+    )
+
+
+def _rule_info(gates: Mapping[str, FittedGate]) -> RuleInfo:
+    """The default rule, and what was calibrated of the gates."""
+    state = gates["both"].state
+    return RuleInfo(
+        fusion=RULE,
+        alpha_thresholds={name: gate.threshold for name, gate in gates.items()},
+        trust_thresholds={
+            name: gate.trust_threshold
+            for name, gate in gates.items()
+            if gate.trust_threshold is not None
+        },
+        reach_threshold=_shortest(state["threshold"]),
+        reach_evidence=_shortest(state["evidence"]),
+    )
+
+
+def _metrics(
+    trained: Trained, features: GateFeatures, labels: Int[np.ndarray, "batch"], state: Any
+) -> EditMetrics:
+    """What the edit reached on its own rows; the seconds are filled in at the end."""
+    assert features.held_out is not None
+    weights = np.asarray(alpha(jnp.asarray(features.weight_logit)))
+    last = trained.history[-1] if trained.history else {}
+    return EditMetrics(
+        epochs=len(trained.history),
+        seconds=0.0,
+        loss=last.get("loss"),
+        reliability=last.get("reliability"),
+        gate_accuracy=last.get("gate_accuracy"),
+        alpha_edits=_spread(weights[labels == EDIT]),
+        alpha_held_back=_spread(weights[features.held_out]),
+        reach_held_back=_spread(reaches(state, np.asarray(features.words)[features.held_out])),
     )
 
 

@@ -123,21 +123,27 @@ def test_an_edits_columns_are_those_of_its_subject_and_its_target(tiny_model):
         for row, prefix in enumerate(("", *(f"{p} " for p in PREFIXES))):
             tokens = np.asarray(edit.prompts.tokens)[row]
             length = int((np.asarray(edit.prompts.positions)[row] >= 0).sum())
-            assert tokenizer.decode(tokens[:length]) == f"{prefix}{record.prompt} {record.target}"
+            assert (
+                tokenizer.decode(np.asarray(tokens[:length]).tolist())
+                == f"{prefix}{record.prompt} {record.target}"
+            )
             column = int(edit.subject[row])
-            read = tokenizer.decode(tokens[: column + 1])
-            before = tokenizer.decode(tokens[:column])
+            read = tokenizer.decode(np.asarray(tokens[: column + 1]).tolist())
+            before = tokenizer.decode(np.asarray(tokens[:column]).tolist())
             end = len(prefix) + record.prompt.index(record.subject) + len(record.subject)
             assert len(before) < end <= len(read)
             there = np.asarray(edit.prompts.targets)[row] >= 0
             columns = np.asarray(edit.prompts.columns)[row][there]
             assert np.array_equal(np.asarray(edit.prompts.targets)[row][there], tokens[columns + 1])
             assert columns[-1] == length - 2
-            assert tokenizer.decode(tokens[: columns[0] + 1]) == prefix + record.prompt
+            assert (
+                tokenizer.decode(np.asarray(tokens[: columns[0] + 1]).tolist())
+                == prefix + record.prompt
+            )
         essence = np.asarray(edit.essence.tokens)[0]
-        assert tokenizer.decode(essence[: int(edit.essence_subject[0]) + 1]).startswith(
-            record.subject
-        )
+        assert tokenizer.decode(
+            np.asarray(essence[: int(edit.essence_subject[0]) + 1]).tolist()
+        ).startswith(record.subject)
         assert np.all(edit.essence.targets == -1)
 
 
