@@ -1,9 +1,14 @@
-"""The rule that holds the layout together: the pure core knows nothing of the edge."""
+"""The layout: rooms above one another, few modules at the root, no long ones, tests beside."""
 
 import subprocess
 import sys
 
 from support import ROOT
+
+PACKAGE = ROOT / "onceedit_jax"
+ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+# Folders of tests that no room has: what lies outside the package, and what spans all of it.
+OUTSIDE = {"docs", "examples", "experiments", "extensions"}
 
 
 def test_import_contracts_hold():
@@ -27,3 +32,18 @@ def test_every_public_name_resolves():
     for name in oe.__all__:
         value = getattr(oe, name)
         assert callable(value) or name in ("editors", "fusion", "gates", "Params", "__version__")
+
+
+def test_at_most_six_modules_lie_at_the_root():
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+
+
+def test_no_module_is_longer_than_400_lines():
+    modules = [*PACKAGE.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    lengths = {str(path): len(path.read_text().splitlines()) for path in modules}
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
+
+
+def test_tests_mirror_the_package():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - OUTSIDE == ROOMS

@@ -116,9 +116,12 @@ print("the same")
 """
 
 
+# A host that died is missed after ten seconds; users wait longer, for a network that is slow.
 COMMAND = """
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
+from onceedit_jax.distributed import hosts
+hosts.HEARTBEAT_SECONDS = 10
 from onceedit_jax.cli.main import main
 main()
 """
