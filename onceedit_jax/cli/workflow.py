@@ -35,7 +35,7 @@ from onceedit_jax.evaluation.protocol import (
     gathered,
     plugin_alone,
 )
-from onceedit_jax.evaluation.resumable import Parts
+from onceedit_jax.evaluation.resumable import ResumableEvaluation
 from onceedit_jax.evaluation.summaries import summary, table, warnings, write_json, write_jsonl
 from onceedit_jax.fusion.rules import PRESETS, FusionSettings
 from onceedit_jax.models.weights import load_model
@@ -177,7 +177,7 @@ def evaluate(
             on_block=on_block,
         )
     measure = partial(evaluate_block, ensemble, mode=mode, max_new_tokens=max_new_tokens)
-    parts = Parts(
+    parts = ResumableEvaluation(
         out, evaluation_key(ensemble, records, [mode, max_new_tokens, dtype, table, part])
     )
     together = ensemble.mesh.is_multi_process
