@@ -1,1 +1,1 @@
-"""Reliability, generality, locality, portability: how an edit is measured."""
+"""How an edit is measured: reliability, generality, locality, portability."""

@@ -1,34 +1,36 @@
-"""Reliability, generality, locality and portability: what the numbers of an evaluation mean.
+"""Reliability, generality, locality and portability: the numbers of an evaluation.
 
-Definitions follow the protocol of EasyEdit and WISE, which ONCE EDIT is reported in. All of it is
-NumPy on the host: the arrays are argmax tokens that have already left the device.
+Definitions follow the protocol of EasyEdit and WISE, which the results of ONCE EDIT are given in.
+All functions use NumPy on the host: their arrays are argmax tokens that have left the device.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from onceedit_jax.data.normalization import normalise
 
 
 def token_accuracy(
     predicted: ArrayLike, gold: ArrayLike, mask: ArrayLike | None = None
-) -> NDArray[np.float64]:
-    """Share of each text's scored tokens that are predicted right, teacher-forced.
+) -> Float[np.ndarray, "..."]:
+    """Share of each text's scored tokens that are predicted correctly, teacher-forced.
 
     Args:
-        predicted: argmax tokens `[..., T]`, int; column t is the prediction FOR token t, made at
-            the position before it with the true prefix.
-        gold: the target's tokens `[..., T]`, int.
-        mask: `[..., T]` bool, true at target tokens, neither prompt nor padding (default: all).
+      predicted: argmax tokens `[..., T]`, int; column t is the prediction FOR token t, made at the
+        position before it with the true prefix.
+      gold: tokens of the correct answer `[..., T]`, int.
+      mask: `[..., T]` bool, true at tokens of the answer, neither prompt nor padding (default:
+        all).
 
     Returns:
-        `[...]` float64 in [0, 1]; NaN for a text without a scored token.
+      `[...]` float64 in [0, 1]; NaN for a text without a scored token.
 
     Raises:
-        ValueError: the shapes differ.
+      ValueError: the shapes differ.
     """
     predicted, gold = np.asarray(predicted), np.asarray(gold)
     mask = np.ones(gold.shape, bool) if mask is None else np.asarray(mask, dtype=bool)
@@ -38,51 +40,62 @@ def token_accuracy(
             f"{predicted.shape}, {gold.shape} and {mask.shape}"
         )
     scored = mask.sum(axis=-1)
-    right = ((predicted == gold) & mask).sum(axis=-1)
-    return np.where(scored > 0, right / np.maximum(scored, 1), np.nan)
+    correct = ((predicted == gold) & mask).sum(axis=-1)
+    return np.where(scored > 0, correct / np.maximum(scored, 1), np.nan)
 
 
 def agreement(
     after: ArrayLike, before: ArrayLike, mask: ArrayLike | None = None
-) -> NDArray[np.float64]:
-    """Locality of each text: how often the edited system says what the SAME target said before.
+) -> Float[np.ndarray, "..."]:
+    """Locality of each text: how many tokens are those of the SAME target before the edit.
 
-    Both are argmax tokens `[..., T]` at the positions of the gold answer, which itself is not
-    compared: a target that is wrong in the same way as before the edit is perfectly local.
+    The gold answer itself is not compared: a target that makes the same error before and after has
+    locality 1.
+
+    Args:
+      after: argmax tokens `[..., T]` of the edited system, at the positions of the gold answer.
+      before: those of the target alone.
+      mask: `[..., T]` bool, the tokens to compare (default: all).
 
     Returns:
-        `[...]` float64 in [0, 1]; NaN for a text without a scored token.
+      `[...]` float64 in [0, 1]; NaN for a text without a scored token.
     """
     return token_accuracy(after, before, mask)
 
 
 def exact_match(answer: str, target: str) -> bool:
-    """Whether a freely generated answer begins with the target.
+    """Whether a generated answer begins with the correct one.
 
-    The answer is cut at its first newline. Both sides are normalised, and the target must end at a
-    word boundary: "Paris, France" matches "Paris", "Parisian" does not. An empty target matches
-    nothing.
-    """
-    said, wanted = normalise(answer.split("\n", 1)[0]), normalise(target)
-    if not wanted or not said.startswith(wanted):
-        return False
-    rest = said[len(wanted) :]
-    return not (rest and rest[0].isalnum() and wanted[-1].isalnum())
-
-
-def record_means(values: ArrayLike, owners: ArrayLike, records: int) -> NDArray[np.float64]:
-    """Average scored texts within their record (a record may have several locality pairs).
+    The generated answer is cut at its first newline. Both are normalised, and the correct one must
+    end at a word boundary: "Paris, France" matches "Paris", "Parisian" does not. An empty correct
+    answer matches nothing.
 
     Args:
-        values: `[P]` float, one score a text; NaN is skipped.
-        owners: `[P]` int, the position of the record each text belongs to, in [0, records).
-        records: the number of records N.
+      answer: the generated answer.
+      target: the correct answer.
+    """
+    line, gold = normalise(answer.split("\n", 1)[0]), normalise(target)
+    if not gold or not line.startswith(gold):
+        return False
+    rest = line[len(gold) :]
+    return not (rest and rest[0].isalnum() and gold[-1].isalnum())
+
+
+def record_means(
+    values: ArrayLike, owners: ArrayLike, records: int
+) -> Float[np.ndarray, "records"]:
+    """Average the scores of each record's texts (a record may have several locality pairs).
+
+    Args:
+      values: `[P]` float, the score of each text; NaN is skipped.
+      owners: `[P]` int, the position of the record that each text belongs to, in [0, records).
+      records: N, the number of records.
 
     Returns:
-        `[N]` float64; NaN for a record without a scored text.
+      `[N]` float64; NaN for a record without a score.
 
     Raises:
-        ValueError: an owner is outside [0, records), or the two lengths differ.
+      ValueError: an owner is outside [0, records), or the two lengths differ.
     """
     values = np.asarray(values, dtype=np.float64)
     owners = np.asarray(owners, dtype=np.int64)
@@ -103,14 +116,19 @@ def record_means(values: ArrayLike, owners: ArrayLike, records: int) -> NDArray[
 
 @dataclass(frozen=True)
 class Mean:
-    """A macro-average and how many records it is over; `value` is None where none has the field."""
+    """A macro-average.
+
+    Attributes:
+      value: the average; None if no record has a score.
+      records: how many records have one.
+    """
 
     value: float | None
     records: int
 
 
 def macro_average(per_record: ArrayLike) -> Mean:
-    """Mean over records `[N]`, each counting once however many tokens it has; NaN marks absence."""
+    """Mean over records `[N]`: each counts once, whatever its number of tokens. NaN is skipped."""
     values = np.asarray(per_record, dtype=np.float64)
     present = values[~np.isnan(values)]
     return Mean(float(present.mean()) if present.size else None, int(present.size))
@@ -118,7 +136,14 @@ def macro_average(per_record: ArrayLike) -> Mean:
 
 @dataclass(frozen=True)
 class Scores:
-    """The four numbers of one system on one set of records, with how many are behind each."""
+    """The scores of one system on one set of records.
+
+    Attributes:
+      rel: reliability.
+      gen: generality.
+      loc: locality.
+      portability: portability.
+    """
 
     rel: Mean
     gen: Mean
@@ -127,12 +152,12 @@ class Scores:
 
     @property
     def avg(self) -> float | None:
-        """mean(Rel, Gen, Loc); None where one is absent: two do not compare to published Avg."""
-        parts = [m.value for m in (self.rel, self.gen, self.loc) if m.value is not None]
-        return sum(parts) / 3 if len(parts) == 3 else None
+        """mean(Rel, Gen, Loc); None if one of them is: published Avg is over all three."""
+        values = [m.value for m in (self.rel, self.gen, self.loc) if m.value is not None]
+        return sum(values) / 3 if len(values) == 3 else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for the summary JSON: rel, gen, loc, avg, portability, counts."""
+        """Values for the summary JSON: rel, gen, loc, avg, portability, counts."""
         names = ("rel", "gen", "loc", "portability")
         fields: dict[str, Mean] = {name: getattr(self, name) for name in names}
         values = {name: mean.value for name, mean in fields.items()}
@@ -143,7 +168,7 @@ class Scores:
 def scores(
     rel: ArrayLike, gen: ArrayLike, loc: ArrayLike, portability: ArrayLike | None = None
 ) -> Scores:
-    """Macro-average per-record scores, each `[N]` float with NaN where a record lacks the field."""
+    """Macro-average scores of records, each `[N]` float, NaN for a record without that score."""
     return Scores(
         rel=macro_average(rel),
         gen=macro_average(gen),

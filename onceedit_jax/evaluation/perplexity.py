@@ -1,4 +1,4 @@
-"""How well a model still writes: its perplexity on texts that no edit is about."""
+"""Whether a model still writes well: its perplexity on texts that no edit is about."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.distributed.bucketing import batch_of
 from onceedit_jax.models.config import ModelConfig
@@ -22,7 +23,7 @@ def perplexity(params: Params, config: ModelConfig, texts: Sequence[Sequence[int
     Args:
       params: the model's parameters.
       config: its configuration.
-      texts: token ids of each text; those of one token have nothing to predict.
+      texts: token ids of each text; texts of one token are left out.
 
     Raises:
       ValueError: no text has two tokens.
@@ -40,9 +41,12 @@ def perplexity(params: Params, config: ModelConfig, texts: Sequence[Sequence[int
 
 @partial(jax.jit, static_argnames="config")
 def text_losses(
-    params: Params, config: ModelConfig, tokens: jax.Array, positions: jax.Array
-) -> jax.Array:
-    """The loss of each row, summed over its tokens but the first: `[B]` float32, nats.
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array, "batch length"],
+    positions: Int[Array, "batch length"],
+) -> Float[Array, "batch"]:
+    """The loss of each row, summed over all tokens but the first: `[B]` float32, nats.
 
     Args:
       params: the model's parameters.

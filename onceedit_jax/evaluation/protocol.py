@@ -1,6 +1,7 @@
-"""The evaluation protocol: every edit applied at once, then reliability, generality, locality and
-portability of every target, before and after, from one run.
-"""  # noqa: D205
+"""The evaluation protocol: four metrics of every target, before and after all edits, in one run.
+
+Definitions are those of EasyEdit and WISE, see `metrics`. All edits are in place together.
+"""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -32,7 +33,13 @@ METRICS = ("rel", "gen", "loc", "portability")
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One text that is scored: whose record it is, for which metric, and the text."""
+    """One text to score.
+
+    Attributes:
+      record: the position of its record.
+      metric: one of `METRICS`.
+      pair: the prompt and its answer.
+    """
 
     record: int
     metric: str
@@ -41,13 +48,13 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
       results: one entry per target and mode, in the summary's schema (docs/data.md).
       records: one entry per target, mode and question, for the JSON lines.
-      alphas: metric name to the alphas of its questions.
-      losses: target name to the gradient search's mean loss before it and after each step.
+      alphas: from metric names to the alphas of its questions.
+      losses: from target names to the gradient search's mean losses, before it and after each step.
     """
 
     results: list[dict[str, Any]]
@@ -57,10 +64,13 @@ class Evaluation:
 
 
 class Block(NamedTuple):
-    """What was found out about some records.
+    """The results on some of the records.
 
-    `rows` are as in `Evaluation`; `losses` has for each target that searched the search's loss
-    before it and after each step, summed over decisions, and `decisions` their number.
+    Attributes:
+      rows: as `Evaluation.records`.
+      losses: from names of targets that searched to the losses before the search and after each
+        step, summed over decisions.
+      decisions: the number of these decisions for each of these targets.
     """
 
     rows: list[dict[str, Any]]
@@ -69,15 +79,15 @@ class Block(NamedTuple):
 
 
 def questions(records: Sequence[EditRecord]) -> list[Question]:
-    """Everything that the records ask, record by record."""
-    found = []
+    """All texts of the records that are scored, record by record."""
+    every = []
     for i, record in enumerate(records):
-        found.append(Question(i, "rel", Pair(record.prompt, record.target)))
+        every.append(Question(i, "rel", Pair(record.prompt, record.target)))
         if record.rephrase:
-            found.append(Question(i, "gen", Pair(record.rephrase, record.target)))
-        found += [Question(i, "loc", pair) for pair in record.locality]
-        found += [Question(i, "portability", pair) for pair in record.portability]
-    return found
+            every.append(Question(i, "gen", Pair(record.rephrase, record.target)))
+        every += [Question(i, "loc", pair) for pair in record.locality]
+        every += [Question(i, "portability", pair) for pair in record.portability]
+    return every
 
 
 def evaluate(
@@ -93,10 +103,10 @@ def evaluate(
       ensemble: the edited plug-in and its targets.
       records: the edits with their questions.
       mode: teacher-forced next tokens, free greedy generation, or both.
-      max_new_tokens: longest generated answer.
+      max_new_tokens: length of the longest generated answer.
 
     Returns:
-      Scores by record and their averages; locality compares a target with itself before.
+      Scores of each record and their averages. Locality compares a target with itself before.
     """
     block = evaluate_block(ensemble, records, mode=mode, max_new_tokens=max_new_tokens)
     return gathered(ensemble, records, [block], mode=mode)
@@ -105,9 +115,12 @@ def evaluate(
 def evaluate_block(
     ensemble: Ensemble, records: Sequence[EditRecord], *, mode: Mode, max_new_tokens: int
 ) -> Block:
-    """What `evaluate` finds out about some of the records; `gathered` makes the scores of it."""
-    asked = questions(records)
-    pairs = [question.pair for question in asked]
+    """Evaluate some of the records; `gathered` makes the scores of several blocks.
+
+    Arguments are those of `evaluate`.
+    """
+    every = questions(records)
+    pairs = [question.pair for question in every]
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
     decisions: dict[str, int] = {}
@@ -122,21 +135,22 @@ def evaluate_block(
                 "alpha": float(alpha),
                 **detail,
             }
-            for question, alpha, detail in zip(asked, alphas, details, strict=True)
+            for question, alpha, detail in zip(every, alphas, details, strict=True)
         )
 
     if mode in ("teacher-forced", "both"):
         scored = ensemble.score(pairs)
         for t, texts in enumerate(scored.targets):
-            details = [_forced(q.metric, text) for q, text in zip(asked, texts, strict=True)]
+            details = [_forced(q.metric, text) for q, text in zip(every, texts, strict=True)]
             add(t, "teacher-forced", scored.alphas, details)
-            if (searched := scored.losses[t]) is not None:
+            if (target_losses := scored.losses[t]) is not None:
                 name = ensemble.targets[t].name
-                losses[name], decisions[name] = searched.sum(0).tolist(), len(searched)
+                losses[name] = target_losses.sum(0).tolist()
+                decisions[name] = len(target_losses)
     if mode in ("generate", "both"):
         answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
-        for t, said in enumerate(zip(answers.before, answers.after, strict=True)):
-            details = [_generated(q, *pair) for q, *pair in zip(asked, *said, strict=True)]
+        for t, (before, after) in enumerate(zip(answers.before, answers.after, strict=True)):
+            details = [_generated(*each) for each in zip(every, before, after, strict=True)]
             add(t, "generate", answers.alphas, details)
     return Block(rows, losses, decisions)
 
@@ -145,45 +159,44 @@ def _forced(metric: str, text: TokenScores) -> dict[str, Any]:
     """A question's scores before and after, given the true prefix at every token."""
     if metric == "loc":
         return {"before": 1.0, "after": float(agreement(text.after, text.before))}
-    before, after = (token_accuracy(said, text.gold) for said in (text.before, text.after))
+    before, after = (token_accuracy(tokens, text.gold) for tokens in (text.before, text.after))
     return {"before": float(before), "after": float(after)}
 
 
 def _generated(question: Question, before: str, after: str) -> dict[str, Any]:
-    """A question's scores before and after, and the free answers they are of."""
+    """A question's scores before and after, with the generated answers."""
     if question.metric == "loc":
-        right = (True, normalise(before) == normalise(after))
+        correct = (True, normalise(before) == normalise(after))
     else:
-        wanted = question.pair.target
-        right = (exact_match(before, wanted), exact_match(after, wanted))
-    scored = {"before": float(right[0]), "after": float(right[1])}
+        gold = question.pair.target
+        correct = (exact_match(before, gold), exact_match(after, gold))
+    scored = {"before": float(correct[0]), "after": float(correct[1])}
     return {**scored, "answer_before": before, "answer_after": after}
 
 
 def gathered(
     ensemble: Ensemble, records: Sequence[EditRecord], blocks: Sequence[Block], *, mode: Mode
 ) -> Evaluation:
-    """The scores of all records, from blocks that cover them in their order."""
-    asked, opposed = questions(records), contradicting(records)
+    """The scores of all records, from blocks that cover them in their order.
+
+    Args:
+      ensemble: what was evaluated.
+      records: all records.
+      blocks: from `evaluate_block`.
+      mode: that of the blocks.
+    """
+    every, opposed = questions(records), contradicting(records)
     modes = ("teacher-forced", "generate") if mode == "both" else (mode,)
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    # A block holds its questions once for every mode and target, one after another.
+    # A block has its questions once for each mode and target, one after another.
     runs = [(kind, target.name) for kind in modes for target in ensemble.targets]
     for n, (kind, name) in enumerate(runs):
-        found: list[dict[str, Any]] = []
+        run_rows = []
         for block in blocks:
             size = len(block.rows) // len(runs)
-            found += block.rows[n * size : (n + 1) * size]
-        times = {when: [row[when] for row in found] for when in ("before", "after")}
-
-        def average(times: Any = times, leave_out: Collection[int] = ()) -> dict[str, Any]:
-            return {
-                when: _average(asked, values, len(records), leave_out).as_dict()
-                for when, values in times.items()
-            }
-
-        rows += found
+            run_rows += block.rows[n * size : (n + 1) * size]
+        rows += run_rows
         results.append(
             {
                 "target": name,
@@ -192,22 +205,41 @@ def gathered(
                 "search": getattr(ensemble.rule.settings, "search", "none"),
                 "records": len(records),
                 "contradicting": len(opposed),
-                **average(),
-                "consistent": average(leave_out=opposed) if opposed else None,
+                **_before_and_after(every, run_rows, len(records)),
+                "consistent": _before_and_after(every, run_rows, len(records), opposed)
+                if opposed
+                else None,
             }
         )
-    by_metric: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    for row in rows[-len(asked) :] if asked else ():  # the same for every target and mode
-        by_metric[row["metric"]].append(row["alpha"])
-    losses: dict[str, list[float]] = {}
+    alphas: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for row in rows[-len(every) :] if every else ():  # the same for every target and mode
+        alphas[row["metric"]].append(row["alpha"])
+    return Evaluation(results, rows, alphas, _mean_losses(ensemble, blocks))
+
+
+def _before_and_after(
+    every: Sequence[Question],
+    rows: Sequence[dict[str, Any]],
+    records: int,
+    leave_out: Collection[int] = (),
+) -> dict[str, Any]:
+    """One target's average scores, from its rows, over all records but those to leave out."""
+    return {
+        when: _average(every, [row[when] for row in rows], records, leave_out).as_dict()
+        for when in ("before", "after")
+    }
+
+
+def _mean_losses(ensemble: Ensemble, blocks: Sequence[Block]) -> dict[str, list[float]]:
+    losses = {}
     for target in ensemble.targets:
-        # A block in which no edit is in reach has searched nothing.
+        # A block in which no edit is in reach has no decisions.
         searched = [block for block in blocks if target.name in block.losses]
         if searched:
             total = np.sum([block.losses[target.name] for block in searched], axis=0)
             count = sum(block.decisions[target.name] for block in searched)
             losses[target.name] = (total / count).tolist()
-    return Evaluation(results, rows, by_metric, losses)
+    return losses
 
 
 def plugin_alone(plugin: EditedPlugin, records: Sequence[EditRecord]) -> Scores:
@@ -218,32 +250,33 @@ def plugin_alone(plugin: EditedPlugin, records: Sequence[EditRecord]) -> Scores:
 def model_alone(
     params: Params, config: ModelConfig, tokenizer: Tokenizer, records: Sequence[EditRecord]
 ) -> Scores:
-    """Teacher-forced scores of one model; by itself it has no locality to speak of."""
-    asked = [q for q in questions(records) if q.metric != "loc"]
-    texts = [tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in asked]
+    """Teacher-forced scores of one model alone, which has no locality."""
+    every = [q for q in questions(records) if q.metric != "loc"]
+    texts = [tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in every]
     prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
     states = states_after(params, config, prefixes)
     predicted = tokens_after(params, config, states)
-    values, taken = [], 0
+    values, offset = [], 0
     for tokens, start in texts:
         gold = np.array(tokens[start:])
-        values.append(float(token_accuracy(predicted[taken : taken + len(gold)], gold)))
-        taken += len(gold)
-    return _average(asked, values, len(records))
+        values.append(float(token_accuracy(predicted[offset : offset + len(gold)], gold)))
+        offset += len(gold)
+    return _average(every, values, len(records))
 
 
 def _average(
-    asked: Sequence[Question],
+    every: Sequence[Question],
     values: Sequence[float],
     records: int,
     leave_out: Collection[int] = (),
 ) -> Scores:
+    """Scores from the value of each question, over all records but those to leave out."""
     means = {}
     for metric in METRICS:
         chosen = [
-            i for i, q in enumerate(asked) if q.metric == metric and q.record not in leave_out
+            i for i, q in enumerate(every) if q.metric == metric and q.record not in leave_out
         ]
         means[metric] = record_means(
-            [values[i] for i in chosen], [asked[i].record for i in chosen], records
+            [values[i] for i in chosen], [every[i].record for i in chosen], records
         )
     return scores(means["rel"], means["gen"], means["loc"], means["portability"])

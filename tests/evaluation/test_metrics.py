@@ -1,4 +1,4 @@
-"""Metrics: what reliability, generality, locality and exact match mean, by hand and by algebra."""
+"""Metrics: reliability, generality, locality and exact match, on small cases and by properties."""
 
 import math
 
@@ -20,29 +20,29 @@ from onceedit_jax.evaluation.metrics import (
 NAN = float("nan")
 
 
-def test_accuracy_is_over_a_rows_scored_tokens_and_nothing_else():
+def test_accuracy_is_the_share_of_a_rows_scored_tokens():
     predicted = [[1, 2, 3, 9], [1, 2, 3, 4], [7, 7, 7, 7]]
     gold = [[1, 2, 4, 0], [1, 0, 0, 4], [7, 7, 7, 7]]
     mask = [[1, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
-    found = token_accuracy(predicted, gold, mask)
-    np.testing.assert_allclose(found, [2 / 3, 1 / 2, NAN])
-    assert token_accuracy(predicted[0], gold[0], mask[0]) == found[0]
+    shares = token_accuracy(predicted, gold, mask)
+    np.testing.assert_allclose(shares, [2 / 3, 1 / 2, NAN])
+    assert token_accuracy(predicted[0], gold[0], mask[0]) == shares[0]
     assert token_accuracy(predicted[0], gold[0]) == 1 / 2  # every token is scored
 
 
-def test_locality_compares_with_the_same_model_before_whatever_is_true():
+def test_locality_compares_a_model_with_itself_before_and_not_with_the_gold_answer():
     before, after = [[5, 6, 7]], [[5, 6, 8]]
     np.testing.assert_allclose(agreement(after, before, [[1, 1, 1]]), [2 / 3])
     np.testing.assert_allclose(agreement(before, before, [[1, 1, 1]]), [1.0])
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 3), (2, 2)), ((3,), (2,), (3,)), ((), (), ())])
-def test_accuracy_refuses_shapes_that_do_not_match(shapes):
+def test_accuracy_raises_for_shapes_that_differ(shapes):
     with pytest.raises(ValueError, match=r"one shape \[\.\.\., T\]"):
         token_accuracy(*(np.zeros(shape, int) for shape in shapes))
 
 
-def test_a_record_counts_once_however_many_texts_it_has():
+def test_a_record_counts_once_whatever_the_number_of_its_texts():
     means = record_means([1.0, 0.0, 0.5, NAN], [0, 0, 2, 2], 4)
     np.testing.assert_allclose(means, [0.5, NAN, 0.5, NAN])
     average = macro_average(means)
@@ -60,17 +60,17 @@ def test_record_means_do_not_depend_on_the_order_of_texts(texts, random):
         for record in range(5)
     ]
     for order in (texts, shuffled):
-        found = record_means([v for v, _ in order], [o for _, o in order], 5)
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        means = record_means([v for v, _ in order], [o for _, o in order], 5)
+        np.testing.assert_allclose(means, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("owners", [[-1], [2], [0, 1]])
-def test_record_means_refuse_owners_that_are_no_record(owners):
+def test_record_means_raise_for_owners_that_are_not_records(owners):
     with pytest.raises(ValueError, match="owners"):
         record_means([1.0], owners, 2)
 
 
-def test_avg_is_the_mean_of_the_three_and_absent_where_one_is():
+def test_avg_is_the_mean_of_three_scores_and_none_if_one_is_missing():
     whole = scores([1.0, 0.5], [0.5, NAN], [1.0, 1.0])
     assert whole.as_dict() == {
         "rel": 0.75,
@@ -84,7 +84,7 @@ def test_avg_is_the_mean_of_the_three_and_absent_where_one_is():
     assert scores([1.0], [1.0], [1.0], [0.5]).portability.value == 0.5
 
 
-def test_no_record_at_all_gives_none_not_nan():
+def test_no_records_give_none_and_not_nan():
     assert scores([], [], []).as_dict()["rel"] is None
     assert not any(
         isinstance(value, float) and math.isnan(value)
@@ -93,7 +93,7 @@ def test_no_record_at_all_gives_none_not_nan():
 
 
 @pytest.mark.parametrize(
-    ("answer", "target", "right"),
+    ("answer", "target", "matches"),
     [
         ("Paris", "Paris", True),
         (" paris, France", "Paris", True),
@@ -110,18 +110,18 @@ def test_no_record_at_all_gives_none_not_nan():
         ("STRASSE", "Straße", True),
     ],
 )
-def test_exact_match_is_the_normalised_target_at_the_answers_start(answer, target, right):
-    assert exact_match(answer, target) is right
+def test_an_exact_match_begins_with_the_normalised_target(answer, target, matches):
+    assert exact_match(answer, target) is matches
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing_more(text):
+def test_normalising_twice_is_normalising_once(text):
     once = normalise(text)
     assert normalise(once) == once
 
 
 @given(st.text(), st.sampled_from([" ", "\t", " \n", "\u00a0"]))
-def test_case_and_white_space_around_a_text_do_not_count(text, blank):
+def test_case_and_white_space_around_a_text_are_ignored(text, blank):
     assert normalise(blank + text + blank) == normalise(text)
     assert normalise(text.casefold()) == normalise(text)
 

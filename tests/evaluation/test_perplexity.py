@@ -1,4 +1,4 @@
-"""Perplexity against NumPy float64, and the facts that it stands beside."""
+"""Perplexity against NumPy float64, and the simple facts that are asked beside it."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from onceedit_jax.models.decoder import forward
 ROWS = [[5, 9, 2, 11, 7], [3, 4], [8, 1, 6], [12], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]]
 
 
-def test_it_is_the_exponential_of_the_mean_loss_of_all_tokens_but_the_first(tiny_model):
+def test_perplexity_is_the_exponential_of_the_mean_loss_of_all_tokens_but_the_first(tiny_model):
     model = tiny_model()[0]
     losses = []
     for row in ROWS:
@@ -22,21 +22,21 @@ def test_it_is_the_exponential_of_the_mean_loss_of_all_tokens_but_the_first(tiny
         scores = np.asarray(logits, np.float64)[0]
         totals = np.log(np.exp(scores).sum(-1))
         losses += [totals[i] - scores[i, row[i + 1]] for i in range(len(row) - 1)]
-    found = perplexity(model.params, model.config, ROWS)
-    assert found == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
-    # Which rows share a batch, and how wide it is, changes nothing.
-    assert perplexity(model.params, model.config, ROWS[::-1]) == pytest.approx(found, rel=1e-5)
+    value = perplexity(model.params, model.config, ROWS)
+    assert value == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    # It does not depend on which rows share a batch, nor on the width of that batch.
+    assert perplexity(model.params, model.config, ROWS[::-1]) == pytest.approx(value, rel=1e-5)
 
 
-def test_texts_without_a_second_token_are_refused(tiny_model):
+def test_texts_without_a_second_token_raise(tiny_model):
     model = tiny_model()[0]
     with pytest.raises(ValueError, match="two tokens"):
         perplexity(model.params, model.config, [[3], []])
 
 
-def test_forty_simple_facts_all_different():
+def test_there_are_forty_different_simple_facts():
     facts = load_records(demo_path("simple_facts.jsonl"))
     assert len(facts) == 40
     assert len({normalise(fact.prompt) for fact in facts}) == 40
-    # An answer that its own prompt gives away would measure nothing.
+    # An answer that its own prompt contains would measure nothing.
     assert not [f for f in facts if normalise(f.target) in normalise(f.prompt).split()]

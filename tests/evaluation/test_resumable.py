@@ -1,24 +1,24 @@
-"""An evaluation in parts: cut anywhere it goes on, and hosts share it without a word."""
+"""An evaluation in parts: it continues after an interruption, and hosts share it."""
 
 import pytest
 
 from onceedit_jax.distributed.hosts import Host
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Block
-from onceedit_jax.evaluation.resumable import Parts
+from onceedit_jax.evaluation.resumable import ResumableEvaluation
 
 RECORDS = list("abcdefg")
 
 
 @pytest.fixture
 def parts(tmp_path):
-    return Parts(tmp_path / "out.json", "0123456789abcdef")
+    return ResumableEvaluation(tmp_path / "out.json", "0123456789abcdef")
 
 
 def measuring(log, fails=()):
     def measure(records):
         if records[0] in fails:
-            raise RuntimeError("cut")
+            raise RuntimeError("interrupted")
         log.append("".join(records))
         rows = [{"of": record, "answer": "two\u2028lines"} for record in records]
         return Block(rows, {"tiny": [1.5, len(records)]}, {"tiny": len(records)})
@@ -30,9 +30,9 @@ def text_of(blocks):
     return "".join(row["of"] for block in blocks for row in block.rows)
 
 
-def test_parts_come_back_in_order_and_what_was_kept_is_not_measured_again(parts):
+def test_parts_come_in_order_and_none_is_measured_twice(parts):
     log = []
-    with pytest.raises(RuntimeError, match="cut"):
+    with pytest.raises(RuntimeError, match="interrupted"):
         parts.gather(RECORDS, measuring(log, fails="e"), Host(), size=2)
     assert log == ["ab", "cd"]
     blocks = parts.gather(RECORDS, measuring(log), Host(), size=2)
@@ -44,7 +44,7 @@ def test_parts_come_back_in_order_and_what_was_kept_is_not_measured_again(parts)
     assert not parts.folder.exists()
 
 
-def test_hosts_measure_each_their_own_and_the_first_has_all(parts):
+def test_each_host_measures_its_own_parts_and_the_first_returns_all(parts):
     log = []
     assert parts.gather(RECORDS, measuring(log), Host(1, 2), size=2) is None
     assert log == ["cd", "g"]
@@ -52,14 +52,15 @@ def test_hosts_measure_each_their_own_and_the_first_has_all(parts):
     assert log == ["cd", "g", "ab", "ef"]
 
 
-def test_a_part_that_is_none_is_named(parts):
+def test_a_damaged_part_is_named(parts):
     parts.gather(RECORDS[:1], measuring([]), Host(), size=1)
     (file,) = parts.folder.iterdir()
     file.write_text("{")
-    with pytest.raises(InputError, match=r"00000\.jsonl: no part of an evaluation .*delete it"):
+    with pytest.raises(InputError, match=r"00000\.jsonl: not a part of an .*delete the file"):
         parts.gather(RECORDS[:1], measuring([]), Host(), size=1)
 
 
-def test_another_evaluation_has_other_parts(tmp_path):
+def test_another_evaluation_has_another_folder(tmp_path):
     out = tmp_path / "out.json"
-    assert Parts(out, "a" * 64).folder != Parts(out, "b" * 64).folder
+    first, second = (ResumableEvaluation(out, key * 64) for key in "ab")
+    assert first.folder != second.folder

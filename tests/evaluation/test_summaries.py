@@ -47,7 +47,7 @@ def test_the_summary_has_the_documented_keys_and_survives_json(tmp_path):
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == whole
 
 
-def test_numpy_values_are_written_plainly_and_nan_as_null(tmp_path):
+def test_numpy_values_become_json_values_and_nan_becomes_null(tmp_path):
     value = {"a": np.float32(0.5), "b": np.arange(3), "c": float("nan"), "d": tmp_path, "e": (1,)}
     write_json(tmp_path / "out.json", value)
     read = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def test_numpy_values_are_written_plainly_and_nan_as_null(tmp_path):
 
 
 @given(rows=st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none())))
-def test_json_lines_hold_one_row_a_line(tmp_path_factory, rows):
+def test_json_lines_have_one_row_per_line(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("r") / "out.jsonl"
     rows = [{k.encode("utf-8", "replace").decode(): v for k, v in row.items()} for row in rows]
     write_jsonl(path, rows)
@@ -64,7 +64,7 @@ def test_json_lines_hold_one_row_a_line(tmp_path_factory, rows):
     assert lines[-1] == ""
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "out.json"
     write_json(path, {"old": 1})
 
@@ -78,19 +78,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert os.listdir(tmp_path) == ["out.json"]
 
 
-def test_writing_into_a_missing_folder_says_so(tmp_path):
+def test_writing_into_a_missing_folder_raises(tmp_path):
     with pytest.raises(RunError, match="No such file or directory"):
         write_json(tmp_path / "absent" / "out.json", {})
 
 
-def test_a_good_evaluation_warns_of_nothing():
+def test_a_good_evaluation_has_no_warnings():
     fine = {"rel": 1.0, "gen": 0.7, "loc": 0.3, "avg": 0.667}
     assert (
         warned(result(), result(search="gradient", after=fine), losses={"gemma": [2.0, 1.0]}) == []
     )
 
 
-def test_low_locality_prints_one_histogram_of_alpha_for_all_targets():
+def test_low_locality_has_one_histogram_of_alpha_for_all_targets():
     low = {**FINE, "loc": 0.29, "avg": 0.73}
     (text,) = warned(
         result("a", after=low), result("b", after=low), alphas={"loc": [0.95, 0.97, 0.05]}
@@ -102,20 +102,20 @@ def test_low_locality_prints_one_histogram_of_alpha_for_all_targets():
     assert (bins[0].split()[-1], bins[9].split()[-1]) == ("1", "2")
 
 
-def test_generality_far_under_reliability_is_named_with_its_alpha():
+def test_generality_far_under_reliability_warns_with_its_alpha():
     (text,) = warned(result(after={**FINE, "gen": 0.69}), alphas={"gen": [0.25, 0.75]})
     assert text.startswith("generality far under reliability: gemma")
     assert "mean alpha there 0.50" in text
 
 
 @pytest.mark.parametrize("steps", [[1.0, 1.0], [1.0, 0.5, 1.5], [1.0, float("nan")]])
-def test_a_search_whose_loss_does_not_fall_is_named(steps):
+def test_a_search_whose_loss_does_not_fall_warns(steps):
     (text,) = warned(result(), losses={"gemma": steps})
     assert text.startswith("search loss not falling: gemma")
     assert "--search lookup" in text
 
 
-def test_a_target_behind_the_others_is_named_with_its_anchor_coverage():
+def test_a_target_behind_the_others_warns_with_its_anchor_coverage():
     low = {**FINE, "rel": 0.7, "avg": 0.86}
     (text,) = warned(
         result("a", search="lookup"),
@@ -130,7 +130,7 @@ def test_a_target_behind_the_others_is_named_with_its_anchor_coverage():
     assert "not measured" in unknown
 
 
-def test_what_helps_a_target_that_is_behind_goes_by_its_rule():
+def test_the_remedy_for_a_target_behind_the_others_depends_on_the_rule():
     low = {**FINE, "rel": 0.7, "avg": 0.86}
 
     def remedy(fusion):
@@ -143,7 +143,7 @@ def test_what_helps_a_target_that_is_behind_goes_by_its_rule():
     assert remedy("draft, sure").startswith("a plug-in")
 
 
-def test_modes_are_not_compared_with_one_another():
+def test_results_of_different_modes_are_not_compared():
     low = {**FINE, "avg": 0.5}
     assert warned(result("a"), result("b", mode="generate", after=low)) == []
 
