@@ -36,7 +36,7 @@ class EvaluationReport:
 
     Attributes:
       out: the summary's file.
-      summary: its content, see docs/data.md.
+      summary: its content, see docs/data-formats.md.
       evaluation: all scores and alphas.
       warnings: what looks wrong, each with a remedy.
     """

@@ -44,7 +44,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-      results: one entry per target and mode, in the summary's schema (docs/data.md).
+      results: one entry per target and mode, in the summary's schema (docs/data-formats.md).
       records: one entry per target, mode and question, for the JSON lines.
       alphas: metric name to the alphas of its questions.
       losses: target name to the gradient search's mean loss before it and after each step.

@@ -23,7 +23,7 @@ Results = Sequence[Mapping[str, Any]]
 def summary(
     results: Results, *, plugin: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The summary JSON of an evaluation; its schema is in docs/data.md.
+    """The summary JSON of an evaluation; its schema is in docs/data-formats.md.
 
     Args:
       results: one entry per target and mode, as `Evaluation.results` holds them.

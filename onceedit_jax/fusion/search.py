@@ -33,7 +33,7 @@ def lookup(relative: jax.Array, lookup_table: jax.Array) -> jax.Array:
     """The token that the zero-start, one-hot search finds, without the search.
 
     Plain gradient descent from zeros keeps the largest entry of `R[:, a*]` on top at every step
-    (docs/method.md proves it): its token is `argmax_v R[v, a*]`, known before any text is seen.
+    (docs/theory.md proves it): its token is `argmax_v R[v, a*]`, known before any text is seen.
 
     Args:
       relative: `P [B, A]`.
