@@ -1,7 +1,7 @@
 """Decode step time with stacked (scanned) and with unstacked (unrolled) layers, side by side.
 
 Random parameters of SmolLM2-135M's size, float32, batch 1, donated cache. Prints the table that
-docs/models.md quotes. Run: python -m benchmarks.decode_layout
+docs/concepts/models.md quotes. Run: python -m benchmarks.decode_layout
 """
 
 import json

@@ -23,7 +23,7 @@ from onceedit_jax.evaluation.protocol import (
     gathered,
     plugin_alone,
 )
-from onceedit_jax.evaluation.resumable import Parts
+from onceedit_jax.evaluation.resumable import ResumableEvaluation
 from onceedit_jax.evaluation.summaries import summary, warnings, write_json, write_jsonl
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate, Gate
@@ -36,7 +36,7 @@ class EvaluationReport:
 
     Attributes:
       out: the summary's file.
-      summary: its content, see docs/data.md.
+      summary: its content, see docs/data-formats.md.
       evaluation: all scores and alphas.
       warnings: what looks wrong, each with a remedy.
     """
@@ -119,7 +119,7 @@ def evaluate_from_files(
         )
 
     choices = [options.mode, options.max_new_tokens, options.target_dtype, options.part]
-    parts = Parts(options.out, _evaluation_key(ensemble, records, choices))
+    parts = ResumableEvaluation(options.out, _evaluation_key(ensemble, records, choices))
     together = ensemble.mesh.is_multi_process
     blocks = parts.gather(records, measure, host, size=options.part, together=together)
     on_records(len(records), len(records))

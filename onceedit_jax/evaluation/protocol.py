@@ -51,7 +51,7 @@ class Evaluation:
     """The results of an evaluation.
 
     Attributes:
-      results: one entry per target and mode, in the summary's schema (docs/data.md).
+      results: one entry per target and mode, in the summary's schema (docs/data-formats.md).
       records: one entry per target, mode and question, for the JSON lines.
       alphas: from metric names to the alphas of its questions.
       losses: from target names to the gradient search's mean losses, before it and after each step.

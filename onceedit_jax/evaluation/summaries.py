@@ -23,7 +23,7 @@ Results = Sequence[Mapping[str, Any]]
 def summary(
     results: Results, *, plugin: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The summary JSON of an evaluation; docs/data.md has its schema.
+    """The summary JSON of an evaluation; docs/data-formats.md has its schema.
 
     Args:
       results: one entry per target and mode, see `Evaluation.results`.

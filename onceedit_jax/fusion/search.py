@@ -45,7 +45,7 @@ def lookup(
     """The token of the zero-start, one-hot search, without the search.
 
     Plain gradient descent from zeros keeps the largest entry of `R[:, a*]` on top at every step
-    (docs/method.md has the proof). So its token is `argmax_v R[v, a*]`, whatever the text is.
+    (docs/theory.md has the proof). So its token is `argmax_v R[v, a*]`, whatever the text is.
 
     Args:
       relative: `P [B, A]`.

@@ -64,6 +64,13 @@ def test_modules_that_pages_name_exist(page):
     assert not {m for m in modules if not any((place / m).is_file() for place in places)}
 
 
+def test_pages_that_code_names_exist():
+    folders = (ROOT / at for at in ("onceedit_jax", "experiments", "benchmarks", "configs"))
+    code = [path for at in folders for path in at.rglob("*") if path.suffix in (".py", ".yaml")]
+    named = {page for path in code for page in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
+    assert not {page for page in named if not (ROOT / page).is_file()}
+
+
 def test_every_page_is_in_the_navigation():
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = set(re.findall(r"[\w/-]+\.md", yaml.safe_dump(config["nav"])))

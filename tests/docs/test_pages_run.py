@@ -1,6 +1,8 @@
 """The examples of the README and of the how-to pages run, on tiny random models."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from docs.pages import ROOT, blocks, name
@@ -64,6 +66,20 @@ def folder(tmp_path_factory):
     )
     edited.save(folder / "my-edit")
     return folder
+
+
+def test_the_experiment_of_its_page_gives_a_table(monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_package", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "my_package.rules", SimpleNamespace(rule=oe.fusion.draft()))
+    (source,) = blocks(ROOT / "docs" / "how-to" / "experiment.md", "python")
+    namespace = {"__name__": "my_rules"}
+    exec(compile(source, "experiment.md", "exec"), namespace)
+    experiment = namespace["EXPERIMENT"]
+    setup = experiment.setup()
+    scores = [{"target": "a", "after": {"rel": 1.0, "gen": 0.5, "loc": 1.0, "avg": 0.833}}]
+    results = {name: {"scores": scores} for name in experiment.cells(setup)}
+    (table,) = experiment.tables(setup, results)
+    assert table.rows[0] == ["draft", "a", 1.0, 0.5, 1.0, 0.833] and len(table.rows) == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

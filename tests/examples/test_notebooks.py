@@ -31,7 +31,7 @@ def test_a_notebook_uses_only_public_names(path):
     imports = [
         line for cell in code_cells(path) for line in cell.splitlines() if "onceedit_jax" in line
     ]
-    # TODO-merge: the table of families under a public name
+    # The table of families is the one thing that a notebook needs beside `oe`.
     families = "from onceedit_jax.models.families import FAMILIES, Family, Rule"
     assert imports and set(imports) <= {"import onceedit_jax as oe", families}
 
