@@ -1,37 +1,27 @@
 """Decode step time with stacked (scanned) and with unstacked (unrolled) layers, side by side.
 
-Random parameters of SmolLM2-135M's size, float32, batch 1, donated cache; prints the table that
-docs/models.md quotes. Run: python benchmarks/decode_layout.py
+Random parameters of SmolLM2-135M's size, float32, batch 1, donated cache. Prints the table that
+docs/models.md quotes. Run: python -m benchmarks.decode_layout
 """
 
+import json
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from onceedit_jax.models.config import ModelConfig, Rope
+from benchmarks.measure import table
 from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.parameters import init_params
 
-CONFIG = ModelConfig(
-    family="llama",
-    vocab_size=49152,
-    num_tokens=49152,
-    hidden_size=576,
-    num_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    mlp_size=1536,
-    max_positions=2048,
-    rope=Rope(theta=100_000.0, dim=64),
-    tie_embeddings=True,
-)
+CONFIG = config_from_hf(json.loads(Path("configs/models/smollm2-135m.json").read_text()))
 CAPACITY = 128
 PREFILL = 32
 STEPS = 20
@@ -59,7 +49,7 @@ def measure(params: Any) -> tuple[float, list[float]]:
 
 
 def main() -> None:
-    """Measure both layouts twice, alternating, so that a busy machine hurts both alike."""
+    """Measure both layouts twice in turns, so that a busy machine slows both down alike."""
     stacked = init_params(CONFIG, jax.random.key(0))
     layouts = {"stacked, scanned": stacked, "unstacked, unrolled": unstack_layers(stacked)}
     compiling = {name: 0.0 for name in layouts}
@@ -72,10 +62,16 @@ def main() -> None:
     medians = {name: statistics.median(times) for name, times in decoding.items()}
     base = medians["stacked, scanned"]
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
-    print("| layers | first step (compiles), s | decode step, ms (median) | relative |")
-    print("| --- | --- | --- | --- |")
-    for name, median in medians.items():
-        print(f"| {name} | {compiling[name]:.1f} | {median * 1e3:.1f} | {median / base:.2f} |")
+    rows = [
+        {
+            "layers": name,
+            "first step (compiles), s": compiling[name],
+            "decode step, ms (median)": median * 1e3,
+            "relative": median / base,
+        }
+        for name, median in medians.items()
+    ]
+    print(table(rows))
 
 
 if __name__ == "__main__":

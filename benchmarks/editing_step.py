@@ -1,6 +1,6 @@
-"""B7: one step of full fine-tuning, over the same step in PyTorch; each side in a process.
+"""B7: one step of full fine-tuning beside the same step in PyTorch, each side in its own process.
 
-The demo's ten edits five times and its unrelated texts, 16 rows a step. Needs PyTorch.
+The rows are the demo's ten edits five times and its unrelated texts, 16 rows a step. Needs PyTorch.
 Run: python -m benchmarks.editing_step
 """
 
@@ -35,7 +35,7 @@ def main(side: Literal["both", "ours", "torch"] = "both") -> None:
     """Time the second of two epochs over all rows.
 
     Args:
-        side: one side alone prints its seconds a step and its peak of memory.
+        side: which side; one alone prints its seconds a step and its peak memory.
     """
     if side != "both":
         taken = {"ours": _ours, "torch": _torch}[side](training_rows())
@@ -45,18 +45,16 @@ def main(side: Literal["both", "ours", "torch"] = "both") -> None:
     plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     huge = with_huge_pages(plain) or plain
     sides = {"ours": ("ours", huge), "torch": ("torch", plain), "torch, huge": ("torch", huge)}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(ROUNDS):
         for name, (module, environment) in sides.items():
             command = [sys.executable, "-m", "benchmarks.editing_step", "--side", module]
             done = subprocess.run(
                 command, check=True, capture_output=True, text=True, env=environment
             )
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-    seconds, peak = (
-        {name: statistics.median(run[key] for run in runs) for name, runs in found.items()}
-        for key in ("seconds", "peak")
-    )
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+    seconds = {name: statistics.median(r["seconds"] for r in done) for name, done in runs.items()}
+    memory = {name: statistics.median(r["peak"] for r in done) for name, done in runs.items()}
     row = {
         "rows": len(training_rows()),
         "ours, s": seconds["ours"],
@@ -64,18 +62,19 @@ def main(side: Literal["both", "ours", "torch"] = "both") -> None:
         "times faster": seconds["torch"] / seconds["ours"],
         "torch in huge pages, s": seconds["torch, huge"],
         "times faster than that": seconds["torch, huge"] / seconds["ours"],
-        "ours, MB": peak["ours"],
-        "torch, MB": peak["torch"],
-        "memory": peak["ours"] / peak["torch"],
+        "ours, MB": memory["ours"],
+        "torch, MB": memory["torch"],
+        "memory": memory["ours"] / memory["torch"],
     }
     write(
         "editing_step",
-        "B7: a step of full fine-tuning over the same step in PyTorch (reach: 1.2 x, memory 1.0 x)",
+        "B7: a step of full fine-tuning beside the same step in PyTorch (goal: 1.2 x, memory 1 x)",
         [row],
-        "Same rows, objective and AdamW, float32; PyTorch pads a batch to its longest row and runs "
-        "the vocabulary head at target tokens only, as ours does. Ours runs as the onceedit "
-        "command runs it, its memory in huge pages; PyTorch as it comes, and in huge pages too. "
-        "Memory is a process's peak, loading included.",
+        "Both sides have the same rows, objective and AdamW, in float32. PyTorch pads a batch to "
+        "its longest row and runs the vocabulary head at target tokens only, as ours does. "
+        "Ours runs as the onceedit command runs it, with its memory in huge pages. PyTorch "
+        "runs with its defaults, and in huge pages too. Memory is a process's peak, including "
+        "loading.",
         how=f"Medians over the steps of an epoch and {ROUNDS} processes a side, in turns.",
     )
 
@@ -145,7 +144,7 @@ def _torch_loss(torch: Any, model: Any, gate: Any, rows: Sequence[TrainingRow]) 
     hidden = model.model(tokens, attention_mask=mask).last_hidden_state
     places = [(i, c) for i, r in enumerate(rows) for c in range(r.target_start, len(r.tokens))]
     ends = torch.tensor([max(row.target_start - 1, 0) for row in rows])
-    labels = torch.tensor([float(row.related) for row in rows])
+    labels = torch.tensor([float(bool(row.related)) for row in rows])
     gates = hidden[torch.arange(len(rows)), ends] @ gate
     loss = SETTINGS.gate_weight * torch.nn.functional.binary_cross_entropy_with_logits(
         gates, labels

@@ -1,7 +1,7 @@
-"""B2: what a fused step adds to the target's own decode step, on the real pair.
+"""B2: the time of a fused step beside the target's own decode step, on the real pair.
 
-The fused step starts where both models' logits are there: alpha from the gate, both softmaxes,
-transfer, fusion, and the token. Run: python -m benchmarks.fused_step
+A fused step begins with both models' logits: alpha from the gate, both softmaxes, transfer, fusion,
+and the token. Run: python -m benchmarks.fused_step
 """
 
 from functools import partial
@@ -10,15 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from onceedit_jax.ensemble.pair import Side, build_transfer
-from onceedit_jax.fusion.rules import PRESETS, FusionInputs, FusionSettings, Transfer
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.ensemble.side import ModelSide
 from onceedit_jax.gates.weight_token import alpha, gate_logit
-from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import forward, unembed
 
 PROMPT = "What is the capital of Australia? The capital of Australia is the city of"
@@ -27,51 +26,50 @@ CAPACITY = 64
 
 @partial(jax.jit, static_argnames="config")
 def decode(params: Any, config: ModelConfig, token: Any, position: Any, cache: Any) -> jax.Array:
-    """The target's own next token, its cache at hand."""
+    """The target's own next token, from its cache."""
     logits, _ = forward(params, config, token, position, cache)
     return jnp.argmax(logits[:, -1], axis=-1)
 
 
-@partial(jax.jit, static_argnames="settings")
+@partial(jax.jit, static_argnames="rule")
 def fused(
-    settings: FusionSettings, state: Any, kernel: Any, inputs: FusionInputs, transfer: Transfer
+    rule: oe.FusionRule, hidden: Any, kernel: Any, inputs: oe.FusionInputs, state: Any
 ) -> jax.Array:
     """Alpha, transfer, fusion, lookup."""
-    weight = alpha(gate_logit({"kernel": kernel}, state))
-    return oe.fusion_rule(settings)(inputs._replace(alpha=weight), transfer).tokens
+    weight = alpha(gate_logit({"kernel": kernel}, hidden))
+    return oe.fused_step(rule, state, inputs._replace(alpha=weight)).tokens
 
 
 def main() -> None:
-    """Measure every rule without a search, batches of 1 and 16."""
+    """Measure every rule that has no search, with batches of 1 and 16."""
     plugin, rows = oe.load_target(PLUGIN), []
     for spec in TARGETS:
         target = oe.load_target(spec)
-        for name in ("draft", "vocabulary", "relative"):
-            sides = Side.of_model(plugin), Side.of_model(target)
-            transfer, _ = build_transfer(*sides, PRESETS[name])
+        for rule in (oe.fusion.draft(), oe.fusion.vocabulary(), oe.fusion.relative()):
+            state = rule.prepare(ModelSide.of_model(plugin), ModelSide.of_model(target))
             for batch in (1, 16):
-                rows.append(_measured(plugin, target, name, transfer, batch))
+                rows.append(_measured(plugin, target, rule, state, batch))
     write(
         "fused_step",
-        "B2: a fused step over the target's own decode step (reach: 5%)",
+        "B2: a fused step beside the target's own decode step (goal: 5%)",
         rows,
-        "The states are those after a real prompt, alike in all rows of a batch, and alpha is .5: "
-        "an edit's alpha, near 1, settles the relative rule sooner. What no few tokens settle is "
-        "fused in full, at many times this cost.",
+        "The states are those after a real prompt, the same in all rows of a batch. Alpha is "
+        ".5; with an edit's alpha, near 1, fewer tokens settle the relative rule. A row that "
+        "few tokens do not settle is fused in full, at many times this cost.",
     )
 
 
 def _measured(
-    plugin: oe.Target, target: oe.Target, name: str, transfer: Transfer, batch: int
+    plugin: oe.Target, target: oe.Target, rule: oe.FusionRule, state: Any, batch: int
 ) -> dict[str, Any]:
-    states, logits = [], []
+    hidden, logits = [], []
     for model in (plugin, target):
         ends = [model.tokenizer.encode(PROMPT)]
-        state = states_after(model.model.params, model.model.config, ends)
-        states.append(jnp.asarray(np.repeat(state, batch, axis=0)))
-        logits.append(unembed(model.model.params, model.model.config, states[-1]))
+        after = states_after(model.model.params, model.model.config, ends)
+        hidden.append(jnp.asarray(np.repeat(after, batch, axis=0)))
+        logits.append(unembed(model.model.params, model.model.config, hidden[-1]))
     drafted = jnp.argmax(logits[1], axis=-1).astype(jnp.int32)
-    inputs = FusionInputs(
+    inputs = oe.FusionInputs(
         logits[0], logits[1], jnp.zeros(batch), drafted, jnp.full(batch, 0.5, jnp.float32)
     )
     config = target.model.config
@@ -85,13 +83,13 @@ def _measured(
     taken = seconds_each(
         {
             "decode": lambda: decode(target.model.params, config, token, position, cache),
-            "fused": lambda: fused(PRESETS[name], states[0], kernel, inputs, transfer),
+            "fused": lambda: fused(rule, hidden[0], kernel, inputs, state),
         },
         repeats=21,
     )
     return {
         "target": target.name,
-        "rule": name,
+        "rule": rule.name,
         "batch": batch,
         "decode step, ms": 1e3 * taken["decode"],
         "fused step, ms": 1e3 * taken["fused"],

@@ -1,8 +1,8 @@
-"""B4 and B5: fused generation over the target alone, one prompt at a time, on the real pair.
+"""B4 and B5: fused generation beside the target alone, one prompt at a time, on the real pair.
 
-Edits whose answers are some twenty tokens long, so that the time is that of writing. A plug-in is
-edited with them once and kept in --out. Beside the default rule stands the paper's: token by token
-through the relative space, by gradient search. Run: python -m benchmarks.generation
+The edits have answers of about twenty tokens, so that writing takes most of the time. A plug-in is
+edited with them once and stored in --out. The default rule is compared with the paper's: token by
+token through the relative space, by gradient search. Run: python -m benchmarks.generation
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ from unittest import mock
 
 import jax.numpy as jnp
 import tyro
-from onceedit_jax.fusion.rules import PRESETS
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
@@ -27,12 +26,12 @@ from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
 EDITED, UNRELATED = 20, 64  # tokens at most
-PAPER = dataclasses.replace(PRESETS["relative"], search="gradient", gate="both")
+PAPER = oe.fusion.relative(search="gradient")  # with the gate `both`, as the default rule
 PROMPTS = 3  # of each kind, one after the other
 
 
 def main(out: Path = Path("runs/bench")) -> None:
-    """Measure prompts of edits (the target checks every draft), and prompts that no edit concerns.
+    """Measure prompts of edits, where the target checks every draft, and unrelated prompts.
 
     Args:
         out: folder of the plug-in that is edited for this.
@@ -46,17 +45,17 @@ def main(out: Path = Path("runs/bench")) -> None:
         ensemble = oe.Ensemble(plugin, [target])
         rows.append(_measured(ensemble, "edited", asked, EDITED))
         rows.append(_measured(ensemble, "unrelated", unrelated[:PROMPTS], UNRELATED))
-        paper = oe.Ensemble(plugin, [target], fusion=PAPER)
+        paper = oe.Ensemble(plugin, [target], rule=PAPER)
         rows.append(_measured(paper, "edited", asked, EDITED))
     write(
         "generation",
-        "B4, B5: fused generation over the target alone, tokens a second, batch 1",
+        "B4, B5: fused generation beside the target alone, tokens a second, batch 1",
         rows,
-        "Default rule: `draft`, gate `both`. Reach for `edited`: 1.0 with Gemma-3, .75 with "
-        "SmolLM2; for `unrelated`: 1.0 and .9, with the target's own words. `gradient` is the "
-        "paper's way but for its matrices, which are 64 entries a row here; dense ones multiply "
-        "its time once more (`search`). A checked draft counts as one target pass, a token of any "
-        "other rule as one.",
+        "The default rule is `draft` with the gate `both`. Goals for `edited`: 1.0 with "
+        "Gemma-3 and .75 with SmolLM2; for `unrelated`: 1.0 and .9, with the target's own "
+        "words. `gradient` is the paper's search, with matrices of 64 entries a row; dense "
+        "ones take many times as long (`search`). A checked draft counts as one target pass, "
+        "and so does a token of any other rule.",
     )
 
 
@@ -69,7 +68,7 @@ def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str], length: int
         for prompt in prompts:
             answer([prompt], max_new_tokens=length)
 
-    # A target that has nothing to say to a question is made to write on, as long as the edits are.
+    # On edited prompts the target alone writes as many tokens as the edits have, whatever they are.
     edited = label == "edited"
     alone = partial(_written_on, target) if edited else ensemble.answers_alone
     taken = seconds_each({"alone": partial(each, alone), "fused": partial(each, ensemble.answers)})
@@ -85,7 +84,7 @@ def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str], length: int
     return {
         "target": target.name,
         "prompts": label,
-        "rule": f"{ensemble.settings.name}, search {ensemble.settings.label}",
+        "rule": f"{ensemble.rule.name}, search {getattr(ensemble.rule.settings, 'search', 'none')}",
         "alone, tokens/s": speed["alone"],
         "fused, tokens/s": speed["fused"],
         "ratio": speed["fused"] / speed["alone"],
@@ -95,7 +94,7 @@ def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str], length: int
 
 
 def _target_passes(run: Callable[[], Any]) -> int:
-    """How often a run has a target check a draft; 0 for a rule that checks none."""
+    """How often a run lets a target check a draft; 0 for a rule without drafts."""
     plain = CachedRows.advance
     with mock.patch.object(CachedRows, "advance", autospec=True, side_effect=plain) as advance:
         run()
@@ -103,7 +102,7 @@ def _target_passes(run: Callable[[], Any]) -> int:
 
 
 def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> Any:
-    """The target's own greedy text, whatever it would end with."""
+    """The target's own greedy text of a given length, without an end."""
     rows = [target.tokenizer.encode(prompt) for prompt in prompts]
     lengths, width = [len(row) for row in rows], bucket(max(map(len, rows)))
     never = jnp.zeros(target.model.config.vocab_size, bool)
@@ -119,7 +118,7 @@ def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> A
 
 
 def long_edits() -> list[oe.EditRecord]:
-    """The demo's edits, each answer some twenty tokens long."""
+    """The demo's edits, with answers of about twenty tokens."""
     return [
         dataclasses.replace(record, target=record.target + TAIL)
         for record in oe.load_records(demo_path("demo_edits.jsonl"))
@@ -127,7 +126,7 @@ def long_edits() -> list[oe.EditRecord]:
 
 
 def edited_plugin(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
-    """The plug-in that has learnt them, from `folder` if it is there."""
+    """The plug-in with these edits, loaded from `folder` if it is there."""
     if folder.exists():
         return oe.EditedPlugin.load(folder)
     with editing_progress() as on_step:

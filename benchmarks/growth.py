@@ -1,7 +1,7 @@
-"""B8: time an evaluated record takes, by the number of edits and the number of targets.
+"""B8: seconds an evaluated record takes, by the number of edits and by the number of targets.
 
-The plug-in of `benchmarks.generation`, whose memory is made to hold as many edits as asked for. The
-third and fourth target have random weights of SmolLM2-135M's size: time only.
+The plug-in is that of `benchmarks.generation`, with keys for more edits added to its memory. The
+third and fourth target have SmolLM2-135M's size and random weights, for their time only.
 Run: python -m benchmarks.growth
 """
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 import jax
 import tyro
-from onceedit_jax.gates.keys import scope_memory
 
 import onceedit_jax as oe
 from benchmarks.generation import edited_plugin, long_edits
 from benchmarks.measure import TARGETS, seconds_each, write
 from onceedit_jax.data.records import demo_path
+from onceedit_jax.editing.gate_features import gate_rows
+from onceedit_jax.gates.fact_memory import fit_memory
 from onceedit_jax.models.parameters import init_params
 
 EDITS, COUNTS = (10, 100, 1000), (1, 2, 4)
@@ -53,10 +54,10 @@ def main(out: Path = Path("runs/bench")) -> None:
         )
     write(
         "growth",
-        "B8: seconds an evaluated record takes, by edits and by targets (reach: flat in edits)",
+        "B8: seconds an evaluated record takes, by edits and by targets (goal: constant in edits)",
         rows,
         "A record is its edit, a rephrase and its unrelated questions, teacher-forced. Targets 3 "
-        "and 4 have random weights, so that drafts are read but never followed.",
+        "and 4 have random weights, so that they read drafts but never follow them.",
     )
 
 
@@ -70,7 +71,17 @@ def _with_edits(
     """The plug-in with keys for `count` edits: the records' own, and made-up names."""
     names = [f"Zarn{n:x} Okvel{n * 7 % 997:x}" for n in range(count - len(records))]
     more = [oe.EditRecord(f"Where is {name}?", "Oslo", subject=name) for name in names]
-    return dataclasses.replace(plugin, memory=scope_memory([*records, *more], []))
+    rows = gate_rows(
+        (),
+        [*records, *more],
+        params=plugin.params,
+        kernel=plugin.gate,
+        config=plugin.config,
+        tokenizer=plugin.tokenizer,
+    )
+    memory = fit_memory(*rows)
+    keys = {name: memory[name] for name in ("words", "weights")}
+    return dataclasses.replace(plugin, memory=keys)
 
 
 def _random(like: oe.Target, seed: int) -> oe.Target:

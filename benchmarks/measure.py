@@ -1,7 +1,7 @@
-"""Timing side by side, and the files a benchmark leaves in benchmarks/results/.
+"""What the benchmarks share: timing side by side, and the files in benchmarks/results/.
 
-Absolute times of a shared machine mean little. What is compared runs in turns in one process, warm,
-and is reported as a ratio of medians.
+Absolute times on a shared machine mean little. The candidates of a comparison therefore run in
+turns in one process, warm, and are reported as a ratio of medians.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from experiments.framework.results import commit
 from onceedit_jax.storage.versions import machine, versions
 
 PLUGIN = "demo:smollm2-135m"
@@ -24,7 +25,7 @@ REPEATS = 5
 def seconds_each(
     candidates: Mapping[str, Callable[[], Any]], *, repeats: int = REPEATS
 ) -> dict[str, float]:
-    """Median seconds of each candidate: all once to warm up, then all in turns, `repeats` times."""
+    """Median seconds of each candidate: once to warm up, then in turns, `repeats` times."""
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 1):
         for name, run in candidates.items():
@@ -53,21 +54,31 @@ def write(
       how: the figures were taken.
     """
     RESULTS.mkdir(exist_ok=True)
-    found = {"title": title, "rows": list(rows), "machine": machine(), "versions": versions()}
+    host, packages = machine(), versions()
+    values = {
+        "title": title,
+        "rows": list(rows),
+        "machine": host,
+        "versions": packages,
+        "commit": commit(),
+    }
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    keys = list(rows[0])
-    lines = [f"# {title}", "", "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
-    lines += ["| " + " | ".join(_text(row[key]) for key in keys) + " |" for row in rows]
-    host = found["machine"]
-    lines += [
-        "",
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    measured = (
         f"{host['processor']}, {host['cores']} cores, load {host['load']:.1f}; "
-        f"{', '.join(sorted(set(host['devices'])))}; jax {found['versions']['jax']}. {how}".strip(),
-    ]
-    text = "\n".join([*lines, "", notes] if notes else lines).strip() + "\n"
+        f"{', '.join(sorted(set(host['devices'])))}; jax {packages['jax']}. {how}"
+    )
+    text = "\n\n".join(part for part in (f"# {title}", table(rows), measured, notes) if part) + "\n"
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of measurements that have the same keys."""
+    keys = list(rows[0])
+    lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+    lines += ["| " + " | ".join(_text(row[key]) for key in keys) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def _text(value: Any) -> str:

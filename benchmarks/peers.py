@@ -1,4 +1,4 @@
-"""B6: prefill and decode of our models, over transformers on PyTorch, the same weights in float32.
+"""B6: prefill and decode beside transformers on PyTorch, with the same weights in float32.
 
 Needs PyTorch. Run: python -m benchmarks.peers
 """
@@ -32,7 +32,7 @@ def first_token(params: Any, config: ModelConfig, tokens: Any, positions: Any) -
 
 
 def main() -> None:
-    """Measure both models of the demo, batches of 1 and 16."""
+    """Measure both models of the demo, with batches of 1 and 16."""
     rows = []
     for spec in TARGETS:
         target = oe.load_target(spec)
@@ -44,10 +44,10 @@ def main() -> None:
             rows += _measured(target, peer, batch)
     write(
         "peers",
-        "B6: prefill and decode over transformers on PyTorch, float32 (reach: 1.0 x)",
+        "B6: prefill and decode beside transformers on PyTorch, float32 (goal: 1.0 x)",
         rows,
-        f"Prefill: {PROMPT} tokens to the next one. Decode: {WRITTEN - 1} more tokens, prefill "
-        "taken off; theirs is a loop over the model with its default cache.",
+        f"Prefill: from {PROMPT} tokens to the next one. Decode: the mean of {WRITTEN - 1} more "
+        "tokens, without prefill. Theirs is a loop over the model with its default cache.",
     )
 
 

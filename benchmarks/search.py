@@ -1,25 +1,25 @@
-"""B3: a whole fused token by the published search over a dense R, and by lookup; SmolLM2 as target.
+"""B3: a whole fused token by the published search over a dense R, and by lookup.
 
-A whole token is a decoding step of either model, alpha's fusion and the way back to a token. The
-plug-in is SmolLM2 as well, so that both read the same anchors. Takes 15 GB of memory.
+A whole token is a decoding step of each model, the fusion, and the way back to a token. SmolLM2 is
+both the target and the plug-in, so that both have the same anchors. Takes 15 GB of memory.
 Run: python -m benchmarks.search
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from onceedit_jax.ensemble.pair import pair_anchors
-from onceedit_jax.fusion.rules import fuse, fused_anchor
 
 import onceedit_jax as oe
 from benchmarks.fused_step import CAPACITY, PROMPT, decode
 from benchmarks.measure import PLUGIN, seconds_each, write
 from onceedit_jax.decoding.prefix_batching import states_after
+from onceedit_jax.fusion.mixing import fuse, fused_anchor
+from onceedit_jax.fusion.relative_rule import pair_anchors
 from onceedit_jax.fusion.search import gradient_search, one_hot_target
 from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward, unembed
 from onceedit_jax.relative.build import build_table
-from onceedit_jax.relative.tables import BLOCK, DenseTable, ExactTable, lookup_table
+from onceedit_jax.relative.tables import BLOCK, DenseTable, ExactTable, TopKTable, lookup_table
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
     exact, _ = build_table(
         embeddings, ids, num_tokens=tokens, temperature=health.temperature, kind="exact"
     )
+    assert isinstance(few, TopKTable) and isinstance(exact, ExactTable)
     dense, column = _dense(exact), lookup_table(few)
 
     state = states_after(params, config, [model.tokenizer.encode(PROMPT)])
@@ -43,7 +44,7 @@ def main() -> None:
     )  # fmt: skip
 
     @jax.jit
-    def looked_up(logits: jax.Array, table: object, column: jax.Array) -> jax.Array:
+    def looked_up(logits: jax.Array, table: TopKTable, column: jax.Array) -> jax.Array:
         return column[fused_anchor(logits, logits, half, table, table)]
 
     @jax.jit
@@ -73,15 +74,15 @@ def main() -> None:
     }
     write(
         "search",
-        "B3: a whole fused token by the published 5-step AdamW search, over one by lookup "
-        "(reach: 50 x)",
+        "B3: a whole fused token by the published 5-step AdamW search, beside one by lookup "
+        "(goal: 50 x)",
         [row],
-        "The search multiplies by R, dense in float32, forward and back in each of its five steps.",
+        "In each of its five steps the search multiplies by R, dense in float32, forward and back.",
     )
 
 
 def _dense(table: ExactTable) -> DenseTable:
-    """R block by block into one array that JAX takes as it is: no second copy of it fits."""
+    """R, written block by block into one array that JAX shares: a second copy would not fit."""
     total, anchors = table.embeddings.shape[0], table.num_anchors
     buffer = np.empty(total * anchors + 16, np.float32)
     aligned = -buffer.ctypes.data % 64 // 4

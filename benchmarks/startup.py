@@ -1,4 +1,4 @@
-"""B9: how long a user waits for `--help`, and for a first answer.
+"""B9: seconds until `--help`, and until a first answer.
 
 Run: python -m benchmarks.startup --edited DIR (an edited plug-in, for instance `make demo`'s)
 """
@@ -20,7 +20,7 @@ QUESTION = "What is the capital of Australia?"
 
 
 def main(edited: Path, target: str = "demo:gemma3-270m") -> None:
-    """Measure whole commands, each in a process of its own.
+    """Measure whole commands, each in its own process.
 
     Args:
         edited: folder of an edited plug-in.
@@ -36,14 +36,14 @@ def main(edited: Path, target: str = "demo:gemma3-270m") -> None:
         }
         cold = _seconds(asked, kept, repeats=1)
         warm = _seconds(asked, kept)
-    for label, seconds in (("none kept", cold), ("all kept", warm)):
+    for label, seconds in (("none cached", cold), ("all cached", warm)):
         rows.append({"command": "first token", "compilations": label, "seconds": seconds})
     write(
         "startup",
-        "B9: waiting for a first answer (reach: help 1.5 s; warm a third of cold)",
+        "B9: seconds until a first answer (goal: help 1.5 s; warm a third of cold)",
         rows,
-        f"Warm over cold: {warm / cold:.2f}. Both load the plug-in and {target} from disk; cold "
-        "was run once.",
+        f"Warm divided by cold: {warm / cold:.2f}. Both load the plug-in and {target} from disk. "
+        "Cold was run once.",
     )
 
 

@@ -1,8 +1,8 @@
-"""B1: building a pair's transfer tables, against the published block-wise cosine.
+"""B1: building a pair's transfer tables beside the published block-wise cosine.
 
-The published way takes the cosine of every token with every anchor in blocks of 1000 x 1000 by
-broadcasting (DeePEn); this is a PyTorch statement of that formula, timed on a few blocks and
-multiplied. Needs PyTorch. Run: python -m benchmarks.transfer_tables
+The published code takes the cosine of every token with every anchor in blocks of 1000 x 1000, by
+broadcasting (DeePEn). Here that formula is one PyTorch call, timed on a few blocks and multiplied
+by their number. Needs PyTorch. Run: python -m benchmarks.transfer_tables
 """
 
 import statistics
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from onceedit_jax.ensemble.pair import pair_anchors
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, write
+from onceedit_jax.fusion.relative_rule import pair_anchors
 from onceedit_jax.relative.build import build_table
 
 BLOCK, SAMPLED = 1000, 5
@@ -26,7 +26,7 @@ PAGE = 4096
 
 
 def main() -> None:
-    """Build both tables of the pair, and time blocks of the published way in between."""
+    """Build both tables of the pair, and time blocks of the published formula in between."""
     plugin, target = oe.load_target(PLUGIN), oe.load_target(TARGETS[0])
     shared, rows = pair_anchors(plugin.tokenizer, target.tokenizer), []
     for side, ids in ((plugin, shared.ids_a), (target, shared.ids_b)):
@@ -71,15 +71,14 @@ def main() -> None:
     setups = ", ".join(f"{n}: {n * each:.0f} s" for n in (1, 2, 4, 8))
     write(
         "transfer_tables",
-        "B1: building both transfer tables (reach: 500 x faster, memory 1/50 of dense)",
+        "B1: building both transfer tables (goal: 500 x faster, memory 1/50 of dense)",
         rows,
-        f"`published` is the median of {SAMPLED} blocks "
-        f"of {BLOCK} x {BLOCK}, times the number of blocks. `memory` is the most that was resident "
-        f"above the loaded models while the table was built; dense over it: {dense / peak:.0f}. "
-        f"Set-up by number of targets as large as this one, each with a tokenizer of its own "
-        f"({setups}): a table depends on a pair's anchors. Targets with one tokenizer share the "
-        "plug-in's table, and an edit, or another target's, builds none anew. The paper names 10 "
-        "TFLOP a pair.",
+        f"`published` is the median of {SAMPLED} blocks of {BLOCK} x {BLOCK}, times the number "
+        "of blocks. `memory` is the peak of resident memory above the loaded models while the "
+        f"table was built; dense divided by it: {dense / peak:.0f}. Set-up by the number of "
+        f"targets of this size, each with its own tokenizer: {setups}. A table depends on a "
+        "pair's anchors, so that targets with one tokenizer share the plug-in's table. Edits "
+        "do not change tables. The paper names 10 TFLOP a pair.",
         how="`built` is one run, compilation included.",
     )
 
@@ -96,7 +95,7 @@ def _published_block(embeddings: np.ndarray) -> float:
 
 
 class _Memory:
-    """The most memory, in MB, that was resident above what is at first."""
+    """The peak of resident memory in MB, above what it was at first."""
 
     peak = 0.0
 

@@ -1,36 +1,38 @@
-"""How many anchors does the relative space need, and which rule finds them?"""
+"""The number of anchors: which rule finds them, and what is lost without some of them."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from onceedit_jax.ensemble.pair import Side, build_transfer, pair_anchors
 
-from experiments.framework.definition import (
-    Cell,
-    Experiment,
-    Figure,
-    Page,
-    Result,
-    Setup,
-    Table,
-    judged,
-    short,
-)
-from experiments.framework.workspace import Lab
+from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
+from experiments.framework.definition import short
+from experiments.framework.scores import HEADINGS, METRICS
+from experiments.framework.workspace import rule_of
+from onceedit_jax.ensemble.side import ModelSide
 from onceedit_jax.errors import InputError
+from onceedit_jax.fusion.relative_rule import pair_anchors, relative_state
 from onceedit_jax.text.anchors import Anchors, anchors
 from onceedit_jax.text.tokenizer import load_tokenizer
 
-METRICS = ("rel", "gen", "loc", "avg")
-RULES = ("paper", "bytes")
+TITLE = "Anchors and coverage"
+QUESTION = "How many anchors does the relative space need, and which rule finds them?"
+
+RULES: tuple[Literal["paper", "bytes"], ...] = ("paper", "bytes")
+RULE = {"preset": "relative", "gate": "both", "allow_lossy": True}
 
 
 @dataclass(frozen=True)
 class CoverageSetup(Setup):
-    """Anchors by `rules`, of `bytes` the shares `kept`; `tokenizers`: a folder to count in."""
+    """What is compared.
+
+    Attributes:
+      rules: that find anchors.
+      kept: shares of the anchors of `bytes` that are used.
+      tokenizers: folder of tokenizers to count anchors in, relative to the data folder.
+    """
 
     rules: Sequence[str] = RULES
     kept: Sequence[float] = (1.0, 0.5, 0.25, 0.1, 0.01)
@@ -38,137 +40,110 @@ class CoverageSetup(Setup):
 
 
 def cells(setup: CoverageSetup) -> Mapping[str, Cell]:
-    """The counts; then scores by rule, and by the share of anchors kept."""
+    """The counts; then scores by rule, and by the share of the anchors that is used."""
     found: dict[str, Cell] = {"counts": {"kind": "counts", "tokenizers": setup.tokenizers}}
     for spec in setup.targets:
-        name = short(spec)
         if "paper" in setup.rules:
-            found[f"{name}, paper"] = {"target": spec, "rule": "paper", "kept": 1.0}
+            found[f"{short(spec)}, paper"] = {"target": spec, "rule": "paper", "kept": 1.0}
         for kept in setup.kept if "bytes" in setup.rules else ():
-            found[f"{name}, bytes, {kept:.0%}"] = {"target": spec, "rule": "bytes", "kept": kept}
+            found[thinned_cell(spec, kept)] = {"target": spec, "rule": "bytes", "kept": kept}
     return found
 
 
-def run(lab: Lab, setup: CoverageSetup, cell: Cell) -> Result:
+def thinned_cell(spec: str, kept: float) -> str:
+    """The name of the cell that uses a share of the anchors."""
+    return f"{short(spec)}, bytes, {kept:.0%}"
+
+
+def run(workspace: Workspace, setup: CoverageSetup, cell: Cell) -> Result:
     """Counts of all pairs, or the scores of one pair with some of its anchors."""
     if cell.get("kind") == "counts":
-        return _counts(lab, setup)
-    plugin, target = lab.plugin("zsre", lab.settings()), lab.target(cell["target"])
-    sides = Side.of_plugin(plugin), Side.of_model(target)
+        return _counts(workspace, setup)
+    plugin = workspace.plugin("zsre", workspace.settings())
+    target = workspace.target(cell["target"])
     shared = pair_anchors(plugin.tokenizer, target.tokenizer)
     if cell["rule"] == "paper":
         shared = anchors(plugin.tokenizer.vocabulary, target.tokenizer.vocabulary, rule="paper")
     if cell["kept"] < 1:
         shared = _thinned(shared, cell["kept"], plugin.tokenizer.end_id, setup.seed)
-    rule = lab.rule("relative", gate="both")
-    transfer, health = build_transfer(*sides, rule, shared=shared, allow_lossy=True)
+    sides = ModelSide.of_plugin(plugin), ModelSide.of_model(target)
+    state = relative_state(*sides, shared, rule_of(RULE)["rule"].settings)
+    health = sides[1].health
     assert health is not None
-    ensemble = lab.ensemble(plugin, [cell["target"]], fusion=rule, transfers=[transfer])
-    found = lab.evaluate(ensemble, lab.records("zsre"))
+    ensemble = workspace.ensemble(plugin, [cell["target"]], RULE, states=[state])
+    result = workspace.evaluate(ensemble, workspace.records("zsre"))
     return {
         "anchors": len(shared),
-        "coverage": health[1].coverage,
-        **{metric: found["scores"][0]["after"][metric] for metric in METRICS},
+        "coverage": health.coverage,
+        **{metric: result["scores"][0]["after"][metric] for metric in METRICS},
     }
 
 
 def _thinned(shared: Anchors, kept: float, end_id: int, seed: int) -> Anchors:
-    """A seeded choice of the anchors; the end token stays: without it no answer could stop."""
+    """A random choice of the anchors. The end token stays: without it no answer could stop."""
     chosen = np.random.default_rng(seed).random(len(shared)) < kept
     chosen |= shared.ids_a == end_id
     return Anchors(shared.ids_a[chosen], shared.ids_b[chosen])
 
 
-def _counts(lab: Lab, setup: CoverageSetup) -> Result:
-    folder = lab.data / setup.tokenizers
+def _counts(workspace: Workspace, setup: CoverageSetup) -> Result:
+    folder = workspace.data / setup.tokenizers
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set `tokenizers` in the configuration")
-    known = {
+    vocabularies = {
         path.name: load_tokenizer(path).vocabulary
         for path in sorted(folder.iterdir())
         if (path / "tokenizer.json").is_file()
     }
     for spec in (setup.plugin, *setup.targets):
-        known[short(spec)] = load_tokenizer(spec).vocabulary
+        vocabularies[short(spec)] = load_tokenizer(spec).vocabulary
     return {
         "pairs": [
-            [one, other, *(len(anchors(known[one], known[other], rule=rule)) for rule in RULES)]
-            for one, other in itertools.combinations(known, 2)
+            [a, b, *(len(anchors(vocabularies[a], vocabularies[b], rule=rule)) for rule in RULES)]
+            for a, b in itertools.combinations(vocabularies, 2)
         ]
     }
 
 
-def page(setup: CoverageSetup, results: Mapping[str, Result]) -> Page:
-    """Counts, scores, and the curve of scores over anchors."""
+def tables(setup: CoverageSetup, results: Results) -> Sequence[Table]:
+    """Scores by anchors, and the number of anchors by pair."""
     rows = [
         [*name.split(", ")[:2], r["anchors"], r["coverage"], *(r[m] for m in METRICS)]
         for name, r in results.items()
         if name != "counts"
     ]
-    told, order = [], []
-    for spec in setup.targets:
-        name = short(spec)
-        curve = [
-            (kept, results[key]["coverage"], results[key]["rel"])
-            for kept in setup.kept
-            if (key := f"{name}, bytes, {kept:.0%}") in results
-        ]
-        if curve:
-            told.append(
-                f"{name}, share of anchors kept, coverage of the text, Rel: "
-                + "; ".join(f"{kept:.0%}, {covers:.2f}, {rel:.2f}" for kept, covers, rel in curve)
-                + "."
-            )
-            order += [more > fewer for (*_, more), (*_, fewer) in itertools.pairwise(curve)]
-        if (both := results.get(f"{name}, paper")) and curve:
-            told.append(
-                f"The `paper` rule's {both['anchors']:,} anchors give Rel {both['rel']:.3f}."
-            )
+    return [
+        Table(
+            "scores",
+            "Scores of `relative` with the gate `both`, by the anchors that are used.",
+            ("target", "rule", "anchors", "coverage of the text", *HEADINGS),
+            rows,
+        ),
+        Table(
+            "pairs",
+            "Anchors of each pair of tokenizers, by rule.",
+            ("one", "other", *RULES),
+            results.get("counts", {}).get("pairs", []),
+        ),
+    ]
+
+
+def figures(setup: CoverageSetup, results: Results) -> Sequence[Figure]:
+    """Rel and Gen by the number of anchors."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for spec, metric in itertools.product(setup.targets, ("rel", "gen")):
-            name = short(spec)
-            points = [
-                (results[key]["anchors"], results[key][metric])
-                for kept in setup.kept
-                if (key := f"{name}, bytes, {kept:.0%}") in results
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", label=f"{name}, {metric}")
+            names = [thinned_cell(spec, kept) for kept in setup.kept]
+            used = [results[name] for name in names if name in results]
+            if used:
+                points = [r["anchors"] for r in used], [r[metric] for r in used]
+                axes.plot(*points, marker="o", label=f"{short(spec)}, {metric}")
         axes.set(xscale="log", xlabel="anchors", ylim=(0, 1.02))
-        if axes.lines:  # a smoke run keeps one target and no curve
+        if axes.lines:  # a smoke run has one target and no curve
             axes.legend()
 
-    counts = results.get("counts", {}).get("pairs", [])
-    return Page(
-        " ".join(told),
-        judged(
-            "fewer anchors give a lower score",
-            all(order) if order else None,
-            f"Rel falls in {sum(order)} of {len(order)} steps that leave anchors out",
-        ),
-        [
-            Table("Anchors by pair", ("one", "other", *RULES), counts),
-            Table(
-                "Scores of `relative` (gate `both`, lookup)",
-                ("target", "rule", "anchors", "coverage of text", "Rel", "Gen", "Loc", "Avg"),
-                rows,
-            ),
-        ],
-        [Figure("coverage", "Scores by the number of anchors kept.", draw)],
-    )
+    return [Figure("coverage", "Scores by the number of anchors that are used.", draw)]
 
 
-EXPERIMENT = Experiment(
-    title="Anchors and coverage",
-    expected=(
-        "The paper counts 31,999 anchors for TinyLlama and Llama-2 and 17,830 for TinyLlama and "
-        "GPT-J, and scores .97 and .87 with them: fewer anchors, a lower score. Dropping anchors "
-        "at random should cost little while most words of the answers are still covered."
-    ),
-    setup=CoverageSetup,
-    cells=cells,
-    run=run,
-    page=page,
-)
+EXPERIMENT = Experiment(TITLE, QUESTION, CoverageSetup, cells, run, tables, figures)

@@ -1,4 +1,4 @@
-"""Does the gate know the facts it was never told of? Templates held out of its training."""
+"""Templates that are held out of the gate's training: does it know the edits all the same?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,27 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from experiments.framework.definition import (
-    Cell,
-    Experiment,
-    Figure,
-    Page,
-    Result,
-    Setup,
-    Table,
-    judged,
-)
-from experiments.framework.workspace import Lab
+from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
+from onceedit_jax.gates.registry import gate_by_name
 from onceedit_jax.text.tokenizer import Tokenizer
+
+TITLE = "Templates held out of the gate's training"
+QUESTION = "Does the gate open for an edit whose form of prompt it was never trained on?"
 
 KINDS = ("token", "both")
 HIGH = 0.7
-LEARNT = 0.95  # Rel under it: of edits that are not learnt, nothing is there to be known
 SLOT = "{}"
+# Groups of prompts, as results name them.
 TOLD, UNTOLD, UNEDITED = "gate was told", "held out", "unedited, held-out template"
+SHOWN = {TOLD: "in the gate's training", UNTOLD: "held out"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,8 @@ class CrossSetup(Setup):
 
     Attributes:
       datasets: whose edits; every edit needs a subject in its prompt.
-      share: of the templates whose edits the gate is not told of.
-      others: unedited prompts of these templates.
+      share: of the templates, whose edits are held out of the gate's training.
+      others: number of unedited prompts of these templates.
     """
 
     datasets: Sequence[str] = ("zsre", "counterfact")
@@ -45,22 +40,24 @@ class CrossSetup(Setup):
 
 
 def cells(setup: CrossSetup) -> Mapping[str, Cell]:
-    """One a data set."""
+    """One cell a data set."""
     shared = {"share": setup.share, "others": setup.others}
     return {name: {"dataset": name, **shared} for name in setup.datasets}
 
 
-def run(lab: Lab, setup: CrossSetup, cell: Cell) -> Result:
-    """Edit with the gate told of some templates only; alpha of everything, and Loc of the rest."""
-    dataset, records = cell["dataset"], lab.records(cell["dataset"])
+def run(workspace: Workspace, setup: CrossSetup, cell: Cell) -> Result:
+    """Edit with templates held out; alpha of every group, and Loc of the unedited prompts."""
+    dataset, records = cell["dataset"], workspace.records(cell["dataset"])
     held = held_out(records, cell["share"], setup.seed)
     ungated = [i for i, record in enumerate(records) if template(record) in held]
     if not ungated:
         raise InputError(f"{dataset}: no edit of {len(records)} is held out; raise share or limit")
     # No example shows a template in other words, and no unrelated row has a held-out one's form:
     # the gate sees none of them in any way.
-    rows = [row for row in lab.unrelated(dataset) if not any(has_form(row, form) for form in held)]
-    plugin = lab.edit(dataset, records, lab.settings(), unrelated=rows, ungated=ungated)
+    rows = [
+        row for row in workspace.unrelated(dataset) if not any(has_form(row, form) for form in held)
+    ]
+    plugin = workspace.edit(dataset, records, workspace.settings(), unrelated=rows, ungated=ungated)
     groups: dict[str, list[str]] = {}
     for name, members in ((UNTOLD, ungated), (TOLD, sorted({*range(len(records))} - {*ungated}))):
         chosen = [records[i] for i in members]
@@ -72,27 +69,28 @@ def run(lab: Lab, setup: CrossSetup, cell: Cell) -> Result:
             f"{name}: rephrases": [record.rephrase for record in chosen if record.rephrase],
             f"{name}: one-hop questions": [p.prompt for r in chosen for p in r.portability],
         }
-    unedited = unedited_prompts(lab, dataset, records, held, cell["others"])
+    unedited = unedited_prompts(workspace, dataset, records, held, cell["others"])
     groups[UNEDITED] = [pair.prompt for pair in unedited]
     groups = {name: prompts for name, prompts in groups.items() if prompts}
     locality = {}
     for kind in KINDS:
-        ensemble = lab.ensemble(plugin, setup.targets, fusion=lab.rule("draft", gate=kind))
-        locality[kind] = lab.locality(ensemble, unedited)
+        rule = {"preset": "draft", "gate": kind}
+        ensemble = workspace.ensemble(plugin, setup.targets, rule)
+        locality[kind] = workspace.locality(ensemble, unedited)
     return {
         "held": len(held),
         "ungated": len(ungated),
         "learnt": plugin_alone(plugin, [records[i] for i in ungated]).rel.value,
         "alphas": {
-            kind: {name: plugin.alphas(prompts, kind).tolist() for name, prompts in groups.items()}
-            for kind in KINDS
+            kind: {name: plugin.alphas(prompts, gate).tolist() for name, prompts in groups.items()}
+            for kind, gate in ((kind, gate_by_name(kind)) for kind in KINDS)
         },
         "locality": locality,
     }
 
 
 def template(record: EditRecord) -> str | None:
-    """The prompt with a slot for its subject; None where it is not there."""
+    """The prompt with a slot for its subject; None where the subject is not in it."""
     if not record.subject or record.subject not in record.prompt:
         return None
     return record.prompt.replace(record.subject, SLOT)
@@ -112,20 +110,24 @@ def has_form(row: UnrelatedRow | EditRecord, form: str) -> bool:
 
 
 def unedited_prompts(
-    lab: Lab, dataset: str, records: Sequence[EditRecord], held: frozenset[str], count: int
+    workspace: Workspace,
+    dataset: str,
+    records: Sequence[EditRecord],
+    held: frozenset[str],
+    count: int,
 ) -> list[Pair]:
     """Held-out templates about subjects that no edit has, out of the training split."""
-    known = {record.subject for record in records}
-    found = [
+    edited = {record.subject for record in records}
+    pairs = [
         Pair(form.replace(SLOT, other.subject), other.true_answers[0])
-        for other in lab.examples(dataset)
+        for other in workspace.examples(dataset)
         for form in sorted(held)
-        if other.subject and other.true_answers and other.subject not in known
+        if other.subject and other.true_answers and other.subject not in edited
         # A question of that very form if there is one; else any subject lends its name.
         if dataset == "zsre" or has_form(other, form)
     ]
-    order = np.random.default_rng([lab.setup.seed, 6]).permutation(len(found)).tolist()
-    return [found[i] for i in order[:count]]
+    order = np.random.default_rng([workspace.setup.seed, 6]).permutation(len(pairs)).tolist()
+    return [pairs[i] for i in order[:count]]
 
 
 def by_rarity(
@@ -143,30 +145,46 @@ def by_rarity(
     )
 
 
-def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
-    """Mean alpha of every group, and locality where nothing was edited."""
-    rows, told, opened = [], [], []
-    learnt = all(result["learnt"] >= LEARNT for result in results.values())
-    for dataset, result in results.items():
-        told.append(
-            f"{dataset}: the plug-in by itself has Rel {result['learnt']:.3f} on the "
-            f"{result['ungated']} edits whose templates are held out."
-        )
-        for kind, groups in result["alphas"].items():
-            for name, alphas in groups.items():
-                high = float(np.mean(np.array(alphas) > HIGH))
-                loc = min(result["locality"][kind]) if name == UNEDITED else None
-                rows.append([dataset, kind, name, len(alphas), float(np.mean(alphas)), high, loc])
-            mean = float(np.mean(groups[f"{UNTOLD}: edits"]))
-            loc = min(result["locality"][kind])
-            if kind == "token":
-                opened.append((dataset, mean, float(np.mean(groups[UNEDITED])), loc))
-            told.append(
-                f"{dataset}, `{kind}`: mean alpha {mean:.3f} on the {result['ungated']} edits the "
-                f"gate was not told of ({'above' if mean > HIGH else 'not above'} {HIGH}), "
-                f"{float(np.mean(groups[f'{TOLD}: edits'])):.3f} on the others; Loc {loc:.3f} on "
-                "unedited prompts of the held-out templates (the worse target)."
-            )
+def tables(setup: CrossSetup, results: Results) -> Sequence[Table]:
+    """Mean alpha of every group, locality of the unedited prompts, and what was learnt."""
+    alphas = [
+        [
+            dataset,
+            kind,
+            _shown(name),
+            len(values),
+            float(np.mean(values)),
+            float(np.mean(np.array(values) > HIGH)),
+            min(result["locality"][kind]) if name == UNEDITED else None,
+        ]
+        for dataset, result in results.items()
+        for kind, groups in result["alphas"].items()
+        for name, values in groups.items()
+    ]
+    return [
+        Table(
+            "learnt",
+            "Edits whose templates are held out, and the plug-in's own Rel on them.",
+            ("edits", "templates held out", "edits held out", "Rel of the plug-in"),
+            [[name, r["held"], r["ungated"], r["learnt"]] for name, r in results.items()],
+        ),
+        Table(
+            "alphas",
+            "Alpha by kind of prompt. Loc is the worse target's.",
+            ("edits", "gate", "prompts", "number", "mean", f"share > {HIGH}", "Loc"),
+            alphas,
+        ),
+    ]
+
+
+def _shown(group: str) -> str:
+    """A group's name on the page."""
+    name, colon, rest = group.partition(":")
+    return SHOWN.get(name, name) + colon + rest
+
+
+def figures(setup: CrossSetup, results: Results) -> Sequence[Figure]:
+    """Mean alpha by gate, a panel a data set."""
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
@@ -176,45 +194,14 @@ def page(setup: CrossSetup, results: Mapping[str, Result]) -> Page:
                 means = [float(np.mean(result["alphas"][kind][name])) for name in names]
                 axes.bar(np.arange(len(names)) + 0.4 * offset, means, 0.4, label=kind)
             axes.set(title=dataset, ylim=(0, 1), ylabel="mean alpha")
-            axes.set_xticks(np.arange(len(names)) + 0.2, ["held out", "told", "unedited"])
+            axes.set_xticks(np.arange(len(names)) + 0.2, ["held out", "trained", "unedited"])
         panels[-1].legend()
 
-    return Page(
-        " ".join(told),
-        judged(
-            "[WEIGHT] knows what the plug-in has learnt, and not only the form of prompts",
-            all(mean > HIGH and loc > HIGH for _, mean, _, loc in opened)
-            if opened and learnt
-            else None,
-            "; ".join(
-                f"{dataset}: mean alpha {mean:.2f} on edits it was not told of, {unedited:.2f} on "
-                f"unedited prompts of their form, where Loc is {loc:.2f}"
-                for dataset, mean, unedited, loc in opened
-            )
-            or "it is not measured",
-        ),
-        [
-            Table(
-                "Alpha by kind of prompt",
-                ("edits", "gate", "prompts", "number", "mean", f"share > {HIGH}", "Loc"),
-                rows,
-            )
-        ],
-        [Figure("alphas", "Mean alpha where the gate was told, was not told, and must not.", draw)],
+    caption = (
+        "Mean alpha on edits held out of the gate's training, on edits in it, and on unedited "
+        "prompts of the held-out templates."
     )
+    return [Figure("alphas", caption, draw)]
 
 
-EXPERIMENT = Experiment(
-    title="Templates that the gate was never told of",
-    expected=(
-        "If [WEIGHT] reads what the plug-in has learnt, as the paper has it, it opens for an edit "
-        "whose answer was trained and whose prompt the gate never saw: alpha above .7. If it reads "
-        "the form of prompts, it stays closed there, and opens for unedited prompts of forms that "
-        "it knows. The scope memory knows all edits by their subjects. Nothing is learnt in other "
-        "words here, which would show the gate what is held out."
-    ),
-    setup=CrossSetup,
-    cells=cells,
-    run=run,
-    page=page,
-)
+EXPERIMENT = Experiment(TITLE, QUESTION, CrossSetup, cells, run, tables, figures)

@@ -1,37 +1,28 @@
-"""Does alpha know its facts? On edits, their rephrases and unrelated questions, by kind of gate."""
+"""Alpha on edits, their rephrases and unrelated questions, by kind of gate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from experiments.framework.definition import (
-    Cell,
-    Experiment,
-    Figure,
-    Page,
-    Result,
-    Setup,
-    Table,
-    judged,
-)
-from experiments.framework.workspace import Lab
+from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
+from onceedit_jax.gates.registry import gate_by_name
+
+TITLE = "Gate calibration"
+QUESTION = "Is alpha high on edits and their rephrases, and low on everything else?"
 
 KINDS = ("token", "memory", "both")
 RELATED = ("edits", "rephrases")
 HIGH, LOW = 0.7, 0.3
-PROMPTS = {
-    "edits": "edits",
-    "rephrases": "rephrases",
-    "unrelated": "unrelated prompts",
-    "same form": "unedited questions in the edits' form, which the paper does not test",
-}
+Alphas = Mapping[str, Sequence[float]]  # by kind of prompt
+ByKind = Mapping[str, Alphas]
 
 
 @dataclass(frozen=True)
 class GateSetup(Setup):
-    """`dataset`: whose edits; `others`: unedited questions in the edits' own form."""
+    """`dataset`: whose edits; `others`: number of unedited questions in the edits' own form."""
 
     dataset: str = "zsre"
     others: int = 50
@@ -42,99 +33,102 @@ def cells(setup: GateSetup) -> Mapping[str, Cell]:
     return {"alphas": {"dataset": setup.dataset, "others": setup.others}}
 
 
-def run(lab: Lab, setup: GateSetup, cell: Cell) -> Result:
+def run(workspace: Workspace, setup: GateSetup, cell: Cell) -> Result:
     """Alpha of every prompt, by every kind of gate."""
-    records = lab.records(setup.dataset)
-    plugin = lab.plugin(setup.dataset, lab.settings())
+    records = workspace.records(setup.dataset)
+    plugin = workspace.plugin(setup.dataset, workspace.settings())
     groups = {
         "edits": [record.prompt for record in records],
         "rephrases": [record.rephrase for record in records if record.rephrase],
         "unrelated": [pair.prompt for record in records for pair in record.locality],
-        "same form": [pair.prompt for pair in lab.same_form(setup.dataset, setup.others)],
+        "same form": [pair.prompt for pair in workspace.same_form(setup.dataset, setup.others)],
     }
     groups = {name: prompts for name, prompts in groups.items() if prompts}
+    gates = {kind: plugin.fitted(gate_by_name(kind)) for kind in KINDS}
     return {
-        kind: {name: plugin.alphas(prompts, kind).tolist() for name, prompts in groups.items()}
-        for kind in KINDS
-    } | {"thresholds": {kind: plugin.alpha_threshold(kind) for kind in KINDS}}
+        kind: {name: plugin.alphas(prompts, gate).tolist() for name, prompts in groups.items()}
+        for kind, gate in gates.items()
+    } | {"thresholds": {kind: gate.threshold for kind, gate in gates.items()}}
 
 
-def page(setup: GateSetup, results: Mapping[str, Result]) -> Page:
-    """Means, shares past the marks, the area under the ROC, and the three pictures."""
-    found = results["alphas"]
-    rows = []
-    for kind in KINDS:
-        for name, alphas in found[kind].items():
-            mark = np.mean(np.array(alphas) > HIGH), np.mean(np.array(alphas) < LOW)
-            rows.append([kind, name, len(alphas), float(np.mean(alphas)), *map(float, mark)])
-    areas = {kind: area(*split(found[kind])) for kind in KINDS}
-    worst = {
-        kind: (
-            min(float(np.mean(found[kind][name])) for name in RELATED),
-            max(float(np.mean(found[kind][n])) for n in found[kind] if n not in RELATED),
-        )
-        for kind in KINDS
-    }
-    token = {name: float(np.mean(alphas)) for name, alphas in found["token"].items()}
-    verdicts = [
-        f"`{kind}`: lowest mean {high:.3f} on edits and rephrases, highest mean {low:.3f} on the "
-        f"rest, area under the ROC {areas[kind]:.3f}; the goal (above {HIGH} and under {LOW}) is "
-        f"{'reached' if high > HIGH and low < LOW else 'not reached'}."
-        for kind, (high, low) in worst.items()
+def tables(setup: GateSetup, results: Results) -> Sequence[Table]:
+    """Alpha by gate and kind of prompt, and how well each gate separates them."""
+    by_kind = {kind: results["alphas"][kind] for kind in KINDS}
+    rows = [
+        [
+            kind,
+            name,
+            len(alphas),
+            float(np.mean(alphas)),
+            float(np.mean(np.array(alphas) > HIGH)),
+            float(np.mean(np.array(alphas) < LOW)),
+        ]
+        for kind, groups in by_kind.items()
+        for name, alphas in groups.items()
     ]
-    return Page(
-        " ".join(verdicts),
-        judged(
-            "alpha, read from one trained token, tells edits and their rephrases from the data "
-            "set's unrelated prompts",
-            worst["token"][0] > HIGH and token["unrelated"] < LOW if "unrelated" in token else None,
-            "mean alpha of the `token` gate is "
-            + ", ".join(f"{mean:.2f} on {PROMPTS[name]}" for name, mean in token.items())
-            + f" (with the scope memory {worst['both'][1]:.2f} at the most where no edit is asked)",
+    return [
+        Table(
+            "alphas",
+            "Alpha by gate and kind of prompt. Same form: unedited questions in the edits' form.",
+            ("gate", "prompts", "number", "mean", f"share > {HIGH}", f"share < {LOW}"),
+            rows,
         ),
-        [
-            Table(
-                "Alpha by gate and prompt",
-                ("gate", "prompts", "number", "mean", f"share > {HIGH}", f"share < {LOW}"),
-                rows,
-            )
-        ],
-        [
-            Figure("alphas", "Alpha by gate and kind of prompt.", lambda f: histograms(f, found)),
-            Figure("roc", "Edits and rephrases against the rest.", lambda f: curves(f, found)),
-            Figure(
-                "calibration",
-                "How many prompts of each alpha do concern an edit.",
-                lambda f: reliability(f, found),
-            ),
-        ],
-    )
+        Table(
+            "separation",
+            "Edits and rephrases against all other prompts.",
+            ("gate", "lowest mean, edited", "highest mean, other", "area under the ROC"),
+            [
+                [kind, min(means[:2]), max(means[2:]), area(*split(groups))]
+                for kind, groups in by_kind.items()
+                for means in [[float(np.mean(groups[n])) for n in (*RELATED, *_others(groups))]]
+            ],
+        ),
+    ]
 
 
-def split(alphas: Mapping[str, list[float]]) -> tuple[Any, Any]:
+def figures(setup: GateSetup, results: Results) -> Sequence[Figure]:
+    """Histograms, ROC and calibration."""
+    by_kind = {kind: results["alphas"][kind] for kind in KINDS}
+    return [
+        Figure("alphas", "Alpha by gate and kind of prompt.", lambda f: histograms(f, by_kind)),
+        Figure("roc", "Edits and rephrases against the rest.", lambda f: curves(f, by_kind)),
+        Figure(
+            "calibration",
+            "Share of the prompts that do concern an edit, by alpha.",
+            lambda f: reliability(f, by_kind),
+        ),
+    ]
+
+
+def _others(alphas: Alphas) -> list[str]:
+    return [name for name in alphas if name not in RELATED]
+
+
+def split(alphas: Alphas) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Alphas of prompts that concern an edit, and of the others."""
     related = [a for name in RELATED for a in alphas[name]]
-    return np.array(related), np.array([a for n in alphas if n not in RELATED for a in alphas[n]])
+    return np.array(related), np.array([a for name in _others(alphas) for a in alphas[name]])
 
 
-def area(related: Any, others: Any) -> float:
+def area(related: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """Chance that a related prompt has the higher alpha, ties counted half."""
     return float(np.mean(related[:, None] > others) + 0.5 * np.mean(related[:, None] == others))
 
 
-def histograms(figure: Any, found: Result) -> None:
-    """Four histograms a gate."""
-    for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
-        axes.hist(list(found[kind].values()), bins=np.linspace(0, 1, 11), label=list(found[kind]))
+def histograms(figure: Any, by_kind: ByKind) -> None:
+    """A panel for each gate."""
+    panels = figure.subplots(1, len(by_kind), sharey=True)
+    for axes, (kind, groups) in zip(panels, by_kind.items(), strict=True):
+        axes.hist(list(groups.values()), bins=np.linspace(0, 1, 11), label=list(groups))
         axes.set(title=kind, xlabel="alpha")
-    axes.legend()
+    panels[-1].legend()
 
 
-def curves(figure: Any, found: Result) -> None:
-    """One ROC a gate."""
+def curves(figure: Any, by_kind: ByKind) -> None:
+    """One ROC for each gate."""
     axes = figure.subplots()
-    for kind in KINDS:
-        related, others = split(found[kind])
+    for kind, groups in by_kind.items():
+        related, others = split(groups)
         marks = np.concatenate([[np.inf], np.unique([*related, *others])[::-1]])
         axes.step(
             [np.mean(others >= mark) for mark in marks],
@@ -142,16 +136,16 @@ def curves(figure: Any, found: Result) -> None:
             where="post",
             label=f"{kind} ({area(related, others):.3f})",
         )
-    axes.set(xlabel="other prompts taken for edits", ylabel="edits and rephrases found")
+    axes.set(xlabel="other prompts taken for edits", ylabel="edits and rephrases recognised")
     axes.legend()
 
 
-def reliability(figure: Any, found: Result) -> None:
+def reliability(figure: Any, by_kind: ByKind) -> None:
     """Share of related prompts in each fifth of alpha."""
     axes, edges = figure.subplots(), np.linspace(0, 1, 6)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
-    for kind in KINDS:
-        related, others = (np.histogram(part, edges)[0] for part in split(found[kind]))
+    for kind, groups in by_kind.items():
+        related, others = (np.histogram(part, edges)[0] for part in split(groups))
         there = related + others > 0
         axes.plot(
             ((edges[1:] + edges[:-1]) / 2)[there],
@@ -163,15 +157,4 @@ def reliability(figure: Any, found: Result) -> None:
     axes.legend()
 
 
-EXPERIMENT = Experiment(
-    title="Gate calibration",
-    expected=(
-        "The paper reads alpha from one trained token and reports locality near 1 with it. A gate "
-        "that knows its facts gives edits and rephrases alpha above .7 and all other prompts alpha "
-        "under .3, unedited questions in the edits' own form included."
-    ),
-    setup=GateSetup,
-    cells=cells,
-    run=run,
-    page=page,
-)
+EXPERIMENT = Experiment(TITLE, QUESTION, GateSetup, cells, run, tables, figures)

@@ -4,19 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.framework.definition import (
-    OPEN,
-    Cell,
-    Experiment,
-    Figure,
-    Page,
-    Result,
-    Setup,
-    Table,
-)
+from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
 from experiments.framework.forgetting import forgetting
 from experiments.framework.methods import LOCATED, TRAINED, edit_alone, editor_of_cell
-from experiments.framework.workspace import Lab
+from experiments.framework.scores import HEADINGS, score_rows
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.editor import editor_inputs
 from onceedit_jax.editing.trainer import Trained
@@ -24,8 +15,10 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.gates.weight_token import init_gate
 
-METRICS = ("rel", "gen", "loc", "avg")
-GATE = "memory"  # the one that needs no training, and so is the same for every method
+TITLE = "Locate-then-edit on the plug-in"
+QUESTION = "Do MEMIT and AlphaEdit edit a plug-in better than tuning does?"
+
+GATE = "memory"  # needs no training, and so is the same for every method
 
 
 @dataclass(frozen=True)
@@ -35,11 +28,11 @@ class LocateSetup(Setup):
     Attributes:
       dataset: whose edits.
       methods: names, with settings that differ from the method's defaults.
-      layers: where MEMIT and AlphaEdit write.
-      texts: how many texts C is taken over.
-      measured: how many others perplexity is taken on.
+      layers: that MEMIT and AlphaEdit change.
+      texts: number of texts that C is taken over.
+      measured: number of other texts that perplexity is taken on.
       ridge: see `editors.statistics.ridged`; AlphaEdit takes C as it is.
-      prefixes: texts' beginnings that are put before a prompt.
+      prefixes: number of the texts' beginnings that are put before a prompt.
     """
 
     dataset: str = "zsre"
@@ -52,38 +45,39 @@ class LocateSetup(Setup):
 
 
 def cells(setup: LocateSetup) -> Mapping[str, Cell]:
-    """One a method."""
+    """One cell a method."""
     found: dict[str, Cell] = {}
+    known = (*TRAINED, *LOCATED)
     for name, options in setup.methods.items():
-        if name not in (*TRAINED, *LOCATED):
-            raise InputError(f"methods: no {name!r}; there are {', '.join((*TRAINED, *LOCATED))}")
-        found[name] = {
+        if name not in known:
+            raise InputError(f"methods: unknown {name!r}; expected some of {', '.join(known)}")
+        cell = {
             "dataset": setup.dataset,
             "method": name,
             "options": dict(options),
             "measured": setup.measured,
         }
         if name in LOCATED:
-            found[name] |= {
+            cell |= {
                 "layers": list(setup.layers),
                 "texts": setup.texts,
                 "ridge": setup.ridge,
                 "prefixes": setup.prefixes,
             }
+        found[name] = cell
     return found
 
 
-def run(lab: Lab, setup: LocateSetup, cell: Cell) -> Result:
-    """Edit the plug-in, then score it by itself and through the targets, and what it forgot."""
-    records = lab.records(cell["dataset"])
+def run(workspace: Workspace, setup: LocateSetup, cell: Cell) -> Result:
+    """Edit the plug-in; score it by itself and through the targets; measure what it forgot."""
+    records = workspace.records(cell["dataset"])
     edit = _trained if cell["method"] in TRAINED else _located
-    plugin = edit(lab, cell)
-    ensemble = lab.ensemble(plugin, setup.targets, fusion=lab.rule("draft", gate=GATE))
-    found = lab.evaluate(ensemble, records)
-    texts = lab.texts("even")[: cell["measured"]]
-    model, tokenizer = lab.base(setup.plugin)
+    plugin = edit(workspace, cell)
+    ensemble = workspace.ensemble(plugin, setup.targets, {"preset": "draft", "gate": GATE})
+    texts = workspace.texts("even")[: cell["measured"]]
+    model, tokenizer = workspace.base(setup.plugin)
     return {
-        **found,
+        **workspace.evaluate(ensemble, records),
         "alone": plugin_alone(plugin, records).as_dict(),
         "before": forgetting(model.params, model.config, tokenizer, texts),
         "after": forgetting(plugin.params, plugin.config, tokenizer, texts),
@@ -91,86 +85,67 @@ def run(lab: Lab, setup: LocateSetup, cell: Cell) -> Result:
     }
 
 
-def _trained(lab: Lab, cell: Cell) -> EditedPlugin:
-    settings = lab.settings({**cell["options"], "method": cell["method"]})
-    return lab.plugin(cell["dataset"], settings)
+def _trained(workspace: Workspace, cell: Cell) -> EditedPlugin:
+    settings = workspace.settings({**cell["options"], "method": cell["method"]})
+    return workspace.plugin(cell["dataset"], settings)
 
 
-def _located(lab: Lab, cell: Cell) -> EditedPlugin:
-    dataset, (model, tokenizer) = cell["dataset"], lab.base(lab.setup.plugin)
-    records, texts = lab.records(dataset), lab.texts("odd")[: cell["texts"]]
+def _located(workspace: Workspace, cell: Cell) -> EditedPlugin:
+    dataset, (model, tokenizer) = cell["dataset"], workspace.base(workspace.setup.plugin)
+    records, texts = workspace.records(dataset), workspace.texts("odd")[: cell["texts"]]
     inputs = editor_inputs(records, tokenizer, texts=texts)
     edited = edit_alone(editor_of_cell(cell), model.params, model.config, inputs)
     trained = Trained(edited.result.params, init_gate(model.config.hidden_size), [])
-    return lab.seal(dataset, trained, records, spent=edited.preparation + edited.seconds)
+    seconds = edited.preparation + edited.seconds
+    return workspace.finalize(dataset, trained, records, seconds=seconds)
 
 
-def page(setup: LocateSetup, results: Mapping[str, Result]) -> Page:
-    """Quality, time and forgetting of each method."""
-    own = [
+def tables(setup: LocateSetup, results: Results) -> Sequence[Table]:
+    """The plug-in by itself, and the targets' scores."""
+    before = next(iter(results.values()))["before"]
+    alone = [
         [
             name,
-            result["alone"]["rel"],
-            result["alone"]["gen"],
-            result["after"]["perplexity"],
-            result["after"]["facts"],
+            *(result["alone"][metric] for metric in ("rel", "gen")),
+            *(result["after"][metric] for metric in ("perplexity", "facts")),
             result["seconds"],
         ]
         for name, result in results.items()
     ]
-    fused = [
-        [name, score["target"], *(score["after"][metric] for metric in METRICS)]
-        for name, result in results.items()
-        for score in result["scores"]
+    return [
+        Table(
+            "plugin",
+            "The plug-in by itself: perplexity, share of simple facts known, and seconds of "
+            "editing, which include compilation and, where a method needs it, C.",
+            ("method", "Rel", "Gen", "perplexity", "facts", "seconds"),
+            [["unedited", None, None, before["perplexity"], before["facts"], None], *alone],
+        ),
+        Table(
+            "scores",
+            f"Through the targets, by the default rule with the gate `{GATE}`, which no method "
+            "trains.",
+            ("method", "target", *HEADINGS),
+            [row for name, r in results.items() for row in score_rows([name], r["scores"])],
+        ),
     ]
-    before = next(iter(results.values()))["before"]
-    told = [
-        f"{name} Rel {rel:.2f}, Gen {gen:.2f}, perplexity {perplexity:.1f}, facts {facts:.2f}, "
-        f"{seconds:.0f} s"
-        for name, rel, gen, perplexity, facts, seconds in own
-    ]
+
+
+def figures(setup: LocateSetup, results: Results) -> Sequence[Figure]:
+    """Rel by time and by perplexity."""
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2)
-        for name, rel, _, perplexity, _, seconds in own:
-            left.scatter(seconds, rel, label=name)
-            right.scatter(perplexity, rel, label=name)
+        for name, result in results.items():
+            left.scatter(result["seconds"], result["alone"]["rel"], label=name)
+            right.scatter(result["after"]["perplexity"], result["alone"]["rel"], label=name)
         left.set(xlabel="seconds", ylabel="Rel of the plug-in", xscale="log", ylim=(0, 1.05))
-        right.axvline(before["perplexity"], color="grey", linewidth=0.5)
+        before = next(iter(results.values()))["before"]["perplexity"]
+        right.axvline(before, color="grey", linewidth=0.5)
         right.set(xlabel="perplexity after (line: before)", xscale="log", ylim=(0, 1.05))
         right.legend()
 
-    return Page(
-        f"The plug-in by itself, {setup.limit} edits: {'; '.join(told)}. Before any edit: "
-        f"perplexity {before['perplexity']:.1f}, facts {before['facts']:.2f}.",
-        OPEN,
-        [
-            Table(
-                "The plug-in by itself, perplexity and simple facts known, seconds of editing "
-                "(with compilation, and C for the methods that need it)",
-                ("method", "Rel", "Gen", "perplexity", "facts", "seconds"),
-                own,
-            ),
-            Table(
-                f"Through the targets, by the default rule with gate `{GATE}`, which no method "
-                "trains",
-                ("method", "target", "Rel", "Gen", "Loc", "Avg"),
-                fused,
-            ),
-        ],
-        [Figure("methods", "Rel of the plug-in by what it took and what it cost.", draw)],
-    )
+    caption = "Rel of the plug-in, by seconds of editing and by perplexity afterwards."
+    return [Figure("methods", caption, draw)]
 
 
-EXPERIMENT = Experiment(
-    title="Locate-then-edit on the plug-in",
-    expected=(
-        "The paper fine-tunes its plug-in and mentions no other way. MEMIT and AlphaEdit write "
-        "edits into a few layers and promise to leave the rest alone: they should be quicker and "
-        "forget less, and were made for models many times as large, whose layers have more room."
-    ),
-    setup=LocateSetup,
-    cells=cells,
-    run=run,
-    page=page,
-)
+EXPERIMENT = Experiment(TITLE, QUESTION, LocateSetup, cells, run, tables, figures)

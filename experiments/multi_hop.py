@@ -1,6 +1,5 @@
-"""Do edits carry over to questions that need several facts, at once and step by step?"""
+"""Questions that need several facts, asked at once and step by step."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.framework.definition import (
-    OPEN,
-    Cell,
-    Experiment,
-    Figure,
-    Page,
-    Result,
-    Setup,
-    Table,
-)
-from experiments.framework.workspace import DATASETS, Lab
+from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
+from experiments.framework.datasets import DATASETS
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.ensemble import Ensemble
+
+TITLE = "Questions that need several facts"
+QUESTION = "Do edits carry over to questions that need several facts?"
 
 EDITED, ASKED = "single hops, as edited", "single hops, as questions"
 DIRECT, STEPS = "at once", "step by step"
@@ -29,35 +22,37 @@ ONE_HOP = "one hop"
 
 @dataclass(frozen=True)
 class HopSetup(Setup):
-    """`limit`: edits of ZsRE; `cases`: MQuAKE's, of four edits and a question over all of them."""
+    """`limit`: edits of ZsRE; `cases`: MQuAKE's, each with four edits and a question over them."""
 
     datasets: Sequence[str] = ("mquake", "zsre")
     cases: int = 25
 
 
 def cells(setup: HopSetup) -> Mapping[str, Cell]:
-    """One a data set."""
+    """One cell a data set."""
     sizes = {"mquake": setup.cases, "zsre": setup.limit}
     return {name: {"dataset": name, "limit": sizes[name]} for name in setup.datasets}
 
 
-def run(lab: Lab, setup: HopSetup, cell: Cell) -> Result:
+def run(workspace: Workspace, setup: HopSetup, cell: Cell) -> Result:
     """Edit, and ask every target before (alone) and after (fused)."""
-    plugin = lab.plugin(cell["dataset"], lab.settings(), limit=cell["limit"])
-    ensemble = lab.ensemble(plugin, setup.targets)
-    alone = [lab.ensemble(plugin, [spec]) for spec in setup.targets]
+    plugin = workspace.plugin(cell["dataset"], workspace.settings(), limit=cell["limit"])
+    ensemble = workspace.ensemble(plugin, setup.targets)
+    alone = [workspace.ensemble(plugin, [spec]) for spec in setup.targets]
     ask = _mquake if cell["dataset"] == "mquake" else _zsre
-    told = [target.name for target in ensemble.targets]
-    return {"targets": told} | ask(lab, ensemble, alone, cell)
+    names = [target.name for target in ensemble.targets]
+    return {"targets": names} | ask(workspace, ensemble, alone, cell)
 
 
-def _mquake(lab: Lab, ensemble: Ensemble, alone: Sequence[Ensemble], cell: Cell) -> dict[str, Any]:
+def _mquake(
+    workspace: Workspace, ensemble: Ensemble, alone: Sequence[Ensemble], cell: Cell
+) -> dict[str, Any]:
     """Every hop by itself, the question over all hops, and its hops one after another.
 
     The data set's edits are openings (`The director of Madonna is`); as `single_hops` it has these
     and a question for each.
     """
-    whole = json.loads((lab.data / DATASETS["mquake"].edits).read_text(encoding="utf-8"))
+    whole = json.loads((workspace.data / DATASETS["mquake"].edits).read_text(encoding="utf-8"))
     cases = whole[: cell["limit"]]
     hops = [hop for case in cases for hop in case["new_single_hops"]]
     single = {
@@ -104,11 +99,13 @@ def step_by_step(target: Ensemble, cases: Sequence[Mapping[str, Any]]) -> float:
     return float(np.mean(right))
 
 
-def _zsre(lab: Lab, ensemble: Ensemble, alone: Sequence[Ensemble], cell: Cell) -> dict[str, Any]:
+def _zsre(
+    workspace: Workspace, ensemble: Ensemble, alone: Sequence[Ensemble], cell: Cell
+) -> dict[str, Any]:
     """One-hop questions: teacher-forced, at once, and after the edit has been recalled."""
-    records = [r for r in lab.records("zsre", cell["limit"]) if r.portability]
+    records = [r for r in workspace.records("zsre", cell["limit"]) if r.portability]
     pairs = [(record, pair) for record in records for pair in record.portability]
-    scored = lab.evaluate(ensemble, records)["scores"]
+    scored = workspace.evaluate(ensemble, records)["scores"]
     wanted = [frozenset({normalise(pair.target)}) for _, pair in pairs]
     direct = answered(ensemble, [pair.prompt for _, pair in pairs], wanted)
     recalled = ensemble.answers([record.prompt for record, _ in pairs])
@@ -162,57 +159,40 @@ def clean(answer: str) -> str:
     return answer.strip().rstrip(".")
 
 
-def page(setup: HopSetup, results: Mapping[str, Result]) -> Page:
+def tables(setup: HopSetup, results: Results) -> Sequence[Table]:
     """Accuracy by data set, way of asking and target."""
-    rows = []
-    for dataset, result in results.items():
-        for way, found in result.items():
-            if way == "targets":
-                continue
-            for t, target in enumerate(result["targets"]):
-                before = found["before"][t] if "before" in found else None
-                rows.append([dataset, way, target, before, found["after"][t]])
-    told = [
-        f"{dataset}, {way}: "
-        + ", ".join(
-            f"{target} {after:.3f}" if before is None else f"{target} {before:.3f} to {after:.3f}"
-            for _, _, target, before, after in found
+    return [
+        Table(
+            "answered",
+            "Share answered. In free generation an answer counts if, normalised, it is the right "
+            "one or an alias; a case of MQuAKE counts if one of its questions is answered.",
+            ("edits", "asked", "target", "before", "after"),
+            _rows(results),
         )
-        for (dataset, way), found in itertools.groupby(rows, key=lambda row: row[:2])
     ]
 
+
+def _rows(results: Results) -> list[list[Any]]:
+    return [
+        [dataset, way, target, shares["before"][t] if "before" in shares else None, after]
+        for dataset, result in results.items()
+        for way, shares in result.items()
+        if way != "targets"
+        for t, (target, after) in enumerate(zip(result["targets"], shares["after"], strict=True))
+    ]
+
+
+def figures(setup: HopSetup, results: Results) -> Sequence[Figure]:
+    """The shares after the edits as bars."""
+
     def draw(figure: Any) -> None:
-        axes = figure.subplots()
+        axes, rows = figure.subplots(), _rows(results)
         labels = [f"{dataset}, {way}\n{target}" for dataset, way, target, _, _ in rows]
         axes.barh(labels, [row[-1] for row in rows])
         axes.set(xlim=(0, 1), xlabel="answered after the edit")
         axes.invert_yaxis()
 
-    return Page(
-        f"Share answered, before the edits to after them: {'; '.join(told)}.",
-        OPEN,
-        [
-            Table(
-                "Share answered (free generation: the normalised answer is the wanted one or an "
-                "alias; a case of MQuAKE counts if one of its questions is)",
-                ("edits", "asked", "target", "before", "after"),
-                rows,
-            )
-        ],
-        [Figure("hops", "Share of questions answered after the edits.", draw)],
-    )
+    return [Figure("hops", "Share of questions answered after the edits.", draw)]
 
 
-EXPERIMENT = Experiment(
-    title="Questions that need several facts",
-    expected=(
-        "The paper does not try multi-hop questions. A question over four edits names the subject "
-        "of the first only: the gate may open, but the plug-in has to chain four facts in one "
-        "pass, which models of this size can't. Step by step, each hop is put as it was edited, "
-        "and the answer should come out as often as all four hops are right."
-    ),
-    setup=HopSetup,
-    cells=cells,
-    run=run,
-    page=page,
-)
+EXPERIMENT = Experiment(TITLE, QUESTION, HopSetup, cells, run, tables, figures)

@@ -1,4 +1,4 @@
-"""What a model has lost by being edited: how well it writes, and what everybody knows."""
+"""What an edit costs a model: its perplexity on other texts, and simple facts that it knew."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from onceedit_jax.data.records import demo_path
 from onceedit_jax.evaluation.perplexity import perplexity
 from onceedit_jax.evaluation.protocol import model_alone
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.types import Params
 from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.types import Params
 
 MAX_TOKENS = 128  # of a text
 
@@ -16,13 +16,13 @@ MAX_TOKENS = 128  # of a text
 def forgetting(
     params: Params, config: ModelConfig, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> dict[str, float]:
-    """Perplexity on texts, and the share of forty simple facts that is still known.
+    """Perplexity on texts, and the share of forty simple facts that the model knows.
 
     Args:
       params: the model's parameters.
       config: its configuration.
       tokenizer: its tokenizer.
-      texts: that no edit is about and none was trained on.
+      texts: that no edit is about, and that were not trained on.
 
     Returns:
       `{"perplexity", "facts"}`; a fact counts by its share of tokens, teacher-forced.

@@ -1,4 +1,4 @@
-"""All results in one HTML file that needs no network, and the README's table out of them."""
+"""All results in one HTML file that needs no network, and tables of other Markdown files."""
 
 import base64
 import html
@@ -12,10 +12,9 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from experiments.framework.definition import Table
-from experiments.framework.page import PAGE, markdown_table
-from experiments.framework.runner import RESULTS, records_file
-from experiments.framework.workspace import DATASETS, load_edits
+from experiments.framework.datasets import DATASETS, load_edits
+from experiments.framework.page import PAGE, fill_marks, marked_blocks, without_marks
+from experiments.framework.results import read_results, records_file, result_folders
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.files import write_whole
@@ -25,7 +24,6 @@ COLUMNS = (
     "before", "after",
 )  # fmt: skip
 _IMAGE = re.compile(r'<img src="([^":/]+\.svg)"')
-_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(\n<!-- end of results -->)", re.DOTALL)
 
 
 def write_report(results: Path, out: Path, *, data: Path | None = None) -> int:
@@ -33,8 +31,8 @@ def write_report(results: Path, out: Path, *, data: Path | None = None) -> int:
 
     Args:
       results: folder of the experiments' results.
-      out: HTML file.
-      data: folder of the data sets, to show what was asked; without it records have numbers only.
+      out: the HTML file.
+      data: folder of the data sets, to show the prompts; without it records have numbers only.
 
     Returns:
       How many records the page holds.
@@ -42,9 +40,7 @@ def write_report(results: Path, out: Path, *, data: Path | None = None) -> int:
     Raises:
       InputError: there are no results in the folder.
     """
-    places = sorted(place.parent for place in results.glob(f"*/{RESULTS}"))
-    if not places:
-        raise InputError(f"{results}: no results here; run `onceedit experiment NAME` first")
+    places = result_folders(results)
     rows = [row for place in places for row in _records(place, data)]
     page = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     text = page.substitute(
@@ -58,28 +54,26 @@ def write_report(results: Path, out: Path, *, data: Path | None = None) -> int:
 
 
 def fill_readme(readme: Path, results: Path) -> None:
-    """Replace what stands between `<!-- results: NAME -->` and its end by NAME's first table.
+    """Fill a file's marks `<!-- table: EXPERIMENT/NAME -->` with tables of the experiments' pages.
 
     Raises:
-      InputError: the file marks no place for results, or the experiment named has none.
+      InputError: the file has no such mark, or one that names no table.
     """
     text = readme.read_text(encoding="utf-8")
-    if not _BLOCK.search(text):
-        raise InputError(f"{readme}: no <!-- results: NAME --> ... <!-- end of results --> in it")
-    write_whole(readme, _BLOCK.sub(lambda m: m[1] + headline(results / m[2]) + m[3], text))
+    if not marked_blocks(text, readme):
+        raise InputError(f"{readme}: no <!-- table: EXPERIMENT/NAME --> ... <!-- end --> in it")
+    write_whole(readme, fill_marks(text, tables_of_pages(results), readme))
 
 
-def headline(place: Path) -> str:
-    """An experiment's first table as Markdown.
-
-    Raises:
-      InputError: it has no results.
-    """
-    path = place / RESULTS
-    first = json.loads(path.read_text(encoding="utf-8"))["headline"] if path.is_file() else None
-    if first is None:
-        raise InputError(f"{path}: no table there; run `onceedit experiment {place.name}` first")
-    return markdown_table(Table(**first))
+def tables_of_pages(results: Path) -> dict[str, str]:
+    """The tables of all pages, by the mark `table: EXPERIMENT/NAME`."""
+    return {
+        f"table: {place.name}/{mark.removeprefix('table: ')}": block
+        for place in result_folders(results)
+        if (page := place / PAGE).is_file()
+        for mark, block in marked_blocks(page.read_text(encoding="utf-8"), page).items()
+        if mark.startswith("table: ")
+    }
 
 
 def _section(place: Path) -> str:
@@ -90,41 +84,42 @@ def _section(place: Path) -> str:
         return f'<img src="data:image/svg+xml;base64,{picture}"'
 
     source = (place / PAGE).read_text(encoding="utf-8") if (place / PAGE).is_file() else ""
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(source)
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    rendered = markdown.render(without_marks(source))
     return f'<section id="{place.name}">{_IMAGE.sub(inside, rendered)}</section>'
 
 
 def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
     """Rows of the browser, in the order of `COLUMNS`."""
-    kept = json.loads((place / RESULTS).read_text(encoding="utf-8"))
-    for cell, entry in kept["cells"].items():
+    values = read_results(place)
+    for cell, entry in values["cells"].items():
         path = records_file(place, cell)
         if not path.is_file():
             continue
-        told = {**kept["setup"], **entry["cell"]}
-        asked = _questions(data, str(told.get("dataset", ""))) if data else {}
+        dataset = str({**values["setup"], **entry["cell"]}.get("dataset", ""))
+        prompts = _prompts(data, dataset) if data else {}
         rule = {s["target"]: s["fusion"] for s in entry["result"].get("scores", ())}
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            prompt = asked.get((row["record"], row["metric"]), "")
+            prompt = prompts.get((row["record"], row["metric"]), "")
             yield [
                 place.name, cell, rule.get(row["target"], ""), row["target"], row["mode"],
                 row["metric"], row["record"], prompt, row["alpha"], row["before"], row["after"],
             ]  # fmt: skip
 
 
-def _questions(data: Path, dataset: str) -> Mapping[tuple[int, str], str]:
-    """Record and metric to what was asked; several questions of one metric stand together."""
+def _prompts(data: Path, dataset: str) -> Mapping[tuple[int, str], str]:
+    """The prompt by record and metric; several prompts of one metric stand together."""
     if dataset not in DATASETS:
         return {}
-    found: dict[tuple[int, str], str] = {}
+    prompts: dict[tuple[int, str], str] = {}
 
     def add(record: EditRecord, metric: str, texts: list[str]) -> None:
-        found[record.index, metric] = " | ".join(texts)
+        prompts[record.index, metric] = " | ".join(texts)
 
     for record in load_edits(data, dataset):
         add(record, "rel", [f"{record.prompt} -> {record.target}"])
         add(record, "gen", [record.rephrase or ""])
         add(record, "loc", [pair.prompt for pair in record.locality])
         add(record, "portability", [pair.prompt for pair in record.portability])
-    return found
+    return prompts

@@ -1,36 +1,36 @@
-"""Runs an experiment cell by cell: what is measured stays, what is asked anew is measured anew.
+"""Runs an experiment cell by cell: a measured cell stays, a changed cell is measured again.
 
 A cell is known by its configuration. Code, weights and data files are not a part of it: after a
-change there that matters, delete the cell from `results.json`, or the file.
+change there that matters, delete the cell from `results.json`, or the whole file.
 """
 
 import dataclasses
-import importlib.util
-import json
-import re
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
 from jax.sharding import Mesh
 
-from experiments.framework.definition import Cell, Experiment, Setup
-from experiments.framework.page import write_page
-from experiments.framework.workspace import Lab
+from experiments.framework.definition import Setup, load_experiment, load_setup
+from experiments.framework.page import fill_page
+from experiments.framework.results import (
+    OUT_OF_DATE,
+    RESULTS,
+    ROOT,
+    Entry,
+    commit,
+    mark,
+    read_results,
+    records_file,
+    up_to_date,
+    write_results,
+)
+from experiments.framework.workspace import Workspace
 from onceedit_jax.cli.progress import err
-from onceedit_jax.editing.settings import fingerprint
 from onceedit_jax.errors import InputError
-from onceedit_jax.evaluation.summaries import write_json, write_jsonl
+from onceedit_jax.evaluation.summaries import write_jsonl
 from onceedit_jax.storage.versions import machine, versions
 
-RESULTS = "results.json"
-OUT_OF_DATE = "out_of_date"  # its cells that another configuration measured
-RECORDS = "records"  # folder of the records' numbers, one file a cell
-
-Entry = Mapping[str, Any]  # a measured cell: fingerprint, cell, seconds, versions, machine, result
+CONFIGS = ROOT / "configs"
 
 
 def run_experiment(
@@ -39,187 +39,104 @@ def run_experiment(
     data: Path,
     out: Path,
     work: Path,
-    folder: Path,
     setup_file: Path | None = None,
     limit: int | None = None,
     mesh: Mesh | None = None,
 ) -> Path:
-    """Measure every cell of an experiment that is not there yet, and write its page.
+    """Measure every cell of an experiment that is not measured yet, and fill its page.
 
     Args:
-      name: of the experiment: `FOLDER/NAME.py`, with its configuration in `configs/NAME.yaml`
-        beside that folder.
+      name: of the experiment.
       data: folder of the data sets.
-      out: folder of all results; this experiment's go to `OUT/NAME`.
-      work: folder of what is kept between runs and not published (edited plug-ins).
-      folder: folder of the experiments.
-      setup_file: another configuration than `configs/NAME.yaml`: its results stand beside those
-        of other configurations, under its name.
-      limit: number of edits, in place of the configuration's.
+      out: folder of all results.
+      work: folder of the edited plug-ins, kept from one run to the next and not published.
+      setup_file: a configuration in place of `configs/NAME.yaml`. Its results have a folder of
+        their own.
+      limit: number of edits, in place of the configuration's. Again with a folder of its own.
       mesh: how devices share the work (default: all of them the rows of a batch).
 
     Returns:
-      The experiment's folder of results: `OUT/NAME`, with the configuration's name and the limit
-      behind it where these are given.
+      The experiment's folder of results: `OUT/NAME`, followed by the configuration's name and the
+      limit where these are given.
 
     Raises:
-      InputError: no such experiment, or a configuration it cannot read.
+      InputError: there is no such experiment, or its configuration cannot be read.
     """
-    experiment = load_experiment(folder, name)
-    configured = setup_file or folder.absolute().parent / "configs" / f"{name}.yaml"
-    if setup_file is None and (several := sorted(configured.with_suffix("").glob("*.yaml"))):
-        listed = ", ".join(path.name for path in several)
-        raise InputError(
-            f"{configured.with_suffix('')}: {name} has several configurations, {listed}; give one "
-            "(--setup)"
-        )
-    setup = load_setup(configured, experiment.setup)
+    experiment = load_experiment(name)
+    path = setup_file or configuration(name)
+    setup = load_setup(path, experiment.setup)
     if limit is not None:
         setup = dataclasses.replace(setup, limit=limit)
     cells = experiment.cells(setup)
     if not cells:
-        raise InputError(f"{configured}: gives {name} no cells to measure; see its docstring")
-    # A trial on fewer edits stands beside the results, and never in their place.
-    titles = [name, *([configured.stem] if configured.stem != name else [])]
-    titles += [f"limit{limit}"] if limit is not None else []
-    lab, place = Lab(data, work, setup, mesh), out / "-".join(titles)
+        raise InputError(f"{path}: gives {name} no cells to measure; see the study's docstring")
+    place = out / "-".join(
+        [name]
+        + ([path.stem] if path.stem != name else [])
+        + ([f"limit{limit}"] if limit is not None else [])
+    )
+    workspace, tree = Workspace(data, work, setup, mesh), commit()
     place.mkdir(parents=True, exist_ok=True)
-    kept = _kept(place / RESULTS)
-    found = up_to_date(setup, cells, kept)
+    earlier = _entries(place)
+    entries = up_to_date(setup, cells, earlier)
     for cell, description in cells.items():
-        if cell in found:
+        if cell in entries:
             continue
         err.print(f"{name}: {cell}")
         begun = time.monotonic()
-        result = dict(experiment.run(lab, setup, description))
+        result = dict(experiment.run(workspace, setup, description))
         records = records_file(place, cell)
         records.unlink(missing_ok=True)
         if rows := result.pop("records", None):
             records.parent.mkdir(exist_ok=True)
             write_jsonl(records, rows)
-        found[cell] = {
-            "fingerprint": _mark(setup, description),
+        entries[cell] = {
+            "fingerprint": mark(setup, description),
             "cell": description,
             "seconds": round(time.monotonic() - begun, 1),
             "versions": versions(),
             "machine": machine(),
+            "commit": tree,
             "result": result,
         }
-        found = {other: found[other] for other in cells if other in found}
-        # What is out of date goes when all is measured anew: a slip in the configuration costs a
-        # cell, not all of them.
-        rest = {other: kept[other] for other in kept if other not in found}
-        publish(place, experiment, setup, found, rest)
-    publish(place, experiment, setup, found)
+        entries = {other: entries[other] for other in cells if other in entries}
+        # Cells that are out of date stay until all are measured again: a slip in the configuration
+        # costs one cell, not all of them.
+        rest = {other: earlier[other] for other in earlier if other not in entries}
+        publish(place, name, setup, entries, rest)
+    publish(place, name, setup, entries)
     return place
 
 
-def up_to_date(
-    setup: Setup, cells: Mapping[str, Cell], kept: Mapping[str, Entry]
-) -> dict[str, Entry]:
-    """Those of the kept entries that were measured as the configuration has it, in its order."""
-    return {
-        cell: kept[cell]
-        for cell, description in cells.items()
-        if kept.get(cell, {}).get("fingerprint") == _mark(setup, description)
-    }
-
-
-def _mark(setup: Setup, description: Cell) -> str:
-    # An experiment's own fields count where a cell's description names them: another grid keeps
-    # the cells that it shares with the one before.
-    shared = {field.name: getattr(setup, field.name) for field in dataclasses.fields(Setup)}
-    return fingerprint(shared, description)[:16]
-
-
-def load_experiment(folder: Path, name: str) -> Experiment:
-    """The `EXPERIMENT` of `FOLDER/NAME.py` (dashes of the name are underscores of the file).
+def configuration(name: str) -> Path:
+    """The configuration file of an experiment.
 
     Raises:
-      InputError: there is none; the message lists those there are.
+      InputError: the experiment has several, in `configs/NAME/`.
     """
-    path = folder / f"{name.replace('-', '_')}.py"
-    if not path.is_file():
-        there = sorted(p.stem.replace("_", "-") for p in folder.glob("[a-z]*.py"))
-        listed = f"; there are {', '.join(there)}" if there else ""
+    if several := sorted((CONFIGS / name).glob("*.yaml")):
         raise InputError(
-            f"experiment {name}: no {path}{listed}; run from the project's folder or give --folder"
+            f"{CONFIGS / name}: {name} has several configurations, "
+            f"{', '.join(path.name for path in several)}; choose one with --setup"
         )
-    spec = importlib.util.spec_from_file_location(f"onceedit_experiment_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    if not isinstance(found := getattr(module, "EXPERIMENT", None), Experiment):
-        raise InputError(
-            f"{path}: defines no EXPERIMENT; see onceedit_jax/experiment/definition.py"
-        )
-    return found
-
-
-def load_setup(path: Path, kind: type[Setup]) -> Setup:
-    """A configuration from its YAML file.
-
-    Raises:
-      InputError: no such file, no YAML, or a key that this experiment does not know.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected the experiment's configuration there")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({error})") from error
-    known = [field.name for field in dataclasses.fields(kind)]
-    if not isinstance(values, dict) or (unknown := [key for key in values if key not in known]):
-        what = f"key {unknown[0]!r}" if isinstance(values, dict) else type(values).__name__
-        raise InputError(f"{path}: {what} is not known; expected some of {', '.join(known)}")
-    return kind(**values)
-
-
-def records_file(place: Path, cell: str) -> Path:
-    """Where the records of a cell go; a name may hold what a file's may not."""
-    return place / RECORDS / (re.sub(r"[^\w.,%+' -]", "_", cell) + ".jsonl")
-
-
-def _kept(path: Path) -> dict[str, Entry]:
-    if not path.exists():
-        return {}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        return {**results.get(OUT_OF_DATE, {}), **results["cells"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not the results of an experiment ({error}); move the file away"
-        ) from error
+    return CONFIGS / f"{name}.yaml"
 
 
 def publish(
     place: Path,
-    experiment: Experiment,
+    name: str,
     setup: Setup,
-    found: Mapping[str, Entry],
-    rest: Mapping[str, Entry] = {},
+    entries: dict[str, Entry],
+    rest: dict[str, Entry] | None = None,
 ) -> None:
-    """Write results, and the page about them.
+    """Write the results, then fill the page from them: whatever fails there, results stay."""
+    write_results(place, name, setup, entries, rest or {})
+    fill_page(place)
 
-    Args:
-      place: the experiment's folder of results.
-      experiment: whose they are.
-      setup: its configuration.
-      found: entries that are up to date, by cell, at least one.
-      rest: others, which are kept and not told of.
-    """
-    whole = {"setup": dataclasses.asdict(setup), "headline": None, "cells": dict(found)}
-    if rest:
-        whole[OUT_OF_DATE] = dict(rest)
-    # Whatever becomes of the page, what was measured is kept.
-    write_json(place / RESULTS, whole)
-    # As the file gives them back, so that a page made anew is the page made now.
-    kept = _kept(place / RESULTS)
-    page = experiment.page(setup, {cell: kept[cell]["result"] for cell in found})
-    if page.tables:
-        write_json(place / RESULTS, {**whole, "headline": dataclasses.asdict(page.tables[0])})
-    seconds = sum(entry["seconds"] for entry in found.values())
-    told = [entry["versions"] for entry in found.values()]
-    missing = [cell for cell in experiment.cells(setup) if cell not in found]
-    write_page(place, experiment, setup, page, seconds=seconds, versions=told, missing=missing)
+
+def _entries(place: Path) -> dict[str, Entry]:
+    """All cells that a folder holds, up to date or not."""
+    if not (place / RESULTS).exists():
+        return {}
+    values = read_results(place)
+    return {**values.get(OUT_OF_DATE, {}), **values["cells"]}

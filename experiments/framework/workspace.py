@@ -1,4 +1,4 @@
-"""What experiments share: data sets, edited plug-ins that are kept, targets loaded once."""
+"""What the cells of an experiment work with: data sets, edited plug-ins, targets, ensembles."""
 
 import dataclasses
 import hashlib
@@ -10,68 +10,68 @@ from typing import Any, Literal
 
 import numpy as np
 from jax.sharding import Mesh
-from onceedit_jax.fusion.rules import PRESETS, FusionSettings
 
+from experiments.framework.datasets import dataset_files, load_edits
 from experiments.framework.definition import Setup
 from onceedit_jax.cli.progress import editing_progress, err, table_progress
 from onceedit_jax.data.leakage import drop_leaks
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow, without_nq
-from onceedit_jax.editing.artifact import FORMAT, EditedPlugin
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.artifact_info import FORMAT
 from onceedit_jax.editing.augmentation import training_texts
 from onceedit_jax.editing.edit import edit
-from onceedit_jax.editing.finalize import seal
+from onceedit_jax.editing.finalize import finalize_artifact
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.ensemble import Ensemble, Target, load_target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import Mode, evaluate, plugin_alone
+from onceedit_jax.fusion.registry import named_rule, rule_by_name
+from onceedit_jax.fusion.search import SearchSettings
+from onceedit_jax.gates.registry import gate_by_name
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
+Rule = Mapping[str, Any]  # a rule in a cell's description, see `rule_of`
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Files of a data set in the data folder.
-
-    Attributes:
-      edits: what is edited and evaluated.
-      training: another split of the same kind: unedited prompts of the same form come from here,
-        and the templates of paraphrases.
-      unrelated: texts for the gate's other side.
-      strip_nq: take "nq question:" off, in training and evaluation.
-      asked: so many of `training` are evaluated, as unedited questions in the edits' form; none
-        where the data set's own locality prompts have that form.
-    """
-
-    edits: str
-    training: str
-    unrelated: str
-    strip_nq: bool = False
-    asked: int = 0
-
-
-DATASETS = {
-    "zsre": Dataset(
-        "zsre_eval.json", "zsre_train.json", "zsre_unrelated_nq.json", strip_nq=True, asked=200
-    ),
-    "counterfact": Dataset(
-        "counterfact_edit.json", "counterfact_train.json", "counterfact_train.json"
-    ),
-    "mquake": Dataset("mquake_hard.json", "counterfact_train.json", "counterfact_train.json"),
-}
-
-
-# Cells and experiments of one process ask for the same models again and again.
+# Cells and experiments of one process use the same models again and again.
 _target = lru_cache(maxsize=4)(load_target)
 _plugin = lru_cache(maxsize=2)(EditedPlugin.load)
 
 
-class Lab:
-    """Loads what a cell asks for, and keeps what another cell will ask for again."""
+def rule_of(rule: Rule) -> dict[str, Any]:
+    """The options of `Ensemble` for a rule in a cell's description.
+
+    Cells hold names and numbers only, and their descriptions do not change when the library's
+    classes do. This is the one place where they become values of the library.
+
+    Args:
+      rule: `preset` (the rule's name); perhaps `gate` (a gate's name), `weight` ("fixed" for the
+        same alpha everywhere, which is `fixed_alpha`), `alpha_threshold`, and settings of the rule,
+        of which `target` is what the library calls `objective`.
+    """
+    options = dict(rule)
+    name, threshold = options.pop("preset"), options.pop("alpha_threshold", None)
+    gate, alpha = options.pop("gate", named_rule(name).gate), options.pop("fixed_alpha", None)
+    if options.pop("weight", None) == "fixed":
+        gate = "fixed"
+    if "target" in options:
+        options["objective"] = options.pop("target")
+    if "gradient" in options:
+        options["gradient"] = SearchSettings(**options["gradient"])
+    return {
+        "rule": rule_by_name(name, options),
+        "gate": gate_by_name(gate, fixed_alpha=alpha),
+        "alpha_threshold": threshold,
+    }
+
+
+class Workspace:
+    """Loads the models and data of a cell, and keeps what another cell will use again."""
 
     def __init__(self, data: Path, work: Path, setup: Setup, mesh: Mesh | None = None) -> None:
-        """Open the lab.
+        """Open the workspace.
 
         Args:
           data: folder of the data sets.
@@ -90,7 +90,7 @@ class Lab:
         self.evaluated = cache(self._evaluated)
 
     def target(self, spec: str) -> Target:
-        """A target LLM, over the lab's mesh."""
+        """A target LLM, over the workspace's mesh."""
         return _target(spec, mesh=self.mesh)
 
     def _records(self, dataset: str, limit: int | None = None) -> list[EditRecord]:
@@ -107,45 +107,52 @@ class Lab:
         return [row.prompt for row in rows[parity == "odd" :: 2]]
 
     def same_form(self, dataset: str, limit: int) -> list[Pair]:
-        """Unedited questions in the edits' own form, with an answer to be scored on.
+        """Unedited questions in the edits' own form, each with an answer to be scored on.
 
-        None where the data set's own locality prompts are such.
+        None where the data set's own locality prompts have that form.
 
         Raises:
-          InputError: there are not so many that are kept out of training.
+          InputError: more are asked for than are kept out of training.
         """
-        files = _dataset(dataset)
-        if not files.asked:
+        files = dataset_files(dataset)
+        if not files.questions:
             return []
-        if limit > files.asked:
+        if limit > files.questions:
             raise InputError(
-                f"{limit} unedited questions of {dataset}: {files.asked} are kept out of training; "
-                "ask for no more"
+                f"{limit} unedited questions of {dataset}: only {files.questions} are kept out of "
+                "training; lower the number"
             )
-        found = load_records(self.data / files.training, limit=limit)
-        return [Pair(r.prompt, r.true_answers[0]) for r in found if r.true_answers]
+        records = load_records(self.data / files.training, limit=limit)
+        return [Pair(r.prompt, r.true_answers[0]) for r in records if r.true_answers]
 
     def _evaluated(self, dataset: str) -> list[EditRecord]:
         """Records whose questions are never trained on."""
-        files = _dataset(dataset)
-        asked = load_records(self.data / files.training, limit=files.asked) if files.asked else []
-        return [*load_records(self.data / files.edits), *asked]
+        files = dataset_files(dataset)
+        questions: list[EditRecord] = []
+        if files.questions:
+            questions = load_records(self.data / files.training, limit=files.questions)
+        return [*load_records(self.data / files.edits), *questions]
 
     def unrelated(self, dataset: str) -> list[UnrelatedRow]:
-        """Rows for the gate's other side, none of them evaluated."""
-        files = _dataset(dataset)
+        """Rows that the gate learns to stay closed on, none of them evaluated."""
+        files = dataset_files(dataset)
         rows = load_unrelated(self.data / files.unrelated)
         if files.strip_nq:
             rows = [without_nq(row) for row in rows]
         return drop_leaks(rows, self.evaluated(dataset))[0]
 
+    def examples(self, dataset: str) -> list[EditRecord]:
+        """Records that are not edited, which show how a question can be worded."""
+        return load_records(self.data / dataset_files(dataset).training)
+
     def settings(self, overrides: Mapping[str, Any] = {}) -> EditSettings:
-        """The editing stage: defaults, the configuration's changes, and a cell's."""
+        """The settings of an edit: defaults, the configuration's changes, then a cell's."""
         values = {**self.setup.editing, **overrides, "seed": self.setup.seed}
         known = {field.name for field in dataclasses.fields(EditSettings)}
         if unknown := sorted(values.keys() - known):
             raise InputError(
-                f"editing: no setting {unknown[0]}; there are {', '.join(sorted(known))}"
+                f"editing: unknown setting {unknown[0]!r}; expected some of "
+                f"{', '.join(sorted(known))}"
             )
         return EditSettings(**values)
 
@@ -157,17 +164,17 @@ class Lab:
         limit: int | None = None,
         spec: str | None = None,
     ) -> EditedPlugin:
-        """The plug-in edited with a data set's first records; one that was edited so is loaded.
+        """The plug-in edited with a data set's first records, loaded if it was edited before.
 
         Args:
           dataset: whose records, unrelated rows and examples.
-          settings: of the editing stage.
+          settings: of the edit.
           limit: number of edits (default: the configuration's).
           spec: the base model (default: the configuration's).
         """
         records, spec = self.records(dataset, limit), spec or self.setup.plugin
         edits = [[record.prompt, record.target] for record in records]
-        files = _dataset(dataset)
+        files = dataset_files(dataset)
         contents = [
             hashlib.sha256((self.data / name).read_bytes()).hexdigest()
             for name in (files.edits, files.training, files.unrelated)
@@ -202,7 +209,7 @@ class Lab:
         unrelated: Sequence[UnrelatedRow] | None = None,
         **options: Any,
     ) -> EditedPlugin:
-        """Edit a plug-in that is not kept; `options` as for `edit`."""
+        """Edit a plug-in that is not saved; `options` as for `onceedit_jax.edit`."""
         with editing_progress() as on_step:
             return edit(
                 *self.base(spec or self.setup.plugin),
@@ -215,16 +222,24 @@ class Lab:
                 **options,
             )
 
-    def seal(
+    def finalize(
         self,
         dataset: str,
         trained: Trained,
         records: Sequence[EditRecord],
         *,
-        spent: float,
+        seconds: float,
         seen: Collection[str] = (),
     ) -> EditedPlugin:
-        """A plug-in whose parameters `edit` did not make; `spent` and `seen` as for `seal`."""
+        """A plug-in of parameters that `edit` did not make.
+
+        Args:
+          dataset: whose unrelated rows calibrate the gate.
+          trained: the parameters and the gate.
+          records: the edits that the parameters hold.
+          seconds: of editing.
+          seen: digests of texts that earlier edits trained on.
+        """
         (model, tokenizer), settings = self.base(self.setup.plugin), self.settings()
         texts = training_texts(
             model,
@@ -236,57 +251,56 @@ class Lab:
             evaluated=self.evaluated(dataset),
             seen=seen,
         )
-        # What is held back has to look like what `edit` holds back; nothing else was trained on.
+        # The rows held back have to be those that `edit` holds back; no others were trained on.
         texts = dataclasses.replace(texts, paraphrases=[], varied=[], bare=[])
-        return seal(model, tokenizer, trained, records, texts, settings, spent=spent, seen=seen)
+        return finalize_artifact(
+            model, tokenizer, trained, records, texts, settings, spent=seconds, seen=seen
+        )
 
-    def examples(self, dataset: str) -> list[EditRecord]:
-        """Records that are no edits and show how questions may be put otherwise."""
-        return load_records(self.data / _dataset(dataset).training)
+    def ensemble(
+        self,
+        plugin: EditedPlugin,
+        targets: Sequence[str],
+        rule: Rule | None = None,
+        **options: Any,
+    ) -> Ensemble:
+        """An ensemble of targets that are loaded once.
 
-    def rule(self, preset: str, **changes: Any) -> FusionSettings:
-        """A fusion rule: a preset with some of its axes changed."""
-        return dataclasses.replace(PRESETS[preset], **changes)
-
-    def ensemble(self, plugin: EditedPlugin, targets: Sequence[str], **options: Any) -> Ensemble:
-        """An ensemble of targets that are loaded once; `options` as for `Ensemble`."""
+        Args:
+          plugin: the edited plug-in.
+          targets: names or folders of the target LLMs.
+          rule: as in a cell's description (default: the artifact's own rule).
+          options: as for `Ensemble`.
+        """
         with table_progress() as on_block:
             return Ensemble(
                 plugin,
                 [self.target(spec) for spec in targets],
                 mesh=self.mesh,
                 on_block=on_block,
+                **(rule_of(rule) if rule else {}),
                 **options,
             )
-
-    def ruled(
-        self, plugin: EditedPlugin, targets: Sequence[str], rule: Mapping[str, Any]
-    ) -> Ensemble:
-        """`ensemble` by a cell's rule: `preset`, changed axes, and perhaps `alpha_threshold`."""
-        axes = dict(rule)
-        preset, threshold = axes.pop("preset"), axes.pop("alpha_threshold", None)
-        fusion = self.rule(preset, **axes)
-        return self.ensemble(plugin, targets, fusion=fusion, alpha_threshold=threshold)
 
     def evaluate(
         self, ensemble: Ensemble, records: Sequence[EditRecord], mode: Mode = "teacher-forced"
     ) -> dict[str, Any]:
-        """Scores of every target, and each record's in numbers: no text of a data set is kept."""
-        found = evaluate(ensemble, records, mode=mode)
+        """Scores of every target, and each record's in numbers, without any text of a data set."""
+        evaluation = evaluate(ensemble, records, mode=mode)
         return {
             "plugin": plugin_alone(ensemble.plugin, records).as_dict(),
             "alpha_threshold": ensemble.threshold,
-            "scores": found.results,
+            "scores": evaluation.results,
             "records": [
                 {key: value for key, value in row.items() if not key.startswith("answer")}
-                for row in found.records
+                for row in evaluation.records
             ],
         }
 
     def form_locality(
         self, ensemble: Ensemble, dataset: str, limit: int
     ) -> list[float] | list[None]:
-        """Each target's locality on unedited questions in the edits' form; None for no such."""
+        """Each target's locality on unedited questions in the edits' form; None without such."""
         pairs = self.same_form(dataset, limit)
         return self.locality(ensemble, pairs) if pairs else [None] * len(ensemble.targets)
 
@@ -296,16 +310,3 @@ class Lab:
             float(np.mean([np.mean(text.before == text.after) for text in texts]))
             for texts in ensemble.score(pairs).targets
         ]
-
-
-def load_edits(data: Path, dataset: str, *, limit: int | None = None) -> list[EditRecord]:
-    """The edits of a data set, as experiments evaluate them."""
-    files = _dataset(dataset)
-    found = load_records(data / files.edits, limit=limit)
-    return [without_nq(record) for record in found] if files.strip_nq else found
-
-
-def _dataset(name: str) -> Dataset:
-    if name not in DATASETS:
-        raise InputError(f"data set {name!r}: expected one of {', '.join(DATASETS)}")
-    return DATASETS[name]

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from support import ROOT
 
-from experiments.framework.runner import RESULTS, run_experiment
+from experiments.framework.results import RESULTS
+from experiments.framework.runner import run_experiment
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.parameters import init_params
@@ -98,7 +99,6 @@ def test_every_pair_runs(shared, tmp_path):
             data=shared / "data",
             out=tmp_path / "results",
             work=tmp_path / "work",
-            folder=ROOT / "experiments",
             setup_file=changed,
         )
         assert place.name == f"paper-{path.stem}"
