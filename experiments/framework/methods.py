@@ -14,9 +14,9 @@ from onceedit_jax.types import Params
 
 T = TypeVar("T")
 
-TRAINED = ("full", "lora", "last-n-layers")  # by gradient: their options are `EditSettings`
-LOCATED = ("memit", "alphaedit")  # several layers
-METHODS = tuple(name for name in EDITORS if name != "last-n-layers")  # of one model by itself
+TRAINED = ("full", "lora", "last-n-layers")  # by gradient; their options are `EditSettings`
+LOCATED = ("memit", "alphaedit")  # these change several layers
+METHODS = tuple(name for name in EDITORS if name != "last-n-layers")  # of the baselines
 
 
 class Edited(NamedTuple):
@@ -35,7 +35,10 @@ def editor_of_cell(cell: Mapping[str, Any]) -> Editor:
         edits `ridge` and `prefixes`.
     """
     method, options = cell["method"], dict(cell["options"])
-    options["layers" if method in LOCATED else "layer"] = cell["layers"]
+    if method in LOCATED:
+        options["layers"] = tuple(cell["layers"])
+    else:
+        options["layer"] = cell["layers"]
     if method in ("rome", *LOCATED):
         options["prefixes"] = cell["prefixes"]
     if method in ("rome", "memit"):  # AlphaEdit takes the second moments as they are

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support import ROOT
 
+import onceedit_jax as oe
 from experiments import cross_edit, meshes, multi_hop, quality
 from experiments.framework.definition import load_experiment, load_setup, names
 from experiments.framework.html_report import write_report
@@ -181,7 +182,26 @@ def test_every_rule_of_every_cell_becomes_options_of_an_ensemble():
     }
     for rule in rules:
         assert rule_of(rule)["alpha_threshold"] == rule.get("alpha_threshold")
-    assert rule_of({"preset": "relative", "search": "gradient", "gradient": {"steps": 3}})
+
+
+def test_a_rule_in_a_cell_becomes_the_librarys_values():
+    deepen = {"preset": "relative", "start": "prior", "target": "distribution"}
+    assert rule_of({**deepen, "search": "gradient", "weight": "fixed"}) == {
+        "rule": oe.fusion.relative(start="prior", objective="distribution", search="gradient"),
+        "gate": oe.gates.fixed(0.5),
+        "alpha_threshold": None,
+    }
+    assert rule_of({"preset": "relative"})["gate"] == oe.gates.token()
+    assert rule_of({"preset": "draft", "trust": True, "gate": "memory"}) == {
+        "rule": oe.fusion.draft(trust=True),
+        "gate": oe.gates.memory(),
+        "alpha_threshold": None,
+    }
+    search = {"preset": "relative", "search": "gradient", "gradient": {"learning_rate": 0.5}}
+    settings = oe.SearchSettings(learning_rate=0.5)
+    assert rule_of(search)["rule"] == oe.fusion.relative(search="gradient", gradient=settings)
+    fixed = {"preset": "draft", "weight": "fixed", "fixed_alpha": 0.3}
+    assert rule_of(fixed)["gate"] == oe.gates.fixed(0.3)
 
 
 def configurations(name):
