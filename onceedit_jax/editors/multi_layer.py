@@ -38,7 +38,7 @@ LayerUpdate = Callable[[int, jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _MultiLayerSettings(ValueSettings):
-    layers: tuple[int, ...]
+    layers: Sequence[int]
     prefixes: int = 4
 
     def __post_init__(self) -> None:
