@@ -118,6 +118,7 @@ def test_bytes_needs_vocabularies() -> None:
         anchors({"a": 0}, {"a": 0}, rule="bytes")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_rules_and_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="rule 'words'"):
         anchors({"a": 0}, {"a": 0}, rule="words")  # type: ignore[arg-type]
