@@ -125,7 +125,10 @@ def edit_from_files(
     evaluated = load_records(options.evaluated) if options.evaluated else []
     start = EditedPlugin.load(options.start, mesh=mesh) if options.start else None
     unrelated = _unrelated_rows(options, records, evaluated, start, on_note)
-    on_note(f"{len(records)} edits, {len(unrelated)} unrelated rows; loading {options.plugin}")
+    rows = (
+        "the library's neutral texts" if unrelated is None else f"{len(unrelated)} unrelated rows"
+    )
+    on_note(f"{len(records)} edits, {rows}; loading {options.plugin}")
     tokenizer = load_tokenizer(options.plugin)
     model = load_model(options.plugin, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
     checkpoint = options.out.resolve()
@@ -175,18 +178,19 @@ def _unrelated_rows(
     evaluated: "Sequence[EditRecord]",
     start: "EditedPlugin | None",
     on_note: Callable[[str], None],
-) -> "list[UnrelatedRow]":
-    """The unrelated rows of an edit, without those that leak where they are to be left out."""
+) -> "list[UnrelatedRow] | None":
+    """The unrelated rows of a file, without those that leak if these are to be left out."""
     from onceedit_jax.data.leakage import drop_leaks
     from onceedit_jax.data.loaders import load_unrelated
-    from onceedit_jax.data.records import neutral_rows, without_nq
+    from onceedit_jax.data.records import without_nq
     from onceedit_jax.editing.edit import earlier_edits
 
-    rows = load_unrelated(options.unrelated) if options.unrelated else neutral_rows()
+    if options.unrelated is None:
+        return None
+    rows = load_unrelated(options.unrelated)
     if options.strip_nq:
         rows = [without_nq(row) for row in rows]
-    # Nobody can take rows out of the library's own texts, so those that leak are left out.
-    if options.drop_leaks or not options.unrelated:
+    if options.drop_leaks:
         earlier = earlier_edits(start, records) if start else []
         rows, leaking = drop_leaks(rows, [*records, *earlier, *evaluated])
         if leaking:

@@ -68,7 +68,7 @@ def edit(
       records: the edits; only prompt, target and subject are trained on.
       unrelated: texts that no edit is about, for the gate. `settings` say how many are trained on
         and how many are held back to fix the threshold. The default is `data.records.neutral_rows`,
-        without those that an edit or `evaluated` asks.
+        without those that an edit or `evaluated` asks; many edits get fewer of them each.
       settings: every choice of the editing stage.
       editor: the editing method, see `editing.editor` (default: by `settings.method`). An editor
         that trains no gate leaves the decision to the memory of the edits.
@@ -104,8 +104,12 @@ def edit(
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))
     model = dataclasses.replace(model, config=config)
     earlier = _continued(start, model, records, replay)
-    unrelated = _unrelated_rows(unrelated, [*records, *evaluated], earlier)
     replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
+    if unrelated is None:
+        unrelated = drop_leaks(neutral_rows(), [*records, *evaluated, *earlier])[0]
+        settings = _within(settings, len(unrelated), len(records) + len(replayed))
+    else:
+        _check_leaks(unrelated, [*records, *evaluated], earlier)
     seen = start.info.trained_texts if start else ()
     augmented = training_texts(
         model,
@@ -220,18 +224,30 @@ def _continued(
     return earlier_edits(start, records)
 
 
-def _unrelated_rows(
-    unrelated: Sequence[UnrelatedRow] | None,
+def _within(settings: EditSettings, available: int, edits: int) -> EditSettings:
+    """Settings that need no more unrelated rows than there are, in the same proportion."""
+    trained = round(settings.unrelated_ratio * edits)
+    held_back = round(settings.held_back * edits)
+    if trained + held_back <= available:
+        return settings
+    share = available / (trained + held_back)
+    return dataclasses.replace(
+        settings,
+        unrelated_ratio=int(trained * share) / edits,
+        held_back=int(held_back * share) / edits,
+    )
+
+
+def _check_leaks(
+    unrelated: Sequence[UnrelatedRow],
     evaluated: Sequence[EditRecord],
     earlier: Sequence[EditRecord],
-) -> Sequence[UnrelatedRow]:
-    """The rows that were given, or the default ones without those that are evaluated or edits.
+) -> None:
+    """Refuse unrelated rows that are evaluated, or edits of an earlier stage.
 
     Raises:
-      InputError: a row that was given is evaluated, or an edit of an earlier stage.
+      InputError: naming the first such row.
     """
-    if unrelated is None:
-        return drop_leaks(neutral_rows(), [*evaluated, *earlier])[0]
     check_leaks(unrelated, evaluated)
     if leaked := drop_leaks(unrelated, earlier)[1]:
         raise InputError(
@@ -240,7 +256,6 @@ def _unrelated_rows(
             f"{leaked[0].prompt[:70]!r}. Remove them from the unrelated file, or pass --drop-leaks "
             "to leave them out"
         )
-    return unrelated
 
 
 def _replayed(earlier: Sequence[EditRecord], count: int, seed: int) -> list[EditRecord]:

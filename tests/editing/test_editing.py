@@ -12,6 +12,7 @@ from editing_cases import FAST, RECORDS, UNRELATED
 
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, UnrelatedRow
+from onceedit_jax.editing import edit as edit_module
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.augmentation import choose_unrelated, training_texts
 from onceedit_jax.editing.batches import edit_row, make_batch
@@ -280,3 +281,11 @@ def test_what_edit_json_lacks_is_named_with_its_place(saved, change, message):
 def test_a_folder_that_is_no_artifact_is_named(tmp_path):
     with pytest.raises(InputError, match=r"edit\.json is missing"):
         EditedPlugin.load(tmp_path)
+
+
+def test_many_edits_share_the_default_rows_in_the_same_proportion():
+    settings = edit_module._within(EditSettings(unrelated_ratio=1.0, held_back=0.5), 300, 1000)
+    trained, held_back = (round(r * 1000) for r in (settings.unrelated_ratio, settings.held_back))
+    assert (trained, held_back) == (200, 100)
+    few = EditSettings()
+    assert edit_module._within(few, 300, 10) is few
