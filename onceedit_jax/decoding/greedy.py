@@ -75,9 +75,6 @@ def write_greedily(
       limit: the most tokens of this call, at most K; another value compiles nothing new.
       blank: `[B]` bool, rows that hold only blanks so far (default: all).
       pauses: `[V]` bool, tokens that are written and after which a row waits.
-
-    Returns:
-      What was written.
     """
     stops = jax.tree.map(jnp.asarray, stops)
     limit = steps if limit is None else jnp.minimum(limit, steps)

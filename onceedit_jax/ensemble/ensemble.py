@@ -1,4 +1,4 @@
-"""One edited plug-in and many targets, as an object: a thin shell over `score` and `generate`."""
+"""One edited plug-in and many targets as an object, over the functions `score` and `generate`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from onceedit_jax.gates.types import FittedGate, Gate
 
 
 class Ensemble:
-    """An edited plug-in that speaks through several target LLMs.
+    """An edited plug-in with several target LLMs, which answer with its facts.
 
     Attributes:
       prepared_plugin: the plug-in with its rule and gate.
@@ -40,24 +40,24 @@ class Ensemble:
         mesh: Mesh | None = None,
         on_block: OnBlock = lambda what, done, total: None,
     ) -> None:
-        """Prepare every pair; tables come from the cache where they are there.
+        """Prepare every pair. Tables that are in the cache are read from it.
 
         Args:
           plugin: the edited plug-in.
-          targets: the LLMs that shall answer with the new facts.
+          targets: the LLMs to answer with the new facts.
           rule: the fusion rule (default: `fusion.draft()`).
           gate: the gate, fitted or not (default: `gates.both()`).
           alpha_threshold: below it a target answers by itself, and the plug-in's steps are skipped
             (default: the gate's; 0 fuses wherever alpha is above 0, as the paper does).
           states: the rule's state for each pair, prepared elsewhere.
-          unrolled: decode with unstacked layers: faster steps, slower compilation, so for a
-            process that keeps answering.
+          unrolled: decode with unstacked layers: steps are faster and compilation is slower, so it
+            is for a process that answers many prompts.
           mesh: how devices share the work (default: all of them share the rows of a batch).
-          on_block: called with (model name, blocks done, blocks in all) while tables are built.
+          on_block: called with (model name, blocks done, all blocks) while tables are built.
 
         Raises:
-          InputError: no targets, two that results could not tell apart, another number of states
-            than targets, or a rule and a gate that do not go together.
+          InputError: no targets, the same target twice, a number of states that differs from that
+            of the targets, or a rule and a gate that do not fit together.
         """
         if not targets:
             raise InputError("no targets given: expected at least one target LLM")

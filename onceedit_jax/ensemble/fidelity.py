@@ -25,8 +25,8 @@ class Fidelity(NamedTuple):
 
     Attributes:
       distributions: how many of each model.
-      total_variation: of the table's p R from the exact one, mean of the plug-in's side and of the
-        target's; 0 is equal, 1 disjoint.
+      total_variation: mean distance of the table's p R from the exact one, for the plug-in and for
+        the target; 0 is equal, 1 disjoint.
       agreement: share of texts where argmax P is the same anchor, by alpha.
     """
 
@@ -54,7 +54,7 @@ def fidelity(
       state: the pair's tables.
       health: of both tables.
       alphas: weights at which argmax P is compared.
-      on_block: called with (model name, blocks done, blocks in all).
+      on_block: called with (model name, blocks done, all blocks).
     """
     texts = beginnings(DISTRIBUTIONS)
     shared = pair_anchors(plugin.tokenizer, target.tokenizer)

@@ -49,7 +49,7 @@ def generate(
     """Greedy answers of every target, before and after.
 
     An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts below the
-    threshold are answered by the target alone, without a step of the plug-in.
+    threshold are answered by the target alone, and the plug-in does not run for them.
 
     Args:
       plugin: the prepared plug-in.
@@ -59,7 +59,7 @@ def generate(
       alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate).
 
     Raises:
-      InputError: a prompt is empty, or an answer of no tokens is asked for.
+      InputError: a prompt is empty, or `max_new_tokens` is below 1.
     """
     before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens)
     with using(plugin.mesh):
@@ -109,7 +109,7 @@ def answer_alone(
     """Each target's answers to N prompts, as if there were no plug-in.
 
     Raises:
-      InputError: a prompt is empty, or an answer of no tokens is asked for.
+      InputError: a prompt is empty, or `max_new_tokens` is below 1.
     """
     _check(prompts, max_new_tokens)
     answers = []

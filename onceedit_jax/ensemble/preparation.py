@@ -77,7 +77,7 @@ class PreparedPlugin:
             return self.plugin.alphas(prompts, self.gate)
 
     def active(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
-        """Where the plug-in has a say; elsewhere the target answers by itself."""
+        """Prompts that are fused; the target answers all others by itself."""
         return np.asarray(apply_threshold(jnp.asarray(alphas), self.threshold)) > 0
 
     def trusted(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
@@ -165,8 +165,8 @@ def prepare_plugin(
       on_block: called while tables are built, see `ModelSide`.
 
     Raises:
-      InputError: a threshold that is no weight, or a rule that trusts drafts with a gate that says
-        nothing about a prompt.
+      InputError: a threshold that is not a weight, or a rule that trusts drafts with a gate whose
+        alpha does not depend on the prompt.
     """
     rule = draft() if rule is None else rule
     if gate is None:
@@ -241,7 +241,7 @@ def placed(mesh: Mesh, tree: Any) -> Any:
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """Refuse prompts that no model can go on with.
+    """Check that no prompt is empty.
 
     Raises:
       InputError: naming the first prompt that is empty.

@@ -121,7 +121,7 @@ def _scored(
     model = target.target.model
     states = states_after(model.params, model.config, prefixes)
     fused = np.repeat(active, counts)
-    # Where a draft is trusted it has the whole say.
+    # A trusted draft is taken as it is: its weight is 1.
     weights = np.repeat(np.where(plugin.trusted(alphas), 1, alphas), counts)
     decided = decide_all(plugin, target, view, states[fused], weights[fused])
     before = np.zeros(len(states), np.int32)

@@ -52,11 +52,11 @@ class ModelSide:
       name: for messages.
       content_hash: of the UNEDITED model, the key of its tables.
       embeddings: `[V, D]`, the unedited input embeddings.
-      params: for real next-token distributions; an edited plug-in's will do.
+      params: for real next-token distributions; those of an edited plug-in serve too.
       config: its configuration.
       tokenizer: its tokenizer.
-      on_block: called with (model name, blocks done, blocks in all) while a table is built.
-      health: of the last table that a rule asked for; None if it asked for none.
+      on_block: called with (model name, blocks done, all blocks) while a table is built.
+      health: of the last table that a rule has used; None if it has used none.
     """
 
     name: str
@@ -110,7 +110,7 @@ class ModelSide:
           kind: how it is held.
 
         Raises:
-          InputError: a cached table is damaged, or an anchor is no row of the embeddings.
+          InputError: a cached table is damaged, or an anchor is not a row of the embeddings.
         """
         ids = np.asarray(anchor_ids, np.int32)
         path = self._table_file(ids, normalization, kind)

@@ -191,7 +191,8 @@ def _token_of_batch(
     *,
     top: int,
 ) -> jax.Array:
-    # Tokens that go nowhere are left out of p_s, which then sums to one, as in `to_vocabulary`.
+    # Tokens without a target token are left out of p_s, and the rest is scaled to one, as in
+    # `to_vocabulary`.
     going = jnp.where(ids >= 0, plugin_logits, EXCLUDED)
     shared = jnp.exp(jax.nn.logsumexp(going, axis=-1) - jax.nn.logsumexp(plugin_logits, axis=-1))
     plugin = _leaders(going, alpha * jnp.minimum(shared / LEAST_SHARED, 1), top)

@@ -59,7 +59,7 @@ def calibrate_threshold(
 def calibrate_trust(
     edits: ArrayLike, held_out: ArrayLike, *, low: float = 0.9, high: float = 0.99
 ) -> float:
-    """The alpha from which a draft may be taken without asking the target.
+    """The alpha from which a draft may be taken without the target's check.
 
     Halfway, in logits, between the highest held-out unrelated row and the edits' median, kept
     inside `[low, high]`: a row above `high` counts as an edit, as it does for the gate.

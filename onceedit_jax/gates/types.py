@@ -31,7 +31,7 @@ class GateFeatures(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """A way to decide how much the plug-in has to say about a prompt: a record of functions.
+    """A way to decide the plug-in's weight for a prompt: a record of functions.
 
     Attributes:
       name: how summaries name the gate.
@@ -63,8 +63,8 @@ class FittedGate:
       gate: the gate.
       state: what `gate.fit` returned.
       threshold: alphas below it count as 0, and the target answers by itself.
-      trust_threshold: from this alpha on a draft may be taken unchecked; None where alpha says
-        nothing about a prompt.
+      trust_threshold: from this alpha on a draft may be taken unchecked; None if alpha does not
+        depend on the prompt.
     """
 
     gate: Gate

@@ -1,8 +1,9 @@
-"""The ensemble stage on tiny models: what is scored, what is generated, what is left alone."""
+"""The ensemble on tiny models: scores, generated answers, and prompts that no edit is about."""
 
 import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from stepwise import stepwise_answers
@@ -74,7 +75,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def target_alone(target, pair):
-    """Independent reference: the target's argmax at each answer token, one plain forward pass."""
+    """An independent reference: the target's argmax at each answer token, from one pass."""
     tokens, start = target.tokenizer.encode_pair(pair.prompt, pair.target)
     row = np.array([tokens], np.int32)
     positions = np.arange(len(tokens), dtype=np.int32)[None]
@@ -82,7 +83,7 @@ def target_alone(target, pair):
     return np.argmax(logits, -1)[start - 1 : -1]
 
 
-def test_before_is_the_target_alone_and_gold_is_its_own_spelling(plugin, targets):
+def test_before_is_the_target_alone_and_gold_is_in_its_own_tokens(plugin, targets):
     scored = Ensemble(plugin, targets).score(PAIRS)
     for target, texts in zip(targets, scored.targets, strict=True):
         for pair, text in zip(PAIRS, texts, strict=True):
@@ -91,7 +92,7 @@ def test_before_is_the_target_alone_and_gold_is_its_own_spelling(plugin, targets
             assert text.before.tolist() == target_alone(target, pair).tolist()
 
 
-def test_scores_are_also_given_without_edits_that_contradict_another(plugin, targets):
+def test_results_include_scores_without_contradicting_edits(plugin, targets):
     opposite = dataclasses.replace(RECORDS[1], target="the cat")
     ensemble = Ensemble(plugin, targets[1:])
     (result,) = evaluate(ensemble, [*RECORDS, opposite]).results
@@ -104,29 +105,27 @@ def test_scores_are_also_given_without_edits_that_contradict_another(plugin, tar
 
 
 @pytest.mark.parametrize(("rule", "gate"), RULES_AND_GATES, ids=NAMES)
-def test_a_target_with_the_plugins_tokenizer_answers_with_the_new_facts(
-    plugin, targets, rule, gate
-):
+def test_a_target_with_the_plugins_tokenizer_gives_the_new_answers(plugin, targets, rule, gate):
     (result,) = evaluate(Ensemble(plugin, targets[1:], rule=rule, gate=gate), RECORDS).results
     assert result["before"]["rel"] < 0.5
     assert result["after"]["rel"] == 1.0
     assert result["after"]["loc"] == 1.0
 
 
-def test_drafted_text_reaches_a_target_that_splits_words_otherwise(plugin, targets):
+def test_drafts_work_for_a_target_that_splits_words_differently(plugin, targets):
     (drafted,) = evaluate(Ensemble(plugin, targets[:1]), RECORDS).results
     (by_token,) = evaluate(Ensemble(plugin, targets[:1], rule=fusion.vocabulary()), RECORDS).results
     assert drafted["after"]["rel"] == 1.0
     assert by_token["after"]["rel"] < drafted["after"]["rel"]
 
 
-def test_free_generation_writes_the_new_answer_and_stops(plugin, targets):
+def test_a_generated_answer_is_the_new_answer_and_ends(plugin, targets):
     answers = Ensemble(plugin, targets).generate([r.prompt for r in RECORDS], max_new_tokens=24)
     for texts in answers.after:
         assert texts == [record.target for record in RECORDS]
 
 
-def test_fused_answers_can_be_had_without_those_before(plugin, targets):
+def test_answers_and_answers_alone_are_the_two_halves_of_generate(plugin, targets):
     ensemble = Ensemble(plugin, targets)
     prompts = [UNRELATED[0].prompt, RECORDS[0].prompt, UNRELATED[1].prompt, RECORDS[1].prompt]
     both = ensemble.generate(prompts, max_new_tokens=8)
@@ -138,19 +137,19 @@ QUESTIONS = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
 
 
 @pytest.mark.parametrize("rule", LOSSY, ids=NAMES)
-def test_answers_are_those_of_one_token_at_a_time(plugin, targets, rule):
-    """Whole drafts checked at once, and loops on the device, against the plain state machine."""
-    ensemble = Ensemble(plugin, targets, rule=rule, alpha_threshold=0)
+def test_answers_equal_those_of_one_token_at_a_time(plugin, targets, rule):
+    """Drafts that are checked at once, and compiled loops, against a plain loop over tokens."""
+    ensemble = Ensemble(plugin, targets, rule=rule, alpha_threshold=0.0)
     for alpha in (0.05, 0.3, 0.6, 1.0):
         ensemble.alphas = lambda prompts, a=alpha: np.full(len(prompts), a, np.float32)
-        for t, found in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
-            assert found == stepwise_answers(ensemble, t, QUESTIONS, max_new_tokens=14)
+        for t, texts in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
+            assert texts == stepwise_answers(ensemble, t, QUESTIONS, max_new_tokens=14)
 
 
-def test_a_loop_ends_where_the_plugin_would_write_the_text_otherwise(
+def test_an_answer_is_accepted_up_to_where_the_plugin_would_write_the_text_differently(
     plugin, tiny_model, monkeypatch
 ):
-    """The target writes letters; the plug-in knows pieces of the word, and is asked anew for it."""
+    """The target writes letters, and the plug-in has tokens for pieces of the word."""
     letters, prompt = Target(*tiny_model(0, 3)), RECORDS[0].prompt
     bridge = Bridge(letters.tokenizer, plugin.tokenizer)
     script = letters.tokenizer.encode_bytes(b" Vinterby", continuation=True)
@@ -171,21 +170,21 @@ def test_a_loop_ends_where_the_plugin_would_write_the_text_otherwise(
         )
 
     monkeypatch.setattr(answers_module, "fused_continuation", scripted)
-    ensemble = Ensemble(plugin, [letters], rule=fusion.vocabulary(), alpha_threshold=0)
+    ensemble = Ensemble(plugin, [letters], rule=fusion.vocabulary(), alpha_threshold=0.0)
     assert ensemble.answers([prompt], max_new_tokens=24) == [["Vinterby"]]
     rewritten = [n for n in range(1, len(read)) if read[n][:-1] != read[n - 1]]
     assert loops == [0, *rewritten] and len(loops) > 2
 
 
 def padded(params, config, rows=7):
-    """The same model with rows in its embedding table that are no token's."""
+    """The same model with rows in its embedding table that are not tokens."""
     tokens = np.concatenate([params["embed"]["tokens"], np.ones((rows, config.hidden_size))])
-    params = {**params, "embed": {"tokens": tokens.astype(np.float32)}}
+    params = {**params, "embed": {"tokens": jnp.asarray(tokens, jnp.float32)}}
     return params, dataclasses.replace(config, vocab_size=config.vocab_size + rows)
 
 
 @pytest.mark.parametrize("rule", LOSSY[1:], ids=NAMES[1:])
-def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, rule):
+def test_padding_rows_of_a_vocabulary_do_not_change_answers(plugin, targets, rule):
     params, config = padded(plugin.params, plugin.config)
     base = padded({"embed": {"tokens": plugin.base_embeddings}}, plugin.config)[0]
     wide = dataclasses.replace(
@@ -200,29 +199,29 @@ def test_rows_that_pad_a_vocabulary_change_nothing(plugin, targets, rule):
     base = dataclasses.replace(plugin.info.base, content_hash="wide too")
     info = dataclasses.replace(plugin.info, base=base)
     wide = dataclasses.replace(wide, info=info)
-    options = {"rule": rule, "alpha_threshold": 0}
+    options = {"rule": rule, "alpha_threshold": 0.0}
     answers = [
-        Ensemble(speaker, [listener], **options).answers(QUESTIONS, max_new_tokens=8)
-        for speaker, listener in ((plugin, targets[0]), (wide, target))
+        Ensemble(*pair, **options).answers(QUESTIONS, max_new_tokens=8)
+        for pair in ((plugin, targets[:1]), (wide, [target]))
     ]
     assert answers[0] == answers[1]
 
 
-def test_an_empty_prompt_is_refused_by_its_number(plugin, targets):
-    ensemble = Ensemble(plugin, targets, rule=fusion.vocabulary(), alpha_threshold=0)
-    for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
+def test_an_empty_prompt_raises_with_its_number(plugin, targets):
+    ensemble = Ensemble(plugin, targets, rule=fusion.vocabulary(), alpha_threshold=0.0)
+    for method in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
         with pytest.raises(InputError, match="prompt 2 of 2 is empty"):
-            ask(["Who?", ""])
+            method(["Who?", ""])
 
 
 @pytest.fixture(scope="module")
 def trusted(plugin):
-    """The plug-in, trusted from an alpha on that a tiny model's gate reaches."""
+    """The plug-in with a trust threshold that a tiny model's gate reaches."""
     rule = dataclasses.replace(plugin.info.rule, trust_thresholds={"both": 0.6})
     return dataclasses.replace(plugin, info=dataclasses.replace(plugin.info, rule=rule))
 
 
-def test_a_trusted_draft_is_the_answer_and_the_target_is_not_asked(trusted, targets, monkeypatch):
+def test_a_trusted_draft_is_the_answer_and_the_target_does_not_run(trusted, targets, monkeypatch):
     ensemble = Ensemble(trusted, targets, rule=fusion.draft(trust=True))
     prompts = [r.prompt for r in RECORDS]
     for name in ("own_answers", "checked_answers"):
@@ -231,14 +230,14 @@ def test_a_trusted_draft_is_the_answer_and_the_target_is_not_asked(trusted, targ
         assert texts == [r.target for r in RECORDS]
 
 
-def test_trust_is_a_row_of_its_own_and_leaves_the_rest_alone(trusted, targets):
+def test_trust_is_part_of_the_rules_name_and_does_not_change_scores(trusted, targets):
     rule = fusion.draft(trust=True, confidence="sure")
     for result in evaluate(Ensemble(trusted, targets, rule=rule), RECORDS).results:
         assert result["fusion"] == "draft, sure, trusted"
         assert result["after"]["rel"] == result["after"]["loc"] == 1
 
 
-def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
+def test_below_the_threshold_answers_are_the_targets_own_and_the_plugin_does_not_run(
     plugin, targets, monkeypatch
 ):
     ensemble = Ensemble(plugin, targets)
@@ -246,7 +245,7 @@ def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     assert np.all(ensemble.alphas(unrelated) < ensemble.threshold)
 
     def never(*args, **kwargs):
-        raise AssertionError("the plug-in ran for a prompt under the threshold")
+        raise AssertionError("the plug-in ran for a prompt below the threshold")
 
     monkeypatch.setattr(generation, "fused_answers", never)
     monkeypatch.setattr(preparation, "DraftReader", never)
@@ -254,7 +253,7 @@ def test_under_the_threshold_a_target_is_untouched_and_the_plugin_rests(
     assert answers.after == answers.before
 
 
-def test_several_targets_in_one_call_equal_each_alone(plugin, targets):
+def test_several_targets_in_one_call_have_the_scores_of_each_alone(plugin, targets):
     together = Ensemble(plugin, targets).score(PAIRS)
     for t, target in enumerate(targets):
         alone = Ensemble(plugin, [target]).score(PAIRS)
@@ -262,8 +261,7 @@ def test_several_targets_in_one_call_equal_each_alone(plugin, targets):
             assert a.after.tolist() == b.after.tolist()
 
 
-def test_generation_equals_teacher_forcing_on_its_own_answer(plugin, targets):
-    """Fed its own answer, the scored system says that answer: both stages are one method."""
+def test_teacher_forcing_on_a_generated_answer_predicts_that_answer(plugin, targets):
     ensemble = Ensemble(plugin, targets[:1])
     answer = ensemble.generate([RECORDS[0].prompt], max_new_tokens=24).after[0][0]
     scored = ensemble.score([Pair(RECORDS[0].prompt, answer)]).targets[0][0]
@@ -272,13 +270,13 @@ def test_generation_equals_teacher_forcing_on_its_own_answer(plugin, targets):
 
 def test_gradient_search_reports_a_falling_loss(plugin, targets):
     rule = fusion.relative(search="gradient")
-    found = evaluate(Ensemble(plugin, targets[:1], rule=rule, gate=gates.token()), RECORDS)
-    losses = found.losses[targets[0].name]
+    evaluation = evaluate(Ensemble(plugin, targets[:1], rule=rule, gate=gates.token()), RECORDS)
+    losses = evaluation.losses[targets[0].name]
     assert len(losses) == rule.settings.gradient.steps + 1
     assert losses[-1] < losses[0]
 
 
-def test_blocks_in_which_nothing_is_in_reach_have_no_losses_and_do_no_harm(plugin, targets):
+def test_blocks_without_an_edit_in_reach_have_no_losses_and_do_not_change_the_mean(plugin, targets):
     rule = fusion.relative(search="gradient")
     ensemble = Ensemble(plugin, targets[:1], rule=rule, gate=gates.memory())
     far = EditRecord("How deep is the old well?", "the cat", subject="well", index=2)
@@ -287,29 +285,29 @@ def test_blocks_in_which_nothing_is_in_reach_have_no_losses_and_do_no_harm(plugi
     blocks = [evaluate_block(ensemble, part, **options) for part in parts]
     assert not blocks[0].losses and blocks[1].losses and blocks[2].losses
     records = [record for part in parts for record in part]
-    found = gathered(ensemble, records, blocks, mode="teacher-forced").losses
-    whole = evaluate(ensemble, records).losses
+    in_parts = gathered(ensemble, records, blocks, mode="teacher-forced").losses
+    at_once = evaluate(ensemble, records).losses
     name = targets[0].name
-    np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
+    np.testing.assert_allclose(in_parts[name], at_once[name], rtol=1e-5)
 
 
 def test_deepen_runs_on_exact_tables(plugin, targets):
     ensemble = Ensemble(plugin, targets[:1], rule=fusion.deepen(), gate=gates.fixed(0.5))
     state = ensemble.prepared[0].state
     assert isinstance(state.plugin, ExactTable) and isinstance(state.target, ExactTable)
-    found = evaluate(ensemble, RECORDS)
-    assert found.results[0]["search"] == "gradient"
-    assert found.alphas["rel"] == [0.5, 0.5]
+    evaluation = evaluate(ensemble, RECORDS)
+    assert evaluation.results[0]["search"] == "gradient"
+    assert evaluation.alphas["rel"] == [0.5, 0.5]
 
 
-def test_tables_are_kept_and_an_edit_does_not_touch_them(plugin, targets, tmp_path, tiny_model):
+def test_tables_are_cached_and_another_edit_uses_them(plugin, targets, tmp_path, tiny_model):
     Ensemble(plugin, targets[:1], rule=fusion.relative())
-    kept = sorted((tmp_path / "tables").iterdir())
-    assert len(kept) == 2
+    files = sorted((tmp_path / "tables").iterdir())
+    assert len(files) == 2
     model, tokenizer = tiny_model(40, 0)
     other = edit(model, tokenizer, RECORDS[:1], UNRELATED, EditSettings(epochs=1, swapped_ratio=0))
     Ensemble(other, targets[:1], rule=fusion.relative(allow_lossy=True))
-    assert sorted((tmp_path / "tables").iterdir()) == kept
+    assert sorted((tmp_path / "tables").iterdir()) == files
 
 
 def test_end_tokens_are_anchors_of_each_other(plugin, targets):
@@ -325,14 +323,14 @@ def test_the_plugin_alone_is_scored_in_its_own_tokens(plugin):
     assert alone["loc"] is None
 
 
-def test_an_answer_of_no_tokens_is_refused(plugin, targets):
-    ensemble = Ensemble(plugin, targets, rule=fusion.vocabulary(), alpha_threshold=0)
-    for ask in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
+def test_an_answer_of_no_tokens_raises(plugin, targets):
+    ensemble = Ensemble(plugin, targets, rule=fusion.vocabulary(), alpha_threshold=0.0)
+    for method in (ensemble.generate, ensemble.answers, ensemble.answers_alone):
         with pytest.raises(InputError, match="max_new_tokens=0"):
-            ask(["Who?"], max_new_tokens=0)
+            method(["Who?"], max_new_tokens=0)
 
 
-def test_targets_of_one_name_are_told_apart_by_their_folders(plugin, targets):
+def test_targets_of_one_name_are_named_by_their_folders_too(plugin, targets):
     def placed(place):
         model = dataclasses.replace(targets[0].model, name="hf", source=Path(place))
         return Target(model, targets[0].tokenizer)
@@ -344,7 +342,7 @@ def test_targets_of_one_name_are_told_apart_by_their_folders(plugin, targets):
         Ensemble(plugin, [both[0], both[0]])
 
 
-def test_what_does_not_go_together_is_refused(plugin, targets):
+def test_arguments_that_do_not_fit_together_raise(plugin, targets):
     with pytest.raises(InputError, match="no targets"):
         Ensemble(plugin, [])
     with pytest.raises(InputError, match="1 states for 2 targets"):
@@ -352,27 +350,26 @@ def test_what_does_not_go_together_is_refused(plugin, targets):
     with pytest.raises(InputError, match="gives every prompt the same alpha"):
         Ensemble(plugin, targets, rule=fusion.draft(trust=True), gate=gates.fixed(0.9))
     with pytest.raises(InputError, match="alpha_threshold=2"):
-        Ensemble(plugin, targets, alpha_threshold=2)
+        Ensemble(plugin, targets, alpha_threshold=2.0)
 
 
-def test_the_functions_do_what_the_ensemble_does(plugin, targets):
-    """`Ensemble` is a shell: prepared values and two functions are all there is."""
+def test_the_functions_over_prepared_values_give_the_ensembles_results(plugin, targets):
     ensemble = Ensemble(plugin, targets)
     prompts = [record.prompt for record in RECORDS]
     prepared = prepare_plugin(plugin)
     ready = [prepare_target(prepared, target) for target in targets]
     assert generate(prepared, ready, prompts).after == ensemble.generate(prompts).after
     scored, expected = score(prepared, ready, PAIRS), ensemble.score(PAIRS)
-    for found, wanted in zip(scored.targets, expected.targets, strict=True):
-        assert [t.after.tolist() for t in found] == [t.after.tolist() for t in wanted]
-    # Alphas may come from outside, too.
-    shut = generate(prepared, ready, prompts, alphas=np.zeros(len(prompts), np.float32))
-    assert shut.after == shut.before
+    for ours, its in zip(scored.targets, expected.targets, strict=True):
+        assert [t.after.tolist() for t in ours] == [t.after.tolist() for t in its]
+    # The alphas may be given.
+    closed = generate(prepared, ready, prompts, alphas=np.zeros(len(prompts), np.float32))
+    assert closed.after == closed.before
 
 
 @pytest.mark.parametrize("rule", LOSSY, ids=NAMES)
 def test_a_second_call_compiles_nothing(plugin, targets, rule):
-    ensemble = Ensemble(plugin, targets[:1], rule=rule, alpha_threshold=0)
+    ensemble = Ensemble(plugin, targets[:1], rule=rule, alpha_threshold=0.0)
     compiled = [
         decisions.decide,
         prefix_batching._hidden,

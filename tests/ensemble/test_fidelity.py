@@ -1,4 +1,4 @@
-"""What the fidelity report says of a pair's tables, against the whole matrix."""
+"""The fidelity of a pair's tables, against the whole matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +26,23 @@ def sides(tiny_model, tmp_path, monkeypatch):
 def test_variation_is_the_distance_from_p_r_with_the_whole_matrix(sides):
     state = relative(allow_lossy=True).prepare(*sides)
     health = tuple(side.health for side in sides)
-    found = fidelity.fidelity(*sides, state, health)
+    report = fidelity.fidelity(*sides, state, health)
     texts = fidelity.beginnings(12)
-    assert found.distributions == len(texts) == 12
+    assert report.distributions == len(texts) == 12
     shared = pair_anchors(sides[0].tokenizer, sides[1].tokenizer)
     tables, ids = (state.plugin, state.target), (shared.ids_a, shared.ids_b)
-    exact, kept = [], []
-    for side, table, anchors, report in zip(sides, tables, ids, health, strict=True):
+    exact, by_table = [], []
+    for side, table, anchors, its_health in zip(sides, tables, ids, health, strict=True):
         rows = [side.tokenizer.encode(text) for text in texts]
         states = jnp.asarray(states_after(side.params, side.config, rows))
         p = jax.nn.softmax(unembed(side.params, side.config, states))
-        whole = transfer_matrix(side.embeddings, anchors, temperature=report.temperature)
+        whole = transfer_matrix(side.embeddings, anchors, temperature=its_health.temperature)
         exact.append(np.asarray(p @ whole))
-        kept.append(np.asarray(table.to_relative(p)))
-    wanted = [np.abs(a - b).sum(1).mean() / 2 for a, b in zip(exact, kept, strict=True)]
-    np.testing.assert_allclose(found.total_variation, wanted, rtol=1e-3, atol=1e-5)
-    for alpha, share in found.agreement.items():
-        a, b = (np.argmax(alpha * s + (1 - alpha) * t, axis=1) for s, t in (exact, kept))
+        by_table.append(np.asarray(table.to_relative(p)))
+    expected = [np.abs(a - b).sum(1).mean() / 2 for a, b in zip(exact, by_table, strict=True)]
+    np.testing.assert_allclose(report.total_variation, expected, rtol=1e-3, atol=1e-5)
+    for alpha, share in report.agreement.items():
+        a, b = (np.argmax(alpha * s + (1 - alpha) * t, axis=1) for s, t in (exact, by_table))
         assert share == np.mean(a == b)
 
 

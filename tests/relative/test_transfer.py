@@ -1,4 +1,4 @@
-"""Relative representations and the tables that stand for them."""
+"""Relative representations and their tables."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ NORMALIZATIONS = ("centered", "deepen")
 
 
 def embeddings(seed=0, rows=V, width=D, shift=0.5):
-    """Random rows around a common mean, with one zero row and padding rows that hold junk."""
+    """Random rows around a common mean, with a row of zeros and padding rows that are not zero."""
     values = np.random.default_rng(seed).normal(shift, 1.0, (rows, width)).astype(np.float32)
     values[ZERO_ROW] = 0
     return values
@@ -41,7 +41,7 @@ TOKENS = (np.arange(V) < NUM_TOKENS) & (np.arange(V) != ZERO_ROW)
 
 
 def reference(normalization, temperature, matrix=E, ids=IDS, tokens=TOKENS):
-    """R in float64 NumPy, straight from the two definitions."""
+    """R in float64 NumPy, directly from the two definitions."""
     rows = matrix.astype(np.float64)
     if normalization == "centered":
         rows = rows - rows[tokens].mean(0)
@@ -63,7 +63,7 @@ def table(kind, normalization="centered", k=A, **options):
 
 
 def whole(any_table, rows=V):
-    """The matrix that a table stands for."""
+    """The matrix of a table."""
     return np.asarray(any_table.to_relative(jnp.eye(rows)))
 
 
@@ -79,7 +79,7 @@ def test_the_matrix_is_the_formula_in_float64(normalization, temperature):
     np.testing.assert_allclose(matrix, reference(normalization, temperature), atol=2e-5)
 
 
-def test_deepen_takes_temperature_100_unless_told_otherwise():
+def test_deepen_has_temperature_100_by_default():
     published = transfer_matrix(E, IDS, normalization="deepen", num_tokens=NUM_TOKENS)
     np.testing.assert_allclose(published, reference("deepen", 100.0), atol=2e-5)
 
@@ -118,8 +118,8 @@ def test_top_k_keeps_the_largest_and_spreads_the_rest_over_the_mean_row():
     np.testing.assert_allclose(made.column(jnp.int32(4)), expected[:, 4], atol=5e-6)
 
 
-def test_a_quick_table_keeps_float32_entries_but_for_the_mass_outside_of_them():
-    """Entries of a row stand in their exact ratios; rounding moves the row as a whole, a little."""
+def test_entries_of_a_quick_table_are_float32_up_to_a_factor_for_each_row():
+    """Rounded cosines change the mass of all other entries, and so the whole row by one factor."""
     slow, fast = table("topk", k=5), table("topk", k=5, quick=True)
     exact = reference("centered", 9.0)
     for v in np.flatnonzero(TOKENS):
@@ -131,16 +131,16 @@ def test_a_quick_table_keeps_float32_entries_but_for_the_mass_outside_of_them():
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("block", [16, 1024])
-def test_exact_products_need_one_block_at_a_time(normalization, block, monkeypatch):
+def test_exact_products_are_computed_block_by_block(normalization, block, monkeypatch):
     monkeypatch.setattr(transfer, "BLOCK", block)
     p = distributions(4)
-    found = exact_relative(
+    relative = exact_relative(
         p, E, IDS, normalization=normalization, temperature=9.0, num_tokens=NUM_TOKENS
     )
-    np.testing.assert_allclose(found, p @ reference(normalization, 9.0), atol=5e-6)
+    np.testing.assert_allclose(relative, p @ reference(normalization, 9.0), atol=5e-6)
 
 
-def test_held_mass_is_what_the_kept_entries_hold_of_p_r():
+def test_held_mass_is_the_mass_of_p_r_on_a_tables_entries():
     made, p = table("topk", k=4), distributions(0)
     exact = reference("centered", 9.0)
     expected = np.asarray(p) @ np.sort(exact, axis=1)[:, -4:].sum(1)
@@ -157,7 +157,7 @@ def test_p_r_is_linear_in_p_and_its_gradient_is_a_row_product(kind):
     np.testing.assert_allclose(gradient, np.asarray(weights) @ whole(made).T, atol=2e-5)
 
 
-def test_the_exact_table_keeps_no_block_of_r_for_its_gradient(monkeypatch):
+def test_the_exact_table_stores_no_block_of_r_for_its_gradient(monkeypatch):
     monkeypatch.setattr(tables, "BLOCK", 16)
     made, p = table("exact"), distributions(1, count=2)
     _, backward = jax.vjp(lambda p: made.to_relative(p), p)
@@ -167,17 +167,17 @@ def test_the_exact_table_keeps_no_block_of_r_for_its_gradient(monkeypatch):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_padding_rows_have_no_say(normalization):
-    junk = E.copy()
-    junk[NUM_TOKENS:] = 1e3
+def test_padding_rows_do_not_change_the_matrix(normalization):
+    other = E.copy()
+    other[NUM_TOKENS:] = 1e3
     options = {"normalization": normalization, "temperature": 9.0, "num_tokens": NUM_TOKENS}
     np.testing.assert_array_equal(
-        transfer_matrix(junk, IDS, **options), transfer_matrix(E, IDS, **options)
+        transfer_matrix(other, IDS, **options), transfer_matrix(E, IDS, **options)
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_anchor_without_an_embedding_takes_no_mass(kind):
+def test_an_anchor_with_a_zero_embedding_gets_no_mass(kind):
     ids = np.sort(np.append(IDS, ZERO_ROW)).astype(np.int32)
     made, _ = build_table(E, ids, temperature=9.0, num_tokens=NUM_TOKENS, kind=kind, k=A + 1)
     empty = int(np.flatnonzero(ids == ZERO_ROW)[0])
@@ -198,7 +198,7 @@ def test_the_calibrated_temperature_gives_anchors_a_mean_self_mass_of_99_hundred
     assert health.self_mass == pytest.approx(0.99, abs=1e-4)
 
 
-def test_calibration_is_seeded_and_stays_in_its_bounds():
+def test_calibration_is_seeded_and_stays_within_its_bounds():
     unit = unit_embeddings(E, num_tokens=NUM_TOKENS)
     assert calibrate_temperature(unit, IDS, sample=6, seed=3) == calibrate_temperature(
         unit, IDS, sample=6, seed=3
@@ -210,10 +210,10 @@ def test_calibration_is_seeded_and_stays_in_its_bounds():
 
 @given(seed=st.integers(0, 10_000), k=st.sampled_from([1, 4, A]), tied=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_the_lookup_of_a_sparse_table_is_the_argmax_of_the_columns_it_stands_for(seed, k, tied):
+def test_the_lookup_of_a_top_k_table_is_the_argmax_of_its_columns(seed, k, tied):
     rng = np.random.default_rng(seed)
     indices = np.stack([rng.permutation(A)[:k] for _ in range(V)]).astype(np.int32)
-    # Multiples of 1/4 make columns tie often.
+    # With multiples of 1/4 ties in a column are common.
     values = rng.integers(0, 4, (V, k)) / 4 if tied else rng.random((V, k))
     rest = rng.integers(0, 4, V) / 4 if tied else rng.random(V)
     made = TopKTable(
@@ -223,28 +223,28 @@ def test_the_lookup_of_a_sparse_table_is_the_argmax_of_the_columns_it_stands_for
         jnp.full(A, 0.25, jnp.float32),
     )
     columns = np.asarray(jax.vmap(made.column, out_axes=1)(jnp.arange(A)))
-    found = np.asarray(lookup_table(made))
-    np.testing.assert_allclose(columns[found, np.arange(A)], columns.max(0), rtol=1e-6)
+    tokens = np.asarray(lookup_table(made))
+    np.testing.assert_allclose(columns[tokens, np.arange(A)], columns.max(0), rtol=1e-6)
     if tied:  # exact in binary: the lowest id wins
         reachable = columns.max(0) > 0
-        np.testing.assert_array_equal(found[reachable], columns.argmax(0)[reachable])
+        np.testing.assert_array_equal(tokens[reachable], columns.argmax(0)[reachable])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_lookup_is_the_largest_entry_of_every_column(kind, monkeypatch):
     monkeypatch.setattr(tables, "BLOCK", 16)
     made = table(kind, k=6)
-    matrix, found = whole(made), np.asarray(lookup_table(made))
-    np.testing.assert_allclose(matrix[found, np.arange(A)], matrix.max(0), rtol=1e-5)
+    matrix, tokens = whole(made), np.asarray(lookup_table(made))
+    np.testing.assert_allclose(matrix[tokens, np.arange(A)], matrix.max(0), rtol=1e-5)
 
 
-def test_equal_columns_go_to_the_lowest_token():
+def test_of_equal_entries_the_lookup_has_the_lowest_token():
     matrix = jnp.asarray([[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]])
     np.testing.assert_array_equal(lookup_table(DenseTable(matrix)), [0, 0])
 
 
 def test_a_degenerate_matrix_warns_and_centring_repairs_it():
-    # Anisotropic, as where embeddings are tied: a common direction dwarfs what tells rows apart.
+    # Anisotropic, as with tied embeddings: the common direction is much larger than differences.
     tied = np.random.default_rng(0).normal(3.0, 1.0, (900, 32)).astype(np.float32)
     ids = np.arange(800, dtype=np.int32)
     _, flat = build_table(tied, ids, normalization="deepen")
@@ -256,15 +256,15 @@ def test_a_degenerate_matrix_warns_and_centring_repairs_it():
     assert repaired.entropy < flat.entropy
 
 
-def test_an_identity_that_other_tokens_fall_through_warns():
+def test_a_matrix_that_loses_the_mass_of_other_tokens_warns():
     isotropic = np.random.default_rng(0).normal(size=(1600, 256)).astype(np.float32)
     ids = np.arange(1500, dtype=np.int32)
     _, health = build_table(isotropic, ids, k=1)
     assert health.self_mass > 0.98
     assert health.neighbour_mass < 0.01
-    assert any("fall through" in line for line in health.warnings())
+    assert any("mass is lost" in line for line in health.warnings())
     _, sharper = build_table(isotropic, ids, k=1, temperature=3 * health.temperature)
-    assert sharper.neighbour_mass > 10 * health.neighbour_mass  # the remedy it names
+    assert sharper.neighbour_mass > 10 * health.neighbour_mass  # the remedy of the warning
     assert not sharper.warnings()
 
 
@@ -272,35 +272,36 @@ def test_health_is_the_mean_over_anchors_and_over_other_tokens():
     exact = reference("centered", 9.0)
     _, health = build_table(E, IDS, temperature=9.0, num_tokens=NUM_TOKENS, k=4)
     own = exact[IDS, np.arange(A)]
-    kept = np.sort(exact, axis=1)[:, -4:].sum(1)
+    top_mass = np.sort(exact, axis=1)[:, -4:].sum(1)
     others = np.setdiff1d(np.flatnonzero(TOKENS), IDS)
     assert health.self_mass == pytest.approx(own.mean(), rel=1e-4)
-    assert health.neighbour_mass == pytest.approx(kept[others].mean(), rel=1e-4)
-    assert health.anchor_neighbour_mass == pytest.approx((kept[IDS] - own).mean(), rel=1e-3)
+    assert health.neighbour_mass == pytest.approx(top_mass[others].mean(), rel=1e-4)
+    anchor_mass = (top_mass[IDS] - own).mean()
+    assert health.anchor_neighbour_mass == pytest.approx(anchor_mass, rel=1e-3)
     entropy = -np.sum(exact * np.log(np.where(exact > 0, exact, 1)), axis=1)
     assert health.entropy == pytest.approx(entropy[TOKENS].mean(), rel=1e-4)
     assert health.anchors == A
 
 
-def test_where_every_token_is_an_anchor_there_is_no_neighbour_to_warn_of():
+def test_if_every_token_is_an_anchor_there_is_no_neighbour_mass():
     _, health = build_table(E[:6], np.arange(6, dtype=np.int32))
     assert health.neighbour_mass is None
     assert not health.warnings()
 
 
-def test_coverage_weighs_anchors_by_how_often_they_occur():
+def test_coverage_weights_anchors_by_how_often_they_occur():
     assert anchor_coverage(np.array([6, 1, 3, 0]), np.array([0, 3])) == pytest.approx(0.6)
     assert anchor_coverage(np.zeros(4), np.array([0])) == 0
 
 
-def test_progress_is_told_block_by_block(monkeypatch):
+def test_progress_is_reported_after_each_block(monkeypatch):
     monkeypatch.setattr(build, "BLOCK", 32)
-    told = []
-    build_table(E, IDS, temperature=9.0, on_block=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    calls = []
+    build_table(E, IDS, temperature=9.0, on_block=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_bad_anchors_are_refused_with_what_to_do():
+def test_anchors_that_do_not_fit_raise_with_a_remedy():
     with pytest.raises(InputError, match="the rule vocabulary"):
         build_table(E, IDS[:1])
     with pytest.raises(InputError, match=f"rows 0 to {V - 1}"):
@@ -315,7 +316,7 @@ def test_the_vocabulary_map_moves_each_tokens_mass_to_one_token():
     np.testing.assert_allclose(to_vocabulary(p, ids, 6), [[0.2, 0, 0.4, 0, 0.4, 0]], atol=1e-7)
 
 
-def test_mass_of_tokens_that_go_nowhere_is_shared_out_and_none_is_made_up():
+def test_mass_without_a_token_in_the_target_is_dropped_and_the_rest_scaled_to_one():
     ids = np.array([1, -1, 0], np.int32)
     moved = to_vocabulary(jnp.asarray([[0.25, 0.5, 0.25], [0.0, 1.0, 0.0]]), ids, 3)
     np.testing.assert_allclose(moved, [[0.5, 0.5, 0], [0, 0, 0]], atol=1e-7)
