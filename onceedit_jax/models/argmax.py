@@ -70,9 +70,12 @@ def _largest(logits: AnyArray, count: int) -> tuple[jax.Array, jax.Array]:
     groups, width = _grouped(logits)
     highest = jnp.max(groups, axis=-1)
     maxima, best = jax.lax.top_k(highest, min(count, highest.shape[-1]))
-    chosen = jnp.take_along_axis(groups, best[..., None], axis=-2)
+    # Computed once: where the compiler fuses what makes the logits into both uses, they may differ
+    # in the last bit, and no entry would equal the maximum.
+    chosen = jax.lax.optimization_barrier(jnp.take_along_axis(groups, best[..., None], axis=-2))
     # An argmax within the group that vectorises: the first place that holds the maximum.
-    places = jnp.where(chosen == maxima[..., None], jnp.arange(width), width - 1)
+    is_largest = chosen == jnp.max(chosen, axis=-1, keepdims=True)
+    places = jnp.where(is_largest, jnp.arange(width), width - 1)
     tokens = best * width + jnp.min(places, axis=-1)
     # No place holds the maximum in a row of NaN.
     return maxima, jnp.minimum(tokens, logits.shape[-1] - 1).astype(jnp.int32)

@@ -234,7 +234,7 @@ def test_settings_that_cannot_train_are_refused():
     ("name", "value"),
     [("method", "last_n_layers"), ("optimizer", "Adam"), ("schedule", "cos")],
 )
-def test_a_setting_that_is_none_of_its_choices_is_refused(name, value):
+def test_a_setting_that_is_none_of_its_choices_is_refused(unchecked, name, value):
     with pytest.raises(InputError, match=f"setting {name}={value}: expected one of"):
         EditSettings(**{name: value})
 
