@@ -1,7 +1,8 @@
 """mkdocs hook: pages that lie outside docs/, the API reference, and links into the repository.
 
 - `CHANGELOG.md`, `CONTRIBUTING.md` and the pages of `results/` become pages of the site.
-- The API reference is made from the public names of the package, one page for each room.
+- The API reference is made from the public names of the package, one page for each
+  package folder.
 - A relative link to a file that is no page of the site leads to that file in the repository.
 """
 
@@ -34,8 +35,8 @@ class PublicName(NamedTuple):
         return f"{self.module}.{self.name}"
 
     @property
-    def room(self) -> str:
-        """The room, or the module at the package's root, in which it lies."""
+    def folder(self) -> str:
+        """The package folder, or the module at the package's root, in which it lies."""
         return self.module.split(".")[1]
 
 
@@ -96,15 +97,20 @@ def repository_path(file: "File") -> str:
 
 
 def public_names() -> list[PublicName]:
-    """The public names: of the package itself, and of its rooms that are public namespaces."""
+    """The public names: of the package, and of its folders that are public namespaces."""
     top = ROOT / PACKAGE
-    stub = top / "__init__.pyi"
-    names = set(_imported(stub if stub.exists() else top / "__init__.py", PACKAGE))
-    for room in sorted(top.glob("*/__init__.py")):
-        if PublicName(room.parent.name, PACKAGE) in names:
-            names.remove(PublicName(room.parent.name, PACKAGE))
-            names |= set(_imported(room, f"{PACKAGE}.{room.parent.name}"))
+    names = set(_imported(_names_file(top), PACKAGE))
+    for folder in sorted(path.parent for path in top.glob("*/__init__.py")):
+        if PublicName(folder.name, PACKAGE) in names:
+            names.remove(PublicName(folder.name, PACKAGE))
+            names |= set(_imported(_names_file(folder), f"{PACKAGE}.{folder.name}"))
     return sorted(name for name in names if "." in name.module)
+
+
+def _names_file(folder: Path) -> Path:
+    """The file that lists the public names of a folder: its stub if its imports are lazy."""
+    stub = folder / "__init__.pyi"
+    return stub if stub.exists() else folder / "__init__.py"
 
 
 def _imported(path: Path, package: str) -> Iterator[PublicName]:
@@ -119,24 +125,24 @@ def _imported(path: Path, package: str) -> Iterator[PublicName]:
 
 def api_pages() -> Iterator[tuple[str, str]]:
     """Path and Markdown of every page of the API reference."""
-    rooms: dict[str, list[PublicName]] = defaultdict(list)
+    folders: dict[str, list[PublicName]] = defaultdict(list)
     for name in public_names():
-        rooms[name.room].append(name)
+        folders[name.folder].append(name)
     index = [
         "# API reference",
-        "The public names of the package, by room. `import onceedit_jax as oe` gives most of them "
-        "as `oe.NAME`. The rooms `fusion`, `gates` and `editors` are namespaces: "
+        "The public names of the package, by package folder. `import onceedit_jax as oe` gives "
+        "most of them as `oe.NAME`. The folders `fusion`, `gates` and `editors` are namespaces: "
         "`oe.fusion.draft()`.",
     ]
-    for room, names in sorted(rooms.items()):
-        source = ROOT / PACKAGE / room
+    for folder, names in sorted(folders.items()):
+        source = ROOT / PACKAGE / folder
         source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
         purpose = _first_line(ast.parse(source.read_text(encoding="utf-8")))
         nodes = {name: _definition(name) for name in names}
         others = ", ".join(f"`{name.name}`" for name in names if nodes[name] is None)
-        parts = [f"# {room}", purpose, *([f"Also here: {others}."] if others else [])]
+        parts = [f"# {folder}", purpose, *([f"Also here: {others}."] if others else [])]
         parts += [f"::: {name.path}" for name in names if nodes[name] is not None]
-        yield f"api/{room}.md", "\n\n".join(parts) + "\n"
+        yield f"api/{folder}.md", "\n\n".join(parts) + "\n"
         rows = [
             f"| `{name.name}` | |"
             if node is None
@@ -144,7 +150,7 @@ def api_pages() -> Iterator[tuple[str, str]]:
             for name, node in nodes.items()
         ]
         table = "\n".join(["| name | |", "| --- | --- |", *rows])
-        index += [f"## [{room}]({room}.md)", purpose, table]
+        index += [f"## [{folder}]({folder}.md)", purpose, table]
     yield "api/index.md", "\n\n".join(index) + "\n"
 
 
