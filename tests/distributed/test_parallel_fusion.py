@@ -70,7 +70,8 @@ for kind in ("topk", "exact"):
         np.testing.assert_array_equal(mapped.tokens.reshape(B), alone.tokens)
         if alone.losses is not None:
             np.testing.assert_allclose(spread.losses, alone.losses, rtol=1e-5, atol=1e-7)
-            np.testing.assert_allclose(mapped.losses.reshape(B, -1), alone.losses, rtol=1e-5, atol=1e-7)
+            found = mapped.losses.reshape(B, -1)
+            np.testing.assert_allclose(found, alone.losses, rtol=1e-5, atol=1e-7)
 print("equal")
 """
 
