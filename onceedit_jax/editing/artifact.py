@@ -14,6 +14,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Float
 from safetensors.numpy import save_file
 
+from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.distributed.hosts import is_first
 from onceedit_jax.distributed.mesh import sharding, spans_hosts
@@ -93,7 +94,7 @@ class EditedPlugin:
         """A gate for this plug-in: as it was fitted with the edit, or fitted now.
 
         A gate that the artifact does not know is fitted on the edits' own prompts, and on the
-        library's neutral texts as held-out rows.
+        library's neutral texts that were not trained on, as held-out rows.
         """
         rule = self.info.rule
         if gate in (token(), memory(), both()):
@@ -104,10 +105,11 @@ class EditedPlugin:
                 rule.trust_thresholds[gate.name],
             )
         records = [EditRecord(e.prompt, e.target, subject=e.subject) for e in self.info.edits]
+        neutral, trained = (row.prompt for row in neutral_rows()), set(self.info.trained_texts)
         features, labels = gate_rows(
             gate.reads,
             records,
-            held_back=[row.prompt for row in neutral_rows()],
+            held_back=[text for text in neutral if digest(text) not in trained],
             params=self.params,
             kernel=self.gate,
             config=self.config,

@@ -9,9 +9,8 @@ WHOLE = 1 - 1e-4  # of a key: its weights are float32 and need not sum to 1
 def reach_threshold(held_out: ArrayLike) -> float:
     """How much of a key a text must hold to be in an edit's reach.
 
-    Halfway from the held-out unrelated rows (their 95th percentile) to a whole key, so always more
-    than half of it: one of a name's two words is not enough. A whole key always is, even where
-    unrelated rows hold some edit's.
+    Halfway from the held-out unrelated rows (their 95th percentile) to a whole key, so at
+    least half of it. A whole key is always enough, even where unrelated rows hold some edit's.
     """
     held_out = np.asarray(held_out, float)
     usual = float(np.quantile(held_out, 0.95)) if held_out.size else 0.0
