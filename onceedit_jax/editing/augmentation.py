@@ -116,6 +116,11 @@ def training_texts(
     return TrainingTexts(pools, without_evaluated(varied, questions), negatives, held_back, bare)
 
 
+def unrelated_counts(settings: EditSettings, edits: int) -> tuple[int, int]:
+    """How many unrelated rows so many edits need: to train on, and to hold back."""
+    return round(settings.unrelated_ratio * edits), round(settings.held_back * edits)
+
+
 def choose_unrelated(
     records: Sequence[EditRecord],
     unrelated: Sequence[UnrelatedRow],
@@ -130,8 +135,7 @@ def choose_unrelated(
       InputError: there are fewer rows than the settings need.
     """
     rng = np.random.default_rng([settings.seed, 1])
-    wanted = round(settings.unrelated_ratio * len(records))
-    reserved = round(settings.held_back * len(records))
+    wanted, reserved = unrelated_counts(settings, len(records))
     if wanted + reserved > len(unrelated):
         raise InputError(
             f"{len(unrelated)} unrelated rows for {len(records)} edits: unrelated_ratio="

@@ -17,7 +17,7 @@ from onceedit_jax.data.records import EditRecord, UnrelatedRow, neutral_rows, st
 from onceedit_jax.distributed.mesh import data_mesh, lay, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.artifact_info import EditorInfo
-from onceedit_jax.editing.augmentation import TrainingTexts, training_texts
+from onceedit_jax.editing.augmentation import TrainingTexts, training_texts, unrelated_counts
 from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.editor import (
     Editor,
@@ -226,8 +226,7 @@ def _continued(
 
 def _within(settings: EditSettings, available: int, edits: int) -> EditSettings:
     """Settings that need no more unrelated rows than there are, in the same proportion."""
-    trained = round(settings.unrelated_ratio * edits)
-    held_back = round(settings.held_back * edits)
+    trained, held_back = unrelated_counts(settings, edits)
     if trained + held_back <= available:
         return settings
     share = available / (trained + held_back)

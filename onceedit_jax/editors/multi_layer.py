@@ -48,7 +48,7 @@ class _MultiLayerSettings(ValueSettings):
           InputError: naming the setting, its value and what was expected.
         """
         super().__post_init__()
-        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
+        object.__setattr__(self, "layers", tuple(sorted(self.layers)))  # YAML has lists only
         if not self.layers:
             raise InputError("setting layers=(): expected at least one layer to write into")
         check_settings(self, not_negative=["prefixes"])

@@ -56,8 +56,7 @@ def editor_by_name(name: str, options: Mapping[str, Any] | None = None) -> Edito
     needed = [key for key, field in known.items() if field.default is Parameter.empty]
     if missing := [key for key in needed if key not in options]:
         raise InputError(f"editor {name}: setting {missing[0]} is missing and has no default")
-    # YAML has lists only, and settings are hashable.
-    return make(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return make(**options)
 
 
 def _factory(name: str) -> Callable[..., Editor]:
