@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import yaml
 from tyro.conf import Positional, arg
 
 from onceedit_jax.editing.settings import EditSettings
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from onceedit_jax.data.records import EditRecord, UnrelatedRow
     from onceedit_jax.editing.artifact import EditedPlugin
+    from onceedit_jax.editing.editor import Editor
     from onceedit_jax.editing.trainer import Progress
 
 
@@ -34,6 +36,8 @@ class EditOptions:
       evaluated: file of further records that will be evaluated; their questions are not trained on.
       strip_nq: remove "nq question:" from unrelated rows, so that the gate cannot go by it.
       drop_leaks: leave out unrelated rows that are evaluated, instead of refusing them.
+      editor: name of an editing method; None takes the one of --method.
+      editor_option: one of this method's settings, as in layer=12.
       start: folder of a plug-in that was edited earlier; its edits stay.
       replay: earlier edits that are trained again, for each new one.
       resume: continue an interrupted run of the same edits and settings.
@@ -52,6 +56,8 @@ class EditOptions:
     evaluated: str | None = None
     strip_nq: bool = False
     drop_leaks: bool = False
+    editor: Annotated[str | None, arg(metavar="NAME")] = None
+    editor_option: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
     start: Path | None = None
     replay: float = 1.0
     resume: bool = False
@@ -119,6 +125,7 @@ def edit_from_files(
 
     host = join(options.distributed)
     check_replaceable(options.out, ARTIFACT)
+    editor = _editor(options)
     mesh = _mesh(options.mesh, hosts=host.count)
     records = load_records(options.facts, options.format, limit=options.limit)
     _note_records(records, on_note)
@@ -139,6 +146,7 @@ def edit_from_files(
         records,
         unrelated,
         options.settings,
+        editor=editor,
         examples=load_records(options.examples) if options.examples else (),
         evaluated=evaluated,
         start=start,
@@ -152,6 +160,32 @@ def edit_from_files(
     if host.index == 0:
         shutil.rmtree(checkpoint, ignore_errors=True)
     return edited
+
+
+def _editor(options: EditOptions) -> "Editor | None":
+    """The editing method that is named, with its settings."""
+    from onceedit_jax.editors.registry import editor_by_name
+
+    if options.editor is None:
+        if options.editor_option:
+            raise InputError(
+                f"--editor-option {options.editor_option[0]}: it is a setting of the method that "
+                "--editor names; name one"
+            )
+        return None
+    return editor_by_name(options.editor, dict(map(_setting, options.editor_option)))
+
+
+def _setting(typed: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value read as YAML: 12 is a number and [4, 5] a list."""
+    key, sign, value = typed.partition("=")
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        sign = ""
+    if not sign or not key:
+        raise InputError(f"--editor-option {typed}: expected KEY=VALUE, as in layer=12")
+    return key, read
 
 
 def _mesh(typed: str | None, *, hosts: int) -> "Mesh | None":

@@ -71,7 +71,8 @@ def edit(
         without those that an edit or `evaluated` asks; many edits get fewer of them each.
       settings: every choice of the editing stage.
       editor: the editing method, see `editing.editor` (default: by `settings.method`). An editor
-        that trains no gate leaves the decision to the memory of the edits.
+        that trains no gate leaves the decision to the memory of the edits, or keeps the gate of
+        `start`.
       examples: records that are no edits; their rephrases show how questions can be rephrased. A
         training split of the edits' own kind is best.
       evaluated: further records whose questions must not be trained on.
@@ -144,7 +145,7 @@ def edit(
     return finalize_artifact(
         model,
         tokenizer,
-        _trained(result, config),
+        _trained(result, config, start),
         [*records, *earlier],
         augmented,
         settings,
@@ -313,6 +314,7 @@ def _timed(
     return result, seconds if result.seconds is None else result.seconds
 
 
-def _trained(result: EditorResult, config: ModelConfig) -> Trained:
-    gate = result.gate or init_gate(config.hidden_size)
+def _trained(result: EditorResult, config: ModelConfig, start: EditedPlugin | None) -> Trained:
+    """The result with a row for [WEIGHT]: the editor's own, else the one there was."""
+    gate = result.gate or (start.gate if start else init_gate(config.hidden_size))
     return Trained(result.params, gate, [dict(entry) for entry in result.history])

@@ -124,28 +124,15 @@ class Ensemble:
 
     def score(self, pairs: Sequence[Pair]) -> Scored:
         """See `onceedit_jax.ensemble.scoring.score`."""
-        alphas = self.alphas([pair.prompt for pair in pairs])
-        return score(self.prepared_plugin, self.prepared, pairs, alphas=alphas)
+        return score(self.prepared_plugin, self.prepared, pairs)
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> Answers:
         """See `onceedit_jax.ensemble.generation.generate`."""
-        return generate(
-            self.prepared_plugin,
-            self.prepared,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            alphas=self.alphas(prompts),
-        )
+        return generate(self.prepared_plugin, self.prepared, prompts, max_new_tokens=max_new_tokens)
 
     def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """See `onceedit_jax.ensemble.generation.answer`."""
-        return answer(
-            self.prepared_plugin,
-            self.prepared,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            alphas=self.alphas(prompts),
-        )
+        return answer(self.prepared_plugin, self.prepared, prompts, max_new_tokens=max_new_tokens)
 
     def answers_alone(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
         """See `onceedit_jax.ensemble.generation.answer_alone`."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import pytest
@@ -123,3 +124,26 @@ def test_rows_of_ones_own_that_leak_are_refused_or_left_out(files, tmp_path):
     with pytest.raises(InputError, match="unrelated rows"):  # one row is too few
         edit_from_files(EditOptions(**options, drop_leaks=True), on_note=notes.append)
     assert notes[0].startswith("left out 1 unrelated rows")
+
+
+def test_an_editing_method_and_its_settings_are_named(onceedit):
+    facts = ("edit", "facts.jsonl", "--plugin", "plugin", "--out", "by-name")
+    method = ("--editor", "ft-l", "--editor-option", "layer=1", "--editor-option", "epochs=2")
+    assert "with 3 facts" in onceedit(*facts, *method).out
+    editor = json.loads(Path("by-name/edit.json").read_text())["editor"]
+    assert editor["name"] == "ft-l"
+    assert (editor["settings"]["layer"], editor["settings"]["epochs"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--editor", "nobody"], "editor 'nobody': expected one of full, "),
+        (["--editor", "ft-l"], "setting layer is missing"),
+        (["--editor", "ft-l", "--editor-option", "layer"], "layer: expected KEY=VALUE"),
+        (["--editor-option", "layer=1"], "the method that --editor names"),
+    ],
+)
+def test_a_method_that_cannot_be_made_is_refused(onceedit, typed, message):
+    with pytest.raises(InputError, match=message):
+        onceedit("edit", "facts.jsonl", "--plugin", "plugin", "--out", "refused", *typed)

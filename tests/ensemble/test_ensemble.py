@@ -139,9 +139,8 @@ QUESTIONS = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]
 @pytest.mark.parametrize("rule", LOSSY, ids=NAMES)
 def test_answers_equal_those_of_one_token_at_a_time(plugin, targets, rule):
     """Drafts that are checked at once, and compiled loops, against a plain loop over tokens."""
-    ensemble = Ensemble(plugin, targets, rule=rule, alpha_threshold=0.0)
     for alpha in (0.05, 0.3, 0.6, 1.0):
-        ensemble.alphas = lambda prompts, a=alpha: np.full(len(prompts), a, np.float32)
+        ensemble = Ensemble(plugin, targets, rule=rule, gate=gates.fixed(alpha))
         for t, texts in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
             assert texts == stepwise_answers(ensemble, t, QUESTIONS, max_new_tokens=14)
 

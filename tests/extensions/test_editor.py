@@ -73,6 +73,14 @@ def test_a_closed_form_of_ones_own_edits_a_plugin(tiny_model, tmp_path):
     assert again.info.settings["method"] == "ridge" and again.info.settings["seed"] == 1
 
 
+def test_a_gate_that_was_trained_stays_when_an_editor_without_one_goes_on(tiny_model):
+    model, tokenizer = tiny_model()
+    first = edit(model, tokenizer, RECORDS, UNRELATED, FAST)
+    second = edit(model, tokenizer, ONE, UNRELATED, FAST, start=first, editor=ridge())
+    assert np.asarray(first.gate["kernel"]).any()
+    assert np.array_equal(first.gate["kernel"], second.gate["kernel"])
+
+
 def split_embeddings(params, key):
     frozen = {name: part for name, part in params.items() if name != "embed"}
     return Parts({"embed": params["embed"]}, frozen)
