@@ -49,6 +49,7 @@ class EditRecord:
         locality: unrelated prompts with their gold answers (locality).
         portability: questions that need the edit and further facts, with their answers.
         subject: what the edit is about.
+        aliases: other names of the subject.
         true_answers: the answers that were true before the edit.
         index: position in the list that was loaded.
         source: "file:line", for messages. Records that differ only here are equal.
@@ -60,6 +61,7 @@ class EditRecord:
     locality: tuple[Pair, ...] = ()
     portability: tuple[Pair, ...] = ()
     subject: str | None = None
+    aliases: tuple[str, ...] = ()
     true_answers: tuple[str, ...] = ()
     index: int = 0
     source: str = field(default="", compare=False)
@@ -144,14 +146,14 @@ def demo_path(name: str) -> Path:
 
     Args:
         name: "demo_edits.jsonl", "demo_unrelated.json", "neutral_texts.json",
-            "reference_texts.json" or "simple_facts.jsonl".
+            "reference_texts.json", "relations.yaml" or "simple_facts.jsonl".
 
     Raises:
         InputError: the package has no such file.
     """
     folder = Path(str(files("onceedit_jax.data")))
     if not (path := folder / name).is_file():
-        known = ", ".join(sorted(p.name for p in folder.glob("*.json*")))
+        known = ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix not in (".py", "")))
         raise InputError(f"{name}: no such file in the package; there are {known}")
     return path
 

@@ -1,0 +1,85 @@
+"""A bank of relations and the ways in which people ask for them, written for this project."""
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onceedit_jax.data.records import demo_path
+from onceedit_jax.errors import InputError
+
+SUBJECT, ANSWER = "{subject}", "{answer}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+    """A relation, and how it is asked for.
+
+    Attributes:
+      name: its usual name, as in an encyclopedia.
+      kinds: what kinds of subject have it.
+      questions: questions with `{subject}` in the subject's place.
+      statements: openings that the bare answer completes.
+      requests: sentences that ask for the answer.
+      sentence: a whole sentence that tells the fact, with `{subject}` and `{answer}`.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    questions: tuple[str, ...]
+    statements: tuple[str, ...]
+    requests: tuple[str, ...]
+    sentence: str
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """Everything that asks for the answer alone."""
+        return (*self.questions, *self.statements, *self.requests)
+
+
+@cache
+def relation_bank() -> tuple[Relation, ...]:
+    """The relations of `relations.yaml`, by name."""
+    return load_relations(demo_path("relations.yaml"))
+
+
+def load_relations(path: Path) -> tuple[Relation, ...]:
+    """Relations of a YAML file in the layout of the bank: a list of the fields of `Relation`.
+
+    Raises:
+      InputError: no such file, or an entry that is no relation; the message names both.
+    """
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        rows = yaml.load(path.read_text(encoding="utf-8"), loader)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file of relations") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({error})") from error
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: holds a {type(rows).__name__}; expected a list of relations")
+    return tuple(_relation(row, f"{path}, relation {n}") for n, row in enumerate(rows, 1))
+
+
+def _relation(row: Any, place: str) -> Relation:
+    """An entry of the file, checked."""
+    names = [field.name for field in dataclasses.fields(Relation)]
+    if not isinstance(row, dict) or sorted(row) != sorted(names):
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise InputError(f"{place}: expected the keys {', '.join(names)}, found {found}")
+    lists = {key: row[key] for key in names if key not in ("name", "sentence")}
+    for key, values in lists.items():
+        if not (isinstance(values, list) and values and all(isinstance(v, str) for v in values)):
+            raise InputError(f"{place}, {key}: expected a list of texts, found {values!r:.60}")
+    texts = [*row["questions"], *row["statements"], *row["requests"], str(row["sentence"])]
+    for text in texts:
+        if text.count(SUBJECT) != 1:
+            raise InputError(f"{place}: expected {SUBJECT} once in each text, found {text!r}")
+    if texts[-1].count(ANSWER) != 1:
+        raise InputError(f"{place}, sentence: expected {ANSWER} once, found {texts[-1]!r}")
+    kinds = frozenset(lists.pop("kinds"))
+    return Relation(
+        str(row["name"]), kinds, **{k: tuple(v) for k, v in lists.items()}, sentence=texts[-1]
+    )
