@@ -6,12 +6,12 @@ import zlib
 
 # Scripts written without spaces between words: each of their characters counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, casefolded and in Unicode normal form NFKC, without punctuation."""
-    return _WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
+    return WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def names(text: str) -> str:
@@ -19,7 +19,7 @@ def names(text: str) -> str:
 
     They are a guess at the subject of the text. Scripts without capital letters give "".
     """
-    later = _WORDS.findall(text)[1:]
+    later = WORDS.findall(text)[1:]
     return " ".join(word for word in later if word[0].isupper() or word[0].isdigit())
 
 
