@@ -1,5 +1,9 @@
-"""Two tokenizers trained in a moment on a few lines: one byte-level, one SentencePiece-like."""
+"""Two tokenizers trained in a moment on a few lines: one byte-level, one SentencePiece-like.
 
+Chat templates of the published kinds, in words of our own, and tokenizers that have them.
+"""
+
+import copy
 from functools import cache
 from typing import Any
 
@@ -61,6 +65,70 @@ def sentencepiece_like(prefix: bool = True) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=written, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+_CHATML = (
+    "{% for turn in messages %}"
+    "{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEMPLATES = {
+    "chatml": _CHATML,
+    # A system turn of its own, over several lines, as templates are written by hand.
+    "chatml-system": """
+        {%- if messages[0].role != 'system' -%}
+            {{- '<|im_start|>system\\nYou answer briefly.<|im_end|>\\n' }}
+        {%- endif %}
+        {%- for turn in messages if not turn.get('hidden') %}
+            {{- '<|im_start|>' ~ turn.role ~ '\\n' ~ turn.content | trim ~ '<|im_end|>\\n' }}
+        {%- endfor %}
+        {%- if add_generation_prompt %}
+            {{- '<|im_start|>assistant\\n' }}
+        {%- endif %}""",
+    "llama-3": (
+        "{{ bos_token }}"
+        "{% for turn in messages %}"
+        "<|start_header_id|>{{ turn['role'] }}<|end_header_id|>\n\n"
+        "{{ turn['content'] | trim }}<|eot_id|>"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
+        "{% endif %}"
+    ),
+    "mistral": (
+        "{{ bos_token }}"
+        "{% for turn in messages %}"
+        "{% if turn['role'] == 'user' %}{{ '[INST] ' + turn['content'] + ' [/INST]' }}"
+        "{% elif turn['role'] == 'assistant' %}{{ ' ' + turn['content'] + eos_token }}"
+        "{% else %}{{ raise_exception('only user and assistant turns') }}{% endif %}"
+        "{% endfor %}"
+    ),
+    "gemma": (
+        "{{ bos_token }}"
+        "{% for turn in messages %}"
+        "{% set role = 'model' if turn['role'] == 'assistant' else turn['role'] %}"
+        "<start_of_turn>{{ role }}\n{{ turn['content'] | trim }}<end_of_turn>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+    ),
+}
+# The control tokens that each template writes, and which of them ends a turn.
+CONTROLS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "chatml-system": ("<|im_start|>", "<|im_end|>"),
+    "llama-3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "mistral": (),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+}
+
+
+def with_template(hf: Any, name: str) -> Any:
+    """A copy of a tokenizer with one of these chat templates and its control tokens."""
+    hf = copy.deepcopy(hf)
+    hf.add_tokens(list(CONTROLS[name]), special_tokens=True)
+    hf.chat_template = TEMPLATES[name]
+    return hf
 
 
 # The reference tokenizers, and what is of their kind.

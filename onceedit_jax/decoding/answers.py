@@ -22,6 +22,7 @@ from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, to_host
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.text.prompts import Prompt, PromptFormat, plain_text
 from onceedit_jax.text.tokenizer import Tokenizer
 
 PROMPTS = 16  # prompts answered at once
@@ -45,12 +46,17 @@ class Writer(NamedTuple):
     Attributes:
       params: its parameters, in the layout that it decodes with.
       config: its configuration.
-      tokenizer: its tokenizer.
+      format: how it is asked.
     """
 
     params: Any
     config: ModelConfig
-    tokenizer: Tokenizer
+    format: PromptFormat
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        return self.format.tokenizer
 
     @property
     def model(self) -> tuple[Any, ModelConfig]:
@@ -59,20 +65,20 @@ class Writer(NamedTuple):
 
 
 def own_answers(
-    model: Writer, prompts: Sequence[str], stops: StopTokens, *, max_new_tokens: int
+    model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int
 ) -> list[list[int]]:
     """A model's own answers: each prompt's new tokens, without the one that ended them.
 
     Args:
       model: the model.
-      prompts: at most `PROMPTS` texts.
+      prompts: at most `PROMPTS` of them.
       stops: tokens that end its answers, from `answer_stops`.
       max_new_tokens: length of the longest answer.
 
     Raises:
       InputError: a prompt and its answer are longer than the model's learnt positions.
     """
-    rows = [model.tokenizer.encode(prompt) for prompt in prompts]
+    rows = [model.format.encode(prompt) for prompt in prompts]
     model.config.check_length(max(map(len, rows)) + max_new_tokens - 1)  # the last is not read
     written = greedy_continuation(
         *model.model,
@@ -87,7 +93,7 @@ def own_answers(
 def fused_answers(
     plugin: Writer,
     target: Writer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     alphas: Float[np.ndarray, "prompts"],
     stops: StopTokens,
     rule: FusionRule,
@@ -101,7 +107,7 @@ def fused_answers(
     Args:
       plugin: the edited plug-in.
       target: the target.
-      prompts: at most `PROMPTS` texts.
+      prompts: at most `PROMPTS` of them.
       alphas: `[B]`.
       stops: tokens that end the target's answers.
       rule: the fusion rule; it reads both models' logits.
@@ -152,17 +158,18 @@ class _FusedTexts:
     """
 
     def __init__(
-        self, plugin: Writer, target: Writer, prompts: Sequence[str], spelling: Spelling
+        self, plugin: Writer, target: Writer, prompts: Sequence[Prompt], spelling: Spelling
     ) -> None:
-        self.prompts, self.bridge = prompts, Bridge(target.tokenizer, plugin.tokenizer)
-        self.heads = [target.tokenizer.encode(prompt) for prompt in prompts]
-        self.answers = [Answer(target.tokenizer) for _ in prompts]
+        self.plain = [plain_text(prompt) for prompt in prompts]
+        self.bridge = Bridge(target.tokenizer, plugin.tokenizer, target.format.spaced)
+        self.heads = [target.format.encode(prompt) for prompt in prompts]
+        self.answers = [Answer(target.format) for _ in prompts]
         self.pieces, self.counts = (to_host(table) for table in spelling)
         self.most_pieces = self.pieces.shape[1]
 
     def of_plugin(self, rows: Sequence[int]) -> list[list[int]]:
         """Texts of some rows, as the plug-in writes them."""
-        return [self.bridge.cross(self.prompts[i], self.answers[i].tokens) for i in rows]
+        return [self.bridge.cross(self.plain[i], self.answers[i].tokens) for i in rows]
 
     def of_target(self, rows: Sequence[int]) -> list[list[int]]:
         """Texts of some rows in the target's tokens."""
@@ -188,7 +195,7 @@ class _FusedTexts:
             answer.add(token)
             plugin_text = [*plugin_text, *self.pieces[token, : self.counts[token]].tolist()]
             is_full = answer.ended or len(answer.tokens) == max_new_tokens
-            if is_full or self.bridge.cross(self.prompts[i], answer.tokens) != plugin_text:
+            if is_full or self.bridge.cross(self.plain[i], answer.tokens) != plugin_text:
                 break
 
 
@@ -214,7 +221,7 @@ def _tokens_of_rows(written: Continuation) -> list[list[int]]:
 
 def checked_answers(
     target: Writer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     reader: DraftReader,
     next_tokens: NextTokens,
     *,
@@ -228,13 +235,13 @@ def checked_answers(
 
     Args:
       target: the target.
-      prompts: B texts.
+      prompts: B of them.
       reader: reads the drafts.
       next_tokens: the fusion.
       max_new_tokens: length of the longest answer.
     """
-    heads = [target.tokenizer.encode(prompt) for prompt in prompts]
-    answers = [Answer(target.tokenizer) for _ in prompts]
+    heads = [target.format.encode(prompt) for prompt in prompts]
+    answers = [Answer(target.format) for _ in prompts]
     cached = CachedRows(*target.model, room=2 * max_new_tokens)
     for proposals in _proposals(answers, reader, max_new_tokens):
         # A row that has ended runs its last token again, and the result is not used.
@@ -275,22 +282,22 @@ def _decisions(
 
 
 def trusted_answers(
-    tokenizer: Tokenizer, prompts: Sequence[str], reader: DraftReader, *, max_new_tokens: int
+    format: PromptFormat, rows: int, reader: DraftReader, *, max_new_tokens: int
 ) -> list[list[int]]:
     """The drafts themselves in the target's tokens; the target does not run.
 
     Args:
-      tokenizer: the target's tokenizer.
-      prompts: B texts.
+      format: how the target is asked.
+      rows: B, the number of prompts.
       reader: reads the drafts.
       max_new_tokens: length of the longest answer.
     """
-    answers = [Answer(tokenizer) for _ in prompts]
+    answers = [Answer(format) for _ in range(rows)]
     for proposals in _proposals(answers, reader, max_new_tokens):
         for i, steps in proposals.items():
             for token, _ in steps:
                 # The answer ends where the draft proposes no token.
-                answers[i].add(tokenizer.end_id if token < 0 else token)
+                answers[i].add(format.tokenizer.end_id if token < 0 else token)
     return [answer.tokens for answer in answers]
 
 

@@ -17,6 +17,7 @@ from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.stopping import draft_stops
 from onceedit_jax.distributed.mesh import mesh_of, to_host
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.text.prompts import PromptFormat
 from onceedit_jax.text.tokenizer import Tokenizer
 
 DRAFT_TOKENS = 32  # the most plug-in tokens of a draft
@@ -80,7 +81,7 @@ class Drafter:
         """
         self.params, self.config, self.tokenizer = params, config, tokenizer
         self._drafts: dict[bytes, _Written] = {}
-        self._stops = draft_stops(tokenizer, config.vocab_size)
+        self._stops = draft_stops(PromptFormat(tokenizer), config.vocab_size)
 
     def forget(self) -> None:
         """Forget all drafts, so that memory is bounded: they serve the targets of one call."""
@@ -157,6 +158,9 @@ class DraftReader:
 
     A row gets a new draft when its draft is used up, or when an accepted token differs from it.
 
+    The plug-in continues the user's plain text, after a space. In chat an answer begins without
+    that space: it is then part of `texts`, and the target reads the draft from the next byte.
+
     Attributes:
       texts: of each row, the bytes so far.
       accepted: of each row, how many tokens of the answer `texts` holds.
@@ -165,20 +169,28 @@ class DraftReader:
     """
 
     def __init__(
-        self, drafter: Drafter, target: Tokenizer, prompts: Sequence[str], *, whole: bool = True
+        self,
+        drafter: Drafter,
+        target: Tokenizer,
+        prompts: Sequence[str],
+        *,
+        spaced: bool = True,
+        whole: bool = True,
     ) -> None:
         """Begin with empty answers.
 
         Args:
           drafter: writes the drafts.
           target: the target's tokenizer.
-          prompts: of the B rows.
+          prompts: of the B rows, as the plug-in reads them.
+          spaced: whether the target's answers begin with the space that joins prompt and answer.
           whole: ask for whole drafts. Without it drafts come in two parts, the second when the
             first is used up. That is quicker where true tokens are accepted, since most of these
             differ from the draft after one or two words.
         """
-        self.drafter, self.target, self.whole = drafter, target, whole
-        self.texts = [prompt.encode("utf-8") for prompt in prompts]
+        self.drafter, self.target, self.whole, self.spaced = drafter, target, whole, spaced
+        self.prompts = [prompt.encode("utf-8") for prompt in prompts]
+        self.texts = list(self.prompts)
         self.accepted = [0] * len(prompts)
         self.used = [0] * len(prompts)
         self.drafts: list[Draft | None] = [None] * len(prompts)
@@ -231,6 +243,8 @@ class DraftReader:
         starts = [self.texts[i][: len(self.texts[i]) - self.used[i]] for i in rows]
         for i, draft in zip(rows, self.drafter.drafts(starts, whole=whole), strict=True):
             self.drafts[i] = draft
+            if not self.spaced and self.texts[i] == self.prompts[i] and draft.data[:1] == b" ":
+                self.texts[i], self.used[i] = self.texts[i] + b" ", 1
 
     def _is_paused(self, i: int) -> bool:
         """Whether the first part of a row's draft is used up, and the draft has more."""
@@ -250,7 +264,20 @@ class DraftReader:
             steps.append(self._read(i, start))
         return steps
 
+    def _joined(self, i: int, piece: bytes) -> bytes:
+        """The bytes that a piece of an answer without the joining space adds to a row's text."""
+        prompt, draft = self.prompts[i], self.drafts[i]
+        if not piece or self.texts[i] not in (prompt, prompt + b" "):
+            return piece
+        if piece[:1].isspace():  # the target writes a space itself
+            self.texts[i], self.used[i] = prompt, 0
+        elif self.texts[i] == prompt and not (draft and draft.data.startswith(piece)):
+            return b" " + piece
+        return piece
+
     def _accept(self, i: int, piece: bytes) -> None:
+        if not self.spaced:
+            piece = self._joined(i, piece)
         draft, start = self.drafts[i], self.used[i]
         if draft is not None and not draft.whole:
             rest = draft.data[start:]

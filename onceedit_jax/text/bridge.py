@@ -17,19 +17,29 @@ from onceedit_jax.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Bridge:
-    """Translation from the tokens of `source` to the tokens of `dest`."""
+    """Translation from the tokens of `source` to the tokens of `dest`.
+
+    Attributes:
+      source: the tokenizer of the model that writes.
+      dest: the tokenizer of the model that reads.
+      spaced: whether a continuation begins with the space that joins it to the prompt. If not, as
+        in an answer in chat, the space is added.
+    """
 
     source: Tokenizer
     dest: Tokenizer
+    spaced: bool = True
 
     def cross(self, prompt: str, continuation_ids: Iterable[int]) -> list[int]:
         """The tokens of `dest` for a prompt and its continuation, BOS included.
 
         Args:
-          prompt: the text that both models were given.
+          prompt: the user's plain text.
           continuation_ids: tokens of `source` after the prompt; special tokens are skipped.
         """
         continuation = self.source.decode_bytes(continuation_ids, continuation=True)
+        if not self.spaced and continuation and not continuation[:1].isspace():
+            continuation = b" " + continuation
         return self.dest.encode_bytes(prompt.encode("utf-8") + continuation)
 
     def first_tokens(self) -> Int32[np.ndarray, " source_vocab"]:

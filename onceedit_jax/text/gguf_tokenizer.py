@@ -143,8 +143,15 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
     )
+    tokenizer.name_or_path = source
     tokenizer.chat_template = metadata.get("tokenizer.chat_template")
     return tokenizer
+
+
+def end_ids_of(metadata: dict[str, Any]) -> list[int]:
+    """The tokens that end an answer, by GGUF metadata: of the text, a turn and a message."""
+    keys = (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom"))
+    return [int(metadata[key]) for key in keys if metadata.get(key) is not None]
 
 
 def _tokens_and_types(facts: dict[str, Any], source: str) -> tuple[list[str], list[int]]:

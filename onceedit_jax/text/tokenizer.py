@@ -16,14 +16,16 @@ from typing import Any
 import tokenizers
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.gguf import read_header
 from onceedit_jax.storage.sources import resolve
-from onceedit_jax.text.gguf_tokenizer import load_gguf_tokenizer
+from onceedit_jax.text.gguf_tokenizer import end_ids_of, tokenizer_from_metadata
 from onceedit_jax.text.vocabulary import Vocabulary, component, steps, vocabulary
 
 # Bytes that are not UTF-8, decoded with Python's `surrogateescape`.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
 _MALFORMED = (OSError, ValueError, KeyError, TypeError)
 _PROBE = "Hello world, 12 times"
+GENERATION = "generation_config.json"  # may list several end tokens
 
 
 class Tokenizer:
@@ -34,12 +36,18 @@ class Tokenizer:
       vocabulary: string and bytes of every token.
       bos_id: the token before a text; None for models without one.
       end_id: the token that ends an answer (the tokenizer's `eos_token`).
+      end_ids: every token that ends an answer, `end_id` first.
       pad_id: the token for padding: the tokenizer's own, or else the end token, since padding is
         masked by positions.
     """
 
-    def __init__(self, hf: Any):
+    def __init__(self, hf: Any, *, end_ids: Iterable[int] = ()):
         """Read the conventions from a fast tokenizer of transformers.
+
+        Args:
+          hf: the fast tokenizer.
+          end_ids: further tokens that end an answer; ids that are no token are left out, since no
+            model writes them.
 
         Raises:
           InputError: not a fast tokenizer, no end token, or an unsupported decoder or prefix.
@@ -52,10 +60,25 @@ class Tokenizer:
                 "answers; set eos_token in its tokenizer_config.json"
             )
         self.end_id: int = hf.eos_token_id
+        known = (i for i in end_ids if 0 <= i < len(self.vocabulary))
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_id, *known)))
         self.pad_id: int = hf.pad_token_id if hf.pad_token_id is not None else hf.eos_token_id
         first = hf.backend_tokenizer.encode(_PROBE).ids[0]
         self.bos_id: int | None = first if first == hf.bos_token_id else None
         self._encoder, self._prefix, self._prefix_unless_space = _plain_encoder(hf)
+
+    @property
+    def name(self) -> str:
+        """Where it comes from, for messages."""
+        return str(self.hf.name_or_path)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's chat template in Jinja's language; None if it has none."""
+        templates = getattr(self.hf, "chat_template", None)
+        if isinstance(templates, dict):  # several by name
+            return templates.get("default")
+        return str(templates) if templates else None
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """The tokens of a text, as in the training of the model.
@@ -130,8 +153,14 @@ class Tokenizer:
         return data if continuation else data.removeprefix(self._prefix.encode("utf-8"))
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer as a folder for transformers' AutoTokenizer."""
+        """Write the tokenizer as a folder for transformers' AutoTokenizer.
+
+        If several tokens end an answer, `generation_config.json` lists them.
+        """
         self.hf.save_pretrained(str(folder))
+        if len(self.end_ids) > 1:
+            text = json.dumps({"eos_token_id": list(self.end_ids)}, indent=2)
+            (Path(folder) / GENERATION).write_text(text + "\n", encoding="utf-8")
 
     def _start(self, bos: bool) -> list[int]:
         return [self.bos_id] if bos and self.bos_id is not None else []
@@ -142,19 +171,28 @@ class Tokenizer:
         return self._prefix + text
 
     def _encode(self, text: str) -> tokenizers.Encoding:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            around = text[max(0, error.start - 20) : error.end + 20]
-            raise InputError(
-                f"character {error.start} of the text {around!r} is half of a surrogate pair; "
-                "expected Unicode characters: correct the text"
-            ) from error
-        return self._encoder.encode(text, add_special_tokens=False)
+        return self._encoder.encode(checked_text(text), add_special_tokens=False)
 
     @cached_property
     def _byte_ids(self) -> dict[int, int]:
         return {piece[0]: i for piece, i in self.vocabulary.ids_by_bytes.items() if len(piece) == 1}
+
+
+def checked_text(text: str) -> str:
+    """The text, if it consists of Unicode characters.
+
+    Raises:
+      InputError: it contains half of a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.end + 20]
+        raise InputError(
+            f"character {error.start} of the text {around!r} is half of a surrogate pair; "
+            "expected Unicode characters: correct the text"
+        ) from error
+    return text
 
 
 def load_tokenizer(spec: str | Path) -> Tokenizer:
@@ -169,7 +207,9 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     """
     path = resolve(spec)
     if path.is_file():
-        return Tokenizer(load_gguf_tokenizer(path))
+        metadata = read_header(path).metadata
+        hf = tokenizer_from_metadata(metadata, source=str(path))
+        return Tokenizer(hf, end_ids=end_ids_of(metadata))
     if not (path / "tokenizer.json").is_file():
         raise InputError(
             f"{path}: tokenizer.json is missing; save it there with "
@@ -189,7 +229,31 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
                 "another version: fetch it again"
             ) from error
         raise
-    return Tokenizer(hf)
+    return Tokenizer(hf, end_ids=_generation_ends(path))
+
+
+def _generation_ends(folder: Path) -> list[int]:
+    """The end tokens that a folder's generation_config.json lists; none without that file.
+
+    Raises:
+      InputError: the file is not JSON, or `eos_token_id` is neither an id nor a list of ids.
+    """
+    path = folder / GENERATION
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not a JSON object ({error}); fetch the file again, or remove it"
+        ) from error
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if any(not isinstance(i, int) for i in ids):
+        raise InputError(
+            f"{path}: eos_token_id is {found!r}; expected a token id or a list of token ids: "
+            "correct the file"
+        )
+    return ids
 
 
 def _plain_encoder(hf: Any) -> tuple[tokenizers.Tokenizer, str, bool]:

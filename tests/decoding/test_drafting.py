@@ -171,3 +171,40 @@ def test_rows_that_are_not_read_get_no_draft(target):
     script = Script({b"P": draft(" cat")})
     ahead = DraftReader(script, target, ["Q", "P"]).ahead([[], []], [1])
     assert script.texts == [b"P"] and len(ahead) == 1
+
+
+def test_an_answer_without_the_joining_space_is_read_from_the_byte_after_it(target):
+    """As in chat: the plug-in continues `Q`, the target begins a line of its own."""
+    script = Script({b"Q": draft(" the cat"), b"Q river": draft(" runs")})
+    tokens = target.encode_bytes(b"the cat", continuation=True)
+    reader = DraftReader(script, target, ["Q"], spaced=False)
+    answer = []
+    for token in [*tokens, target.end_id]:
+        assert reader.view([answer])["drafted"].tolist() == [token]
+        answer.append(token)
+    # Whatever differs from the draft is joined for the plug-in.
+    other = DraftReader(script, target, ["Q"], spaced=False)
+    other.view([[]])
+    river = target.encode_bytes(b"river", continuation=True)
+    drafted = other.view([river])["drafted"].tolist()
+    assert script.texts[-1] == b"Q river"
+    assert drafted == target.encode_bytes(b" runs", continuation=True)[:1]
+
+
+@pytest.mark.parametrize("start", [b" the", b"the"])
+def test_a_target_may_write_the_joining_space_itself(target, start):
+    script = Script({b"Q": draft(" the cat")})
+    reader = DraftReader(script, target, ["Q"], spaced=False)
+    reader.view([[]])
+    written = target.encode_bytes(start, continuation=True)
+    drafted = reader.view([written])["drafted"].tolist()
+    assert drafted == target.encode_bytes(b" cat", continuation=True)[:1]
+    assert set(script.texts) == {b"Q"}
+
+
+def test_a_draft_without_the_space_is_read_as_it_is(target):
+    script = Script({b"Q": draft("the cat"), b"Q river": draft(" runs")})
+    reader = DraftReader(script, target, ["Q"], spaced=False)
+    assert reader.view([[]])["drafted"].tolist() == target.encode_bytes(b"the", continuation=True)
+    reader.view([target.encode_bytes(b"river", continuation=True)])
+    assert script.texts == [b"Q", b"Q river"]

@@ -128,3 +128,11 @@ def test_first_tokens_of_pieces_that_are_not_text(named: Callable[[str], Tokeniz
     first = bridge.first_tokens()[broken]
     assert len(broken) > 300
     assert (first >= 0).all()
+
+
+@pytest.mark.parametrize("bridge", PAIRS)
+def test_an_answer_without_the_joining_space_gets_it(bridge: Bridge) -> None:
+    bare = Bridge(bridge.source, bridge.dest, spaced=False)
+    for answer, joined in (("the cat", " the cat"), (" the cat", " the cat"), ("", "")):
+        ids = bridge.source.encode_bytes(answer.encode(), continuation=True)
+        assert bare.cross("the mat", ids) == bridge.dest.encode("the mat" + joined)

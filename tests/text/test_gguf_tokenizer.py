@@ -8,12 +8,19 @@ from typing import Any
 
 import gguf
 import pytest
-from tiny_tokenizers import CORPUS, byte_level, sentencepiece_like
+from tiny_tokenizers import (
+    CORPUS,
+    TEMPLATES,
+    byte_level,
+    sentencepiece_like,
+    with_template,
+)
 from transformers import AutoTokenizer
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.sources import DEMO_MODELS, cache_folder
 from onceedit_jax.text.gguf_tokenizer import load_gguf_tokenizer
+from onceedit_jax.text.prompts import prompt_format
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -34,11 +41,12 @@ class Metadata:
 
     def __init__(self, model: str, tokens: Sequence[str], types: Sequence[int], **more: Any):
         self.facts = {"model": model, "tokens": list(tokens), "token_type": list(types), **more}
+        self.more: dict[str, Any] = {}  # under their full names
 
     def write(self, path: Path) -> Path:
         writer = gguf.GGUFWriter(str(path), "llama")
-        for key, value in self.facts.items():
-            name = f"tokenizer.ggml.{key}"
+        facts = {f"tokenizer.ggml.{key}": value for key, value in self.facts.items()}
+        for name, value in {**facts, **self.more}.items():
             match value:
                 case bool():
                     writer.add_bool(name, value)
@@ -258,3 +266,18 @@ def test_gemma_writes_common_words_as_one_token() -> None:
     assert len(whitespace) == 31
     assert not any(" " in s for s in tokenizer.vocabulary.strings if s)
     assert len(tokenizer.encode("a" + " " * 31 + "b", bos=False)) == 3
+
+
+def test_a_files_chat_template_and_end_tokens_are_found(tmp_path: Path) -> None:
+    hf = with_template(byte_level(), "chatml")
+    tokens = hf.get_vocab()
+    # The text ends with one token, a turn with another.
+    metadata = describe(hf, pre="gpt-2", eot_token_id=tokens["<|im_end|>"])
+    metadata.more = {"tokenizer.chat_template": TEMPLATES["chatml"]}
+    tokenizer = load_tokenizer(metadata.write(tmp_path / "chat.gguf"))
+    assert tokenizer.end_ids == (tokens["<|end|>"], tokens["<|im_end|>"])
+    question = [{"role": "user", "content": "the cat?"}]
+    theirs = hf.apply_chat_template(
+        question, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    assert prompt_format(tokenizer).encode("the cat?") == theirs
