@@ -168,6 +168,7 @@ def _own(row: Row) -> list[EditRecord]:
             locality=_own_pairs(row, "locality"),
             portability=_own_pairs(row, "portability"),
             subject=row.text_or_none("subject"),
+            aliases=row.texts("aliases"),
             true_answers=row.texts("true_answers"),
             source=row.place,
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from safetensors.numpy import save_file
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.distributed.hosts import is_first
-from onceedit_jax.distributed.mesh import sharding, spans_hosts
+from onceedit_jax.distributed.mesh import mesh_of, replicate, sharding, spans_hosts
 from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info
-from onceedit_jax.editing.gate_features import gate_rows, prompt_alphas
+from onceedit_jax.editing.gate_features import PromptReader, gate_rows
+from onceedit_jax.editing.relation_reading import RelationReader, lower_layers, subjects_of
 from onceedit_jax.errors import InputError
+from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
 from onceedit_jax.gates.fact_memory import both, memory
-from onceedit_jax.gates.fitting import fit_gate
+from onceedit_jax.gates.fitting import Verdicts, fit_gate
+from onceedit_jax.gates.relation_head import RelationHead
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.config import ModelConfig
@@ -37,8 +40,8 @@ ARTIFACT = FolderKind(MARK, ("params", "tokenizer"))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
 EXPORT = FolderKind(
     "gate.safetensors",
-    ("config.json", "model.safetensors", "*token*.json", "tokenizer*", "vocab*", "merges.txt",
-     "*chat_template*", "*.model"),
+    ("config.json", "generation_config.json", "model.safetensors", "*token*.json", "tokenizer*",
+     "vocab*", "merges.txt", "*chat_template*", "*.model"),
 )  # fmt: skip
 
 
@@ -55,6 +58,8 @@ class EditedPlugin:
       config: the decoder's configuration.
       tokenizer: the plug-in's tokenizer.
       info: everything else: the base model, the edits, the settings, the thresholds.
+      relation: the state of the gate `fact`: `head`, `keys`, `subjects`; and `base`, the lower
+        layers of the unedited model, where the edit changed them. None without a relation head.
     """
 
     params: dict[str, Any]
@@ -64,6 +69,7 @@ class EditedPlugin:
     config: ModelConfig
     tokenizer: Tokenizer
     info: EditInfo
+    relation: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -97,6 +103,11 @@ class EditedPlugin:
         library's neutral texts that were not trained on, as held-out rows.
         """
         rule = self.info.rule
+        if gate == fact():
+            if self.relation is None:
+                raise InputError(f"{self.name}: {NO_HEAD}")
+            state = {name: self.relation[name] for name in ("head", "keys", "subjects")}
+            return FittedGate(gate, state, THRESHOLD, TRUST)
         if gate in (token(), memory(), both()):
             return FittedGate(
                 gate,
@@ -104,40 +115,66 @@ class EditedPlugin:
                 rule.alpha_thresholds[gate.name],
                 rule.trust_thresholds[gate.name],
             )
-        records = [EditRecord(e.prompt, e.target, subject=e.subject) for e in self.info.edits]
         neutral, trained = (row.prompt for row in neutral_rows()), set(self.info.trained_texts)
         features, labels = gate_rows(
             gate.reads,
-            records,
+            self.records,
+            self.reader,
             held_back=[text for text in neutral if digest(text) not in trained],
-            params=self.params,
-            kernel=self.gate,
-            config=self.config,
-            tokenizer=self.tokenizer,
         )
         return fit_gate(gate, features, labels)
+
+    @property
+    def records(self) -> list[EditRecord]:
+        """The edits that it holds."""
+        return [entry.record(i) for i, entry in enumerate(self.info.edits)]
+
+    @cached_property
+    def reader(self) -> PromptReader:
+        """What reads prompts for its gates."""
+        relations = None
+        if self.relation is not None:
+            relations = RelationReader(
+                *self._lower_layers(), self.tokenizer, subjects_of(self.records)
+            )
+        return PromptReader(self.params, self.gate, self.config, self.tokenizer, relations)
+
+    def _lower_layers(self) -> tuple[dict[str, Any], ModelConfig]:
+        """The lower layers of the unedited model, as its relation head reads them."""
+        assert self.relation is not None and self.info.relation is not None
+        params = {**self.params, **self.relation.get("base", {})}
+        embed = {**params["embed"], "tokens": self.base_embeddings}
+        lower, config = lower_layers(
+            {**params, "embed": embed}, self.config, self.info.relation.layers
+        )
+        mesh = mesh_of(self.params)
+        return replicate(mesh, lower) if mesh.size > 1 else lower, config
+
+    @property
+    def default_gate(self) -> Gate:
+        """The gate that is used where none is named: `fact`, or `both` without a relation head."""
+        return both() if self.relation is None else fact()
+
+    def verdicts(self, prompts: Sequence[str], gate: Gate | FittedGate | None = None) -> Verdicts:
+        """Alpha of each prompt, and the edit that it asks for.
+
+        Prompts that cannot open the gate cost no model a step.
+
+        Args:
+          prompts: N texts.
+          gate: a gate, fitted or not (default: `default_gate`).
+
+        Raises:
+          InputError: the gate `fact`, and the plug-in was edited without a relation head.
+        """
+        fitted = gate if isinstance(gate, FittedGate) else self.fitted(gate or self.default_gate)
+        return self.reader.verdicts(fitted.gate, fitted.state, prompts)
 
     def alphas(
         self, prompts: Sequence[str], gate: Gate | FittedGate | None = None
     ) -> Float[np.ndarray, "batch"]:
-        """Alpha of each prompt, `[N]` float32.
-
-        Prompts that cannot open the gate cost the plug-in no step.
-
-        Args:
-          prompts: N texts.
-          gate: a gate, fitted or not (default: `gates.both()`).
-        """
-        fitted = gate if isinstance(gate, FittedGate) else self.fitted(gate or both())
-        return prompt_alphas(
-            fitted.gate,
-            fitted.state,
-            prompts,
-            params=self.params,
-            kernel=self.gate,
-            config=self.config,
-            tokenizer=self.tokenizer,
-        )
+        """Alpha of each prompt, `[N]` float32. Arguments are those of `verdicts`."""
+        return self.verdicts(prompts, gate).alphas
 
     def export(self, folder: str | Path, *, dtype: str = "float32") -> Path:
         """Write a Hugging Face folder without [WEIGHT], the tokenizer and `gate.safetensors`.
@@ -173,6 +210,8 @@ class EditedPlugin:
             "memory": self.memory,
             "base_embeddings": self.base_embeddings,
         }
+        if self.relation is not None:
+            arrays["relation"] = {**self.relation, "head": self.relation["head"]._asdict()}
         with fresh_folder(folder, ARTIFACT, together=together) as fresh:
             save_tree(fresh / "params", arrays)
             if is_first(together):
@@ -197,6 +236,8 @@ class EditedPlugin:
         config = ModelConfig.from_dict(info.base.config)
         tree = load_tree(folder / "params", partial(_layout, mesh))
         tokenizer = load_tokenizer(folder / "tokenizer")
+        if "relation" in tree:
+            tree["relation"]["head"] = RelationHead(**tree["relation"]["head"])
         found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
         if found != expected:
             raise InputError(

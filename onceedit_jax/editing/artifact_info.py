@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
 
 FORMAT = 5
@@ -33,11 +34,18 @@ class BaseInfo:
 
 @dataclasses.dataclass(frozen=True)
 class EditEntry:
-    """One edit: its prompt, its new answer (`target` in files), and its subject if it has one."""
+    """One edit: its prompt, its new answer (`target` in files), its subject and its other names."""
 
     prompt: str
     target: str
     subject: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def record(self, index: int = 0) -> EditRecord:
+        """The edit as it was given."""
+        return EditRecord(
+            self.prompt, self.target, subject=self.subject, aliases=self.aliases, index=index
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +82,19 @@ class RuleInfo:
     trust_thresholds: dict[str, float]
     reach_threshold: float
     reach_evidence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RelationInfo:
+    """The relation head that the gate `fact` uses.
+
+    Attributes:
+      layers: of the unedited plug-in that it reads.
+      learnt: how it was made, as the head's file says.
+    """
+
+    layers: int
+    learnt: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +139,7 @@ class EditInfo:
       metrics: what the edit took and reached.
       history: one entry for each epoch.
       versions: of the packages that made it.
+      relation: the relation head; None where the edit was made without one.
       format: of the file that it was read from.
     """
 
@@ -133,6 +155,7 @@ class EditInfo:
     metrics: EditMetrics
     history: tuple[dict[str, float], ...]
     versions: dict[str, str]
+    relation: RelationInfo | None = None
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:

@@ -6,23 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from onceedit_jax.data.leakage import digest, evaluated_texts, without_evaluated
-from onceedit_jax.data.records import EditRecord, UnrelatedRow
+from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
+from onceedit_jax.data.relations import Relation
 from onceedit_jax.editing.context_sentences import context_sentences
 from onceedit_jax.editing.paraphrases import (
     Templates,
     after_sentences,
     in_edit_form,
     learn_templates,
-    paraphrases,
     swapped_prompts,
     varied_prompts,
 )
 from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.wordings import formed, other_wordings
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
 
 CONTEXTS = 128  # sentences to put before paraphrases, shared by all edits
+OWN_WORDING = 1 / 3  # share of the rows in another form that keep the edit's own words
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,15 @@ class TrainingTexts:
     """Texts that are trained on, beside the edits' own prompts, and texts that are held back.
 
     Attributes:
-      paraphrases: the position of an edit, and other prompts for it. Each epoch trains on one of
-        them, with the edit's answer.
+      paraphrases: the position of an edit, and other prompts for it with their answers. Each epoch
+        trains on one of them.
       varied: prompts about an edit that train the gate alone.
       unrelated: prompts that no edit is about; they train the gate alone.
       held_back: further such prompts that are not trained on; they fix the thresholds.
       bare: the texts of `paraphrases` and `unrelated` without a sentence before them.
     """
 
-    paraphrases: list[tuple[int, list[str]]]
+    paraphrases: list[tuple[int, list[Pair]]]
     varied: list[str]
     unrelated: list[str]
     held_back: list[str]
@@ -47,7 +49,7 @@ class TrainingTexts:
     def all(self) -> list[str]:
         """Every text that is trained on, with and without a sentence before it."""
         return [
-            *(text for _, pool in self.paraphrases for text in pool),
+            *(pair.prompt for _, pool in self.paraphrases for pair in pool),
             *self.varied,
             *self.unrelated,
             *self.bare,
@@ -66,6 +68,7 @@ def training_texts(
     ungated: Collection[int] = (),
     earlier: Sequence[EditRecord] = (),
     seen: Collection[str] = (),
+    relations: Sequence[Relation | None] = (),
 ) -> TrainingTexts:
     """Choose all texts of an edit by the settings' seed; no evaluated question is among them.
 
@@ -80,6 +83,7 @@ def training_texts(
       ungated: positions of records that do not train the gate.
       earlier: edits of earlier stages; no negative is made about their subjects.
       seen: digests of texts that an earlier stage trained on; none of them is held back.
+      relations: of each edit, its relation in the bank; None, or an empty list, if it is not known.
 
     Raises:
       InputError: there are fewer unrelated rows than the settings need.
@@ -97,9 +101,9 @@ def training_texts(
     rng = np.random.default_rng([settings.seed, 2])
     varied = varied_prompts(gated, settings.varied_ratio, rng)
     rng = np.random.default_rng([settings.seed, 3])
-    pools: list[tuple[int, list[str]]] = []
+    pools: list[tuple[int, list[Pair]]] = []
     bare, copies = list(negatives), round(settings.paraphrase_ratio)
-    if templates and copies:
+    if copies:
         share = settings.context_share
         # As many negatives as positives have a sentence before them: the gate must not learn this.
         preceded = share * copies / (1 + copies)
@@ -107,13 +111,40 @@ def training_texts(
         negatives = after_sentences(negatives, sentences, preceded, rng)
         held_back = after_sentences(held_back, sentences, preceded, rng)
         for i, record in enumerate(records):
-            others = without_evaluated(paraphrases(record, templates), questions)
-            drawn = rng.integers(1 + len(others), size=settings.epochs).tolist()
-            prompts = [[record.prompt, *others][n] for n in drawn]
-            bare += (text for text in prompts if text != record.prompt)
+            relation = relations[i] if relations else None
+            others = without_evaluated(other_wordings(record, relation, templates), questions)
             for _ in range(copies):
-                pools.append((i, after_sentences(prompts, sentences, share, rng)))
+                wordings = _drawn(record.prompt, others, settings.epochs, rng)
+                bare += (text for text in wordings if text != record.prompt)
+                pools.append((i, _formed(wordings, record, relation, sentences, settings, rng)))
     return TrainingTexts(pools, without_evaluated(varied, questions), negatives, held_back, bare)
+
+
+def _formed(
+    wordings: Sequence[str],
+    record: EditRecord,
+    relation: Relation | None,
+    sentences: Sequence[str],
+    settings: EditSettings,
+    rng: np.random.Generator,
+) -> list[Pair]:
+    """Wordings in forms drawn at random with their answers, some after a sentence."""
+    pairs = [formed(text, record, relation, rng, share=settings.form_share) for text in wordings]
+    prompts = [pair.prompt for pair in pairs]
+    prompts = after_sentences(prompts, sentences, settings.context_share, rng)
+    return [Pair(text, pair.target) for text, pair in zip(prompts, pairs, strict=True)]
+
+
+def _drawn(prompt: str, others: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    """Wordings drawn at random: the edit's own for a share of them, however many others there are.
+
+    People put the question in the edit's own words more often than in any other.
+    """
+    if not others:
+        return [prompt] * count
+    own = (rng.random(count) < OWN_WORDING).tolist()
+    drawn = rng.integers(len(others), size=count).tolist()
+    return [prompt if is_own else others[n] for is_own, n in zip(own, drawn, strict=True)]
 
 
 def unrelated_counts(settings: EditSettings, edits: int) -> tuple[int, int]:

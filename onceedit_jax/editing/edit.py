@@ -27,6 +27,7 @@ from onceedit_jax.editing.editor import (
     run_editor,
 )
 from onceedit_jax.editing.finalize import finalize_artifact
+from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, Trained
 from onceedit_jax.editing.tuning import editor_of, recorded_settings
@@ -53,6 +54,7 @@ def edit(
     start: EditedPlugin | None = None,
     replay: float = 1.0,
     ungated: Collection[int] = (),
+    head: LearntHead | None = None,
     mesh: Mesh | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -68,7 +70,8 @@ def edit(
       records: the edits; only prompt, target and subject are trained on.
       unrelated: texts that no edit is about, for the gate. `settings` say how many are trained on
         and how many are held back to fix the threshold. The default is `data.records.neutral_rows`,
-        without those that an edit or `evaluated` asks; many edits get fewer of them each.
+        without those that an edit or `evaluated` asks; many edits get fewer of them each. With a
+        relation head and these settings' defaults they are only held back: [WEIGHT] is not trained.
       settings: every choice of the editing stage.
       editor: the editing method, see `editing.editor` (default: by `settings.method`). An editor
         that trains no gate leaves the decision to the memory of the edits, or keeps the gate of
@@ -82,6 +85,8 @@ def edit(
         replayed, except those whose prompt is also in `records`.
       replay: number of earlier edits that are trained again, per new one.
       ungated: positions of records whose answers are trained but that do not train the gate.
+      head: the relation head of the model, for the gate `fact` (default: the one that is shipped or
+        was learnt on this machine; without any there is no such gate).
       mesh: how devices share the work (default: every device takes a part of a batch's rows).
       checkpoint: folder for checkpoints of the run; only the caller removes it.
       resume: continue the run whose checkpoint is there. Editors that do not train start again.
@@ -95,12 +100,13 @@ def edit(
         learnt positions; too few unrelated rows; an unrelated row that is evaluated or an earlier
         edit; parameters that are not float32; fewer embeddings than the tokenizer has tokens; a
         checkpoint of another run; a `start` of another base; an editor that keeps its edits beside
-        the model.
+        the model; the relation head of another model.
       RunError: the loss or its gradient stopped being finite.
     """
     begun = time.monotonic()
     editor = editor or editor_of(settings)
     _check(model, records, unrelated or (), editor)
+    head = _head(head, model)
     # Rows of the embedding that are no tokens are never predicted.
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))
     model = dataclasses.replace(model, config=config)
@@ -108,10 +114,15 @@ def edit(
     replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
     if unrelated is None:
         unrelated = drop_leaks(neutral_rows(), [*records, *evaluated, *earlier])[0]
+        if head is not None:
+            settings = _without_gate_rows(settings)
         settings = _within(settings, len(unrelated), len(records) + len(replayed))
     else:
         _check_leaks(unrelated, [*records, *evaluated], earlier)
     seen = start.info.trained_texts if start else ()
+    relations = (
+        head.bank_relations(head.reader(model, tokenizer), [*records, *replayed]) if head else []
+    )
     augmented = training_texts(
         model,
         tokenizer,
@@ -123,6 +134,7 @@ def edit(
         ungated=ungated,
         earlier=earlier,
         seen=seen,
+        relations=relations,
     )
     recorded = recorded_settings(editor, settings)
     inputs = editor_inputs(
@@ -155,6 +167,7 @@ def edit(
         ungated=ungated,
         edited_before=len(earlier),
         seen=seen,
+        head=head,
     )
 
 
@@ -162,7 +175,7 @@ def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[Ed
     """The edits of an earlier stage, without those whose prompt is also in `records`."""
     prompts = {normalise(record.prompt) for record in records}
     return [
-        EditRecord(entry.prompt, entry.target, subject=entry.subject, index=i)
+        entry.record(i)
         for i, entry in enumerate(start.info.edits)
         if normalise(entry.prompt) not in prompts
     ]
@@ -176,6 +189,19 @@ def parameter_hash(tree: Any) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _head(head: LearntHead | None, model: LoadedModel) -> LearntHead | None:
+    """The relation head that is given, or the one that is known for the model."""
+    if head is None:
+        return find_head(model.content_hash)
+    if head.base_hash != model.content_hash:
+        raise InputError(
+            f"head: the relation head of another model, whose hash is {head.base_hash[:12]}; "
+            f"expected {model.name}, {model.content_hash[:12]}: learn one for it "
+            "(`onceedit gate-train`)"
+        )
+    return head
 
 
 def _check(
@@ -223,6 +249,18 @@ def _continued(
             f"{model.name}, {model.content_hash[:12]}: continue from a plug-in of the same base"
         )
     return earlier_edits(start, records)
+
+
+def _without_gate_rows(settings: EditSettings) -> EditSettings:
+    """Settings without rows for [WEIGHT], unless the user chose how many there are.
+
+    The gate `fact` takes the place of [WEIGHT], and learns nothing from them.
+    """
+    usual = EditSettings()
+    chosen = (settings.unrelated_ratio, settings.swapped_ratio, settings.varied_ratio)
+    if chosen != (usual.unrelated_ratio, usual.swapped_ratio, usual.varied_ratio):
+        return settings
+    return dataclasses.replace(settings, unrelated_ratio=0.0, swapped_ratio=0.0, varied_ratio=0.0)
 
 
 def _within(settings: EditSettings, available: int, edits: int) -> EditSettings:

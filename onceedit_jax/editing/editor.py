@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from jaxtyping import Array, Float, Int
 
-from onceedit_jax.data.records import EditRecord
+from onceedit_jax.data.records import EditRecord, Pair
 from onceedit_jax.editing.augmentation import TrainingTexts
 from onceedit_jax.editing.batches import TextBatch, TrainingRow, edit_row, gate_row, text_batches
 from onceedit_jax.editing.checkpoint import Checkpoint
@@ -209,8 +209,8 @@ def editor_inputs(
     rows = [labelled(i, row) for i, row in enumerate(edits)]
     pools, gate_rows = list[tuple[TrainingRow, ...]](), list[TrainingRow]()
     if augmented is not None:
-        for i, prompts in augmented.paraphrases:
-            pool = _paraphrased(records[i], prompts, tokenizer, limit)
+        for i, pairs in augmented.paraphrases:
+            pool = _paraphrased(records[i], pairs, tokenizer, limit)
             pools.append(tuple(labelled(i, row) for row in pool) or (rows[i],))
         gate_rows = _gate_rows(augmented, tokenizer, limit)
         unrelated = unrelated or augmented.unrelated
@@ -249,9 +249,9 @@ def _gate_rows(
 
 
 def _paraphrased(
-    record: EditRecord, prompts: Sequence[str], tokenizer: Tokenizer, max_tokens: int
+    record: EditRecord, pairs: Sequence[Pair], tokenizer: Tokenizer, max_tokens: int
 ) -> list[TrainingRow]:
-    """Rows of a record with other prompts, without those that are too long."""
-    records = (dataclasses.replace(record, prompt=prompt) for prompt in prompts)
+    """Rows of a record with other prompts and answers, without those that are too long."""
+    records = (dataclasses.replace(record, prompt=p.prompt, target=p.target) for p in pairs)
     rows = (edit_row(other, tokenizer, max_tokens=sys.maxsize) for other in records)
     return [row for row in rows if len(row.tokens) <= max_tokens]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,13 +19,17 @@ from onceedit_jax.editing.artifact_info import (
     EditInfo,
     EditMetrics,
     EditorInfo,
+    RelationInfo,
     RuleInfo,
     UnrelatedInfo,
 )
 from onceedit_jax.editing.augmentation import TrainingTexts
-from onceedit_jax.editing.gate_features import gate_rows
+from onceedit_jax.editing.gate_features import PromptReader, gate_rows
+from onceedit_jax.editing.relation_heads import LearntHead
+from onceedit_jax.editing.relation_reading import lower_layers
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Trained
+from onceedit_jax.gates.fact import THRESHOLD, fact_with
 from onceedit_jax.gates.fact_memory import both, memory, reaches
 from onceedit_jax.gates.fitting import fit_gate
 from onceedit_jax.gates.types import EDIT, FittedGate, GateFeatures
@@ -51,6 +56,7 @@ def finalize_artifact(
     ungated: Collection[int] = (),
     edited_before: int = 0,
     seen: Collection[str] = (),
+    head: LearntHead | None = None,
 ) -> EditedPlugin:
     """Make an edited plug-in of parameters that hold the edits, however they were edited.
 
@@ -70,27 +76,27 @@ def finalize_artifact(
       ungated: positions of edits that the gate was not taught.
       edited_before: how many of the edits an earlier stage made.
       seen: digests of the texts that earlier stages trained on.
+      head: the base model's relation head; without one there is no gate `fact`.
 
     Returns:
       The edited plug-in, not yet saved.
     """
     begun = time.monotonic()
+    reader = PromptReader(
+        trained.params, trained.gate, model.config, tokenizer, max_tokens=settings.max_tokens
+    )
     features, labels = gate_rows(
         {"weight_logit"},
         records,
+        reader,
         trained=texts.unrelated,
         held_back=texts.held_back,
         ungated=ungated,
-        max_tokens=settings.max_tokens,
-        params=trained.params,
-        kernel=trained.gate,
-        config=model.config,
-        tokenizer=tokenizer,
     )
     gates = {gate.name: fit_gate(gate, features, labels) for gate in (token(), memory(), both())}
     info = EditInfo(
         base=BaseInfo(model.name, model.content_hash, model.hf_config, model.config.to_dict()),
-        edits=tuple(EditEntry(r.prompt, r.target, r.subject) for r in records),
+        edits=tuple(EditEntry(r.prompt, r.target, r.subject, r.aliases) for r in records),
         edited_before=edited_before,
         contradicting=len(contradicting(records)),
         unrelated=UnrelatedInfo(
@@ -101,11 +107,13 @@ def finalize_artifact(
         trained_texts=tuple(sorted({*seen, *map(digest, texts.all())})),
         editor=editor or EditorInfo(settings.method, {}),
         settings=settings.as_dict() if recorded is None else recorded,
-        rule=_rule_info(gates),
+        rule=_rule_info(gates, with_head=head is not None),
         metrics=_metrics(trained, features, labels, gates["both"].state),
         history=tuple(trained.history),
         versions=versions(),
+        relation=None if head is None else RelationInfo(head.layers, head.learnt),
     )
+    relation = None if head is None else _relation(head, model, tokenizer, trained, records)
     seconds = spent + time.monotonic() - begun
     info = dataclasses.replace(info, metrics=dataclasses.replace(info.metrics, seconds=seconds))
     return EditedPlugin(
@@ -116,15 +124,38 @@ def finalize_artifact(
         model.config,
         tokenizer,
         info,
+        relation,
     )
 
 
-def _rule_info(gates: Mapping[str, FittedGate]) -> RuleInfo:
+def _relation(
+    head: LearntHead,
+    model: LoadedModel,
+    tokenizer: Tokenizer,
+    trained: Trained,
+    records: Sequence[EditRecord],
+) -> dict[str, Any]:
+    """The state of the gate `fact`, with the base's lower layers where the edit changed them."""
+    relations = head.reader(model, tokenizer, records)
+    reader = PromptReader(trained.params, trained.gate, model.config, tokenizer, relations)
+    state = fit_gate(fact_with(head.head), *gate_rows({"relation"}, records, reader)).state
+    lower, _ = lower_layers(model.params, model.config, head.layers)
+    edited, _ = lower_layers(trained.params, model.config, head.layers)
+    unchanged = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), lower, edited)
+    if not all(jax.tree.leaves(unchanged)):
+        # The embeddings of tokens are stored in any case.
+        positions = {key: leaf for key, leaf in lower["embed"].items() if key != "tokens"}
+        state["base"] = {**lower, "embed": positions}
+    return dict(state)
+
+
+def _rule_info(gates: Mapping[str, FittedGate], *, with_head: bool) -> RuleInfo:
     """The default rule, and what was calibrated of the gates."""
     state = gates["both"].state
+    own = {"fact": THRESHOLD} if with_head else {}
     return RuleInfo(
         fusion=RULE,
-        alpha_thresholds={name: gate.threshold for name, gate in gates.items()},
+        alpha_thresholds={name: gate.threshold for name, gate in gates.items()} | own,
         trust_thresholds={
             name: gate.trust_threshold
             for name, gate in gates.items()

@@ -33,8 +33,11 @@ class EditSettings:
         sign), so that the gate cannot separate rows by their form.
       varied_ratio: positives for the gate alone, per edit: its prompt with its words in another
         order and the subject whole, so that the gate reads what a prompt is about.
-      paraphrase_ratio: rows per epoch and edit that ask for its answer in other words, by the
-        templates of the examples, drawn anew every epoch. Without examples there are none.
+      paraphrase_ratio: rows per epoch and edit that ask for its answer in other words or another
+        form, drawn anew every epoch. The wordings are those of the edit's relation in the bank, if
+        the relation head knows it, and those by the templates of the examples.
+      form_share: share of these rows that are put in another form: without a mark, in lower case,
+        with a greeting, as "Q: ... A:", and so on.
       context_share: share of these rows that have a sentence about something else before them; as
         many of the unrelated rows have one too.
       held_back: unrelated rows that are not trained on, per edit, and the same share of the swapped
@@ -65,6 +68,7 @@ class EditSettings:
     disguised: float = 0.5
     varied_ratio: float = 1.0
     paraphrase_ratio: float = 2.0
+    form_share: float = 0.5
     context_share: float = 0.5
     held_back: float = 0.5
     method: Method = "full"
@@ -88,7 +92,8 @@ class EditSettings:
             ),
             not_negative=(
                 "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
-                "swapped_ratio", "disguised", "varied_ratio", "paraphrase_ratio", "context_share",
+                "swapped_ratio", "disguised", "varied_ratio", "paraphrase_ratio", "form_share",
+                "context_share",
                 "held_back", "early_stop", "seed",
             ),
         )  # fmt: skip

@@ -5,6 +5,7 @@ the library's.
 """
 
 from onceedit_jax.gates.constant import fixed
+from onceedit_jax.gates.fact import fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.fitting import fit_gate
 from onceedit_jax.gates.types import EDIT, UNLABELLED, UNRELATED, FittedGate, Gate, GateFeatures
@@ -20,6 +21,7 @@ __all__ = [
     "alpha",
     "apply_threshold",
     "both",
+    "fact",
     "fit_gate",
     "fixed",
     "memory",

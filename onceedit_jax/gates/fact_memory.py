@@ -16,10 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.distributed.bucketing import doubling
 from onceedit_jax.gates.calibration import reach_evidence, reach_threshold
-from onceedit_jax.gates.types import EDIT, UNRELATED, Gate, GateFeatures
+from onceedit_jax.gates.types import EDIT, NOTHING, UNRELATED, Gate, GateFeatures
 from onceedit_jax.gates.weight_token import alpha
 
-NO_WORD = -1  # fills up keys and texts that are shorter than others
 TEXTS = 64  # texts that one compiled call reads
 
 State = Mapping[str, Any]
@@ -28,18 +27,18 @@ State = Mapping[str, Any]
 @cache
 def memory() -> Gate:
     """Alpha is 1 where a prompt names an edit's subject and 0 elsewhere. Nothing is learnt."""
-    return Gate("memory", fit_memory, _score_memory, may_open=in_reach)
+    return Gate("memory", fit_memory, _score_memory, may_open=_may_open)
 
 
 @cache
 def both() -> Gate:
-    """The default: [WEIGHT] and the memory, weighed by Bayes' rule.
+    """[WEIGHT] and the memory, weighed by Bayes' rule.
 
     The two are taken for independent witnesses. That an edit is in reach adds its log-likelihood
     ratio to what [WEIGHT] says; out of reach alpha is 0.
     """
     return Gate(
-        "both", fit_memory, _score_both, reads=frozenset({"weight_logit"}), may_open=in_reach
+        "both", fit_memory, _score_both, reads=frozenset({"weight_logit"}), may_open=_may_open
     )
 
 
@@ -61,8 +60,8 @@ def fit_memory(features: GateFeatures, labels: Int[np.ndarray, "batch"]) -> dict
     assert features.keys is not None and features.held_out is not None
     keys, held_out = np.asarray(features.keys), np.asarray(features.held_out)
     words = np.asarray(features.words)
-    keys = keys[(keys != NO_WORD).any(axis=1)]
-    width = max(1, int((keys != NO_WORD).sum(axis=1).max(initial=0)))
+    keys = keys[(keys != NOTHING).any(axis=1)]
+    width = max(1, int((keys != NOTHING).sum(axis=1).max(initial=0)))
     ids, weights = keys[:, :width], _rarity(keys[:, :width], words[~held_out])
     state = {"words": jnp.asarray(ids), "weights": jnp.asarray(weights)}
     reached = reaches(state, words)
@@ -79,12 +78,12 @@ def fit_memory(features: GateFeatures, labels: Int[np.ndarray, "batch"]) -> dict
 def _rarity(keys: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Weights `[E, K]` float32 of the words of each key, which sum to 1."""
     ordered = np.sort(words, axis=1)
-    first = np.diff(ordered, axis=1, prepend=NO_WORD) != 0  # a word counts once in a text
-    found, counts = np.unique(ordered[first & (ordered != NO_WORD)], return_counts=True)
+    first = np.diff(ordered, axis=1, prepend=NOTHING) != 0  # a word counts once in a text
+    found, counts = np.unique(ordered[first & (ordered != NOTHING)], return_counts=True)
     seen = dict(zip(found.tolist(), counts.tolist(), strict=True))
     weights = np.zeros(keys.shape, np.float32)
     for row, key in enumerate(keys.tolist()):
-        chosen = [word for word in key if word != NO_WORD]
+        chosen = [word for word in key if word != NOTHING]
         rarity = np.array([math.log((2 + len(words)) / (1 + seen.get(word, 0))) for word in chosen])
         weights[row, : len(chosen)] = rarity / rarity.sum()
     return weights
@@ -96,8 +95,8 @@ def reach(memory: State, words: Int[Array, "batch words"]) -> Float[Array, "batc
 
     Args:
       memory: `{"words": [E, K] int32, "weights": [E, K] float32}`, for each of E edits the ids of
-        its key's words (`NO_WORD` fills up) and what each is worth; a key's weights sum to 1.
-      words: `[B, T]` int32, the word ids of B texts (`NO_WORD` fills up).
+        its key's words (`NOTHING` fills up) and what each is worth; a key's weights sum to 1.
+      words: `[B, T]` int32, the word ids of B texts (`NOTHING` fills up).
 
     Returns:
       `[B]` float32 in [0, 1]: 1 where a text holds every word of some edit's key.
@@ -105,7 +104,7 @@ def reach(memory: State, words: Int[Array, "batch words"]) -> Float[Array, "batc
     keys, weights = jnp.asarray(memory["words"]), jnp.asarray(memory["weights"], jnp.float32)
 
     def of_text(text: jax.Array) -> jax.Array:
-        held = jnp.isin(keys, text) & (keys != NO_WORD)
+        held = jnp.isin(keys, text) & (keys != NOTHING)
         return jnp.max(jnp.sum(jnp.where(held, weights, 0.0), axis=-1), initial=0.0)
 
     # One text at a time: [E, K] is the largest array, however many texts there are.
@@ -119,9 +118,9 @@ def reaches(memory: State, words: Int[np.ndarray, "batch words"]) -> Float[np.nd
     results = [np.zeros(0, np.float32)]
     for start in range(0, len(words), TEXTS):
         part = np.asarray(words[start : start + TEXTS])
-        longest = int((part != NO_WORD).sum(axis=1).max(initial=0))
+        longest = int((part != NOTHING).sum(axis=1).max(initial=0))
         width = doubling(longest, smallest=32)
-        filled = np.full((TEXTS, width), NO_WORD, np.int32)
+        filled = np.full((TEXTS, width), NOTHING, np.int32)
         filled[: len(part), : min(width, part.shape[1])] = part[:, :width]
         results.append(np.asarray(reach(table, filled))[: len(part)])
     return np.concatenate(results)
@@ -147,6 +146,10 @@ def weigh(
       evidence: log of how much likelier an edit's prompt is to be in reach than another text.
     """
     return jnp.where(near, alpha(logit + evidence), 0.0)
+
+
+def _may_open(state: State, features: GateFeatures) -> jax.Array:
+    return in_reach(state, jnp.asarray(features.words))
 
 
 def _score_memory(state: State, features: GateFeatures) -> jax.Array:

@@ -5,12 +5,14 @@ from importlib.metadata import entry_points
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.constant import fixed
+from onceedit_jax.gates.fact import fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.types import Gate
 from onceedit_jax.gates.weight_token import token
 
 ENTRY_POINTS = "onceedit_jax.gates"
 GATES: dict[str, Callable[[], Gate]] = {
+    "fact": fact,
     "both": both,
     "token": token,
     "memory": memory,

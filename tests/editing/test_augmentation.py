@@ -181,4 +181,4 @@ def test_no_evaluated_question_of_the_real_data_is_trained_on(
     assert not trained & asked
     for i, pool in texts.paraphrases:
         others = endings(records[i].rephrase or "") - {sha(records[i].prompt)}
-        assert not others & {sha(text) for text in pool}
+        assert not others & {sha(pair.prompt) for pair in pool}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.gates.calibration import reach_evidence, reach_threshold
-from onceedit_jax.gates.fact_memory import NO_WORD, fit_memory, reach, weigh
+from onceedit_jax.gates.fact_memory import NOTHING, fit_memory, reach, weigh
 from onceedit_jax.gates.fact_memory import reaches as reaches_of_words
 from onceedit_jax.gates.types import EDIT, UNRELATED, GateFeatures
 from onceedit_jax.gates.words import edit_keys, word_ids
@@ -19,7 +19,7 @@ def scope_memory(records, others):
     """The memory of edits, with other texts that were trained on."""
     texts = [record.prompt for record in records] + list(others)
     own = edit_keys(records)
-    keys = np.full((len(texts), own.shape[1]), NO_WORD, np.int32)
+    keys = np.full((len(texts), own.shape[1]), NOTHING, np.int32)
     keys[: len(records)] = own
     labels = np.array([EDIT] * len(records) + [UNRELATED] * len(others), np.int32)
     held_out = np.zeros(len(texts), bool)
@@ -90,13 +90,13 @@ def test_names_are_what_a_prompt_without_a_subject_is_about(prompt, found):
 def test_reach_equals_a_plain_statement_of_it():
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 12, (5, 4)).astype(np.int32)
-    keys[:, 3] = NO_WORD
+    keys[:, 3] = NOTHING
     weights = rng.random((5, 4)).astype(np.float32)
     texts = rng.integers(0, 12, (9, 6)).astype(np.int32)
-    texts[:, 5] = NO_WORD
+    texts[:, 5] = NOTHING
     expected = [
         max(
-            sum(w for k, w in zip(key, value, strict=True) if k != NO_WORD and k in text)
+            sum(w for k, w in zip(key, value, strict=True) if k != NOTHING and k in text)
             for key, value in zip(keys.tolist(), weights.tolist(), strict=True)
         )
         for text in texts.tolist()

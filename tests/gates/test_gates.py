@@ -7,18 +7,18 @@ import pytest
 from onceedit_jax import gates
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates import EDIT, UNLABELLED, UNRELATED, Gate, GateFeatures
-from onceedit_jax.gates.fact_memory import NO_WORD
-from onceedit_jax.gates.fitting import alphas_of, fit_gate, score_prompts
+from onceedit_jax.gates.fitting import fit_gate, score_prompts
 from onceedit_jax.gates.registry import gate_by_name
+from onceedit_jax.gates.types import NOTHING
 
 # Words 10 and 11 name two edits; the third edit is one that the gate is not told of.
 WORDS = np.array([[1, 10], [1, 11], [1, 12], [2, 3], [2, 4], [2, 5], [2, 6]], np.int32)
-KEYS = np.full((7, 1), NO_WORD, np.int32)
+KEYS = np.full((7, 1), NOTHING, np.int32)
 KEYS[:3, 0] = [10, 11, 12]
 LABELS = np.array([EDIT, EDIT, UNLABELLED, *[UNRELATED] * 4], np.int32)
 HELD_OUT = np.array([False] * 5 + [True] * 2)
 LOGITS = np.array([3, 2, 0, -1, -1, -2, -3], np.float32)
-FEATURES = GateFeatures(WORDS, LOGITS, keys=KEYS, held_out=HELD_OUT)
+FEATURES = GateFeatures(WORDS, weight_logit=LOGITS, keys=KEYS, held_out=HELD_OUT)
 
 
 def sigmoid(x):
@@ -30,7 +30,7 @@ def test_each_gate_reads_what_its_name_says():
         gate.name: fit_gate(gate, FEATURES, LABELS)
         for gate in (gates.token(), gates.memory(), gates.both(), gates.fixed(0.3))
     }
-    alphas = {name: alphas_of(g.gate, g.state, FEATURES) for name, g in fitted.items()}
+    alphas = {name: score_prompts(g.gate, g.state, FEATURES).alphas for name, g in fitted.items()}
     near = np.array([True] * 3 + [False] * 4)
     evidence = float(fitted["both"].state["evidence"])
     assert evidence > 0
@@ -55,15 +55,15 @@ def test_only_prompts_that_may_open_the_gate_are_read():
 
     def read(places):
         asked.extend(places.tolist())
-        return LOGITS[places], None
+        return GateFeatures(WORDS[places], weight_logit=LOGITS[places])
 
-    score_prompts(fitted.gate, fitted.state, WORDS, read)
+    score_prompts(fitted.gate, fitted.state, FEATURES, read)
     assert asked == [0, 1, 2]
     asked.clear()
-    score_prompts(gates.token(), {}, WORDS, read)
+    score_prompts(gates.token(), {}, FEATURES, read)
     assert asked == list(range(7))
     asked.clear()
-    score_prompts(gates.memory(), fitted.state, WORDS, read)
+    score_prompts(gates.memory(), fitted.state, FEATURES, read)
     assert asked == []
 
 
@@ -83,7 +83,7 @@ def test_equal_gates_are_one_value_and_so_compile_once():
 @pytest.mark.parametrize(
     ("name", "options", "remedy"),
     [
-        ("neither", {}, "expected one of both, token, memory, fixed"),
+        ("neither", {}, "expected one of fact, both, token, memory, fixed"),
         ("both", {"fixed_alpha": 0.5}, "choose the gate fixed"),
     ],
 )
@@ -118,6 +118,6 @@ def test_a_gate_of_ones_own_is_fitted_and_calibrated_like_the_others():
     gate = Gate("near the mean", fit, score, reads=frozenset({"hidden"}))
     hidden = np.concatenate([np.ones((3, 2)), np.full((4, 2), 3.0)]).astype(np.float32)
     fitted = fit_gate(gate, FEATURES._replace(hidden=hidden), LABELS)
-    alphas = alphas_of(gate, fitted.state, FEATURES._replace(hidden=hidden))
+    alphas = score_prompts(gate, fitted.state, FEATURES._replace(hidden=hidden)).alphas
     np.testing.assert_allclose(alphas, [1, 1, 1] + [np.exp(-8)] * 4, rtol=1e-5)
     assert alphas[3] < fitted.threshold < 1

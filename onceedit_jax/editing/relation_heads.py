@@ -1,0 +1,148 @@
+"""Relation heads on disk: those that come with the package, and those learnt on this machine."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from onceedit_jax.data.records import EditRecord
+from onceedit_jax.data.relations import Relation, relation_bank
+from onceedit_jax.editing.relation_reading import (
+    RelationReader,
+    lower_layers,
+    own_parts,
+    subjects_of,
+)
+from onceedit_jax.errors import InputError
+from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
+from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.storage.sources import cache_folder
+from onceedit_jax.text.tokenizer import Tokenizer
+
+SHIPPED = "heads"  # folder beside this module
+KNOWN = 0.8  # likeness from which an edit is taken for a relation of the bank
+
+
+@dataclasses.dataclass(frozen=True)
+class LearntHead:
+    """A relation head, and what it belongs to.
+
+    Attributes:
+      head: its parameters.
+      relations: names of the relations of its bank.
+      layers: of the unedited plug-in that it reads.
+      base_hash: content hash of this plug-in.
+      learnt: how it was made: settings, numbers of relations and texts, scores.
+    """
+
+    head: RelationHead
+    relations: tuple[str, ...]
+    layers: int
+    base_hash: str
+    learnt: dict[str, Any]
+
+    def reader(
+        self, model: LoadedModel, tokenizer: Tokenizer, records: Sequence[EditRecord] = ()
+    ) -> RelationReader:
+        """What reads texts for this head, with the unedited model.
+
+        Args:
+          model: the unedited plug-in.
+          tokenizer: its tokenizer.
+          records: the edits whose subjects are looked for.
+        """
+        lower, config = lower_layers(model.params, model.config, self.layers)
+        return RelationReader(lower, config, tokenizer, subjects_of(records))
+
+    def bank_relations(
+        self, reader: RelationReader, records: Sequence[EditRecord]
+    ) -> list[Relation | None]:
+        """The relation of the bank that each edit asks for; None where none is likely.
+
+        Args:
+          reader: from `reader`.
+          records: the edits.
+        """
+        if not records:
+            return []
+        bank = {relation.name: relation for relation in relation_bank()}
+        asked = relation_vectors(self.head, jnp.asarray(reader.read(own_parts(records))))
+        likely = np.asarray(likeness(self.head, asked, self.head.bank))
+        best = likely.argmax(axis=1).tolist()
+        return [
+            bank.get(self.relations[place]) if row[place] >= KNOWN else None
+            for place, row in zip(best, likely, strict=True)
+        ]
+
+
+def find_head(base_hash: str) -> LearntHead | None:
+    """The relation head of a base model: learnt on this machine, or shipped, or None.
+
+    Args:
+      base_hash: content hash of the unedited model.
+
+    Raises:
+      InputError: its file is damaged.
+    """
+    name = f"{base_hash}.safetensors"
+    shipped = Path(str(files("onceedit_jax.editing"))) / SHIPPED
+    for folder in (_cache(), shipped):
+        if (folder / name).is_file():
+            return read_head(folder / name)
+    return None
+
+
+def keep_head(head: LearntHead) -> Path:
+    """Put a head into the cache folder, where `find_head` finds it."""
+    path = _cache() / f"{head.base_hash}.safetensors"
+    write_head(head, path)
+    return path
+
+
+def write_head(head: LearntHead, path: Path) -> None:
+    """Write a head as a safetensors file; half-written files do not appear."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "layers": head.layers,
+        "base_hash": head.base_hash,
+        "relations": head.relations,
+        "learnt": head.learnt,
+    }
+    arrays = {name: np.asarray(array, np.float16) for name, array in head.head._asdict().items()}
+    fresh = path.with_suffix(f".{os.getpid()}.partial")
+    save_file(arrays, fresh, metadata={"about": json.dumps(about)})
+    fresh.replace(path)
+
+
+def read_head(path: Path) -> LearntHead:
+    """Read a head.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["about"])
+            arrays = {
+                name: jnp.asarray(file.get_tensor(name), jnp.float32)
+                for name in RelationHead._fields
+            }
+        relations = tuple(about.pop("relations"))
+        return LearntHead(RelationHead(**arrays), relations, **about)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: this relation head cannot be read ({error}); delete it and run "
+            "`onceedit gate-train` again"
+        ) from error
+
+
+def _cache() -> Path:
+    return cache_folder() / "relation-heads"

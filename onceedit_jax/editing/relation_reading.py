@@ -1,0 +1,155 @@
+"""Reads which relation a text asks for, with the lower layers of the unedited plug-in."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from onceedit_jax.data.records import EditRecord
+from onceedit_jax.decoding.prefix_batching import shared_batch
+from onceedit_jax.distributed.bucketing import doubling
+from onceedit_jax.distributed.mesh import mesh_of, to_host, using
+from onceedit_jax.gates.types import NOTHING
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import hidden_states
+from onceedit_jax.models.layout import stack_layers
+from onceedit_jax.text.subjects import Mention, Subjects, asked_part, folded, names_in
+from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.types import Params
+
+_ARTICLE = re.compile(r"^(the|an?)\s+", re.IGNORECASE)
+MENTIONS = 4  # subjects of one prompt that are looked at
+ROWS = 64  # texts in one batch
+
+
+@dataclasses.dataclass(frozen=True)
+class RelationReader:
+    """Finds the edits' subjects in texts, and reads what is asked of them.
+
+    Attributes:
+      params: the lower layers of the unedited plug-in, with its embeddings and its last norm.
+      config: their configuration.
+      tokenizer: the plug-in's tokenizer.
+      subjects: the edits' subjects.
+    """
+
+    params: Params
+    config: ModelConfig
+    tokenizer: Tokenizer
+    subjects: Subjects
+
+    def mentions(self, text: str) -> list[Mention]:
+        """The edits' subjects that a text names, each once, the first `MENTIONS` of them."""
+        first: dict[int, Mention] = {}
+        for mention in self.subjects.find(text):
+            first.setdefault(mention.subject, mention)
+        return list(first.values())[:MENTIONS]
+
+    def named(self, texts: Sequence[str]) -> Int[np.ndarray, "texts mentions"]:
+        """The numbers of the subjects that each text names, filled up with `NOTHING`."""
+        found = [[mention.subject for mention in self.mentions(text)] for text in texts]
+        rows = np.full((len(texts), _width(found)), NOTHING, np.int32)
+        for row, subjects in zip(rows, found, strict=True):
+            row[: len(subjects)] = subjects
+        return rows
+
+    def asked(self, texts: Sequence[str]) -> Float[np.ndarray, "texts mentions states"]:
+        """States after what each text asks of each subject that it names, zeros to fill up."""
+        found = [self.mentions(text) for text in texts]
+        parts = [
+            asked_part(text, mention)
+            for text, mentions in zip(texts, found, strict=True)
+            for mention in mentions
+        ]
+        distinct = sorted(set(parts))
+        read = self.read(distinct)
+        places = {part: i for i, part in enumerate(distinct)}
+        states = np.zeros((len(texts), _width(found), 2 * self.config.hidden_size), np.float32)
+        rest = iter(parts)
+        for row, mentions in zip(states, found, strict=True):
+            for m in range(len(mentions)):
+                row[m] = read[places[next(rest)]]
+        return states
+
+    def read(self, texts: Sequence[str]) -> Float[np.ndarray, "texts states"]:
+        """The mean of each text's states and the last one, joined."""
+        encoded = [self.tokenizer.encode(text) for text in texts]
+        states = np.zeros((len(texts), 2 * self.config.hidden_size), np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        mesh = mesh_of(self.params)
+        for start in range(0, len(order), ROWS):
+            chosen = order[start : start + ROWS]
+            with using(mesh):
+                batch = shared_batch(mesh, [encoded[i] for i in chosen], largest=ROWS)
+                states[chosen] = to_host(_pooled(self.params, self.config, *batch))[: len(chosen)]
+        return states
+
+
+def lower_layers(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
+    """The first layers of a model, as a model of its own, without a copy of the rest."""
+    stacked = stack_layers(params)
+    lower = jax.tree.map(lambda leaf: leaf[:count], stacked["layers"])
+    kept = {name: part for name, part in stacked.items() if name != "head"}
+    return {**kept, "layers": lower}, dataclasses.replace(
+        config, num_layers=count, sliding_layers=config.sliding_layers[:count]
+    )
+
+
+def subjects_of(records: Sequence[EditRecord]) -> Subjects:
+    """What the edits are about; edits about one subject share its number.
+
+    A subject is called by its record's name and aliases. Where the prompt calls it otherwise, the
+    names in the prompt are its names, and where there are none, the whole prompt is.
+    """
+    names: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        called = _names(record)
+        names.setdefault(folded(called[0]), []).extend(called)
+    return Subjects(list(names.values()))
+
+
+def _names(record: EditRecord) -> list[str]:
+    """What a prompt may call the subject of an edit."""
+    given = [name for name in (record.subject, *record.aliases) if name and folded(name)]
+    # "the Eiffel Tower" is also called "Eiffel Tower", but "The Who" is not called "Who".
+    bare = [rest for name in given if len(folded(rest := _ARTICLE.sub("", name))) > 1]
+    called = list(dict.fromkeys([*given, *bare]))
+    guesses = [*sorted(names_in(record.prompt), key=len, reverse=True), record.prompt]
+    while not (called and Subjects([called]).find(record.prompt)):
+        called.append(guesses.pop(0))
+    return called
+
+
+def own_parts(records: Sequence[EditRecord]) -> list[str]:
+    """What each edit's prompt asks of its own subject."""
+    found = [Subjects([_names(record)]).find(record.prompt)[0] for record in records]
+    return [asked_part(record.prompt, own) for record, own in zip(records, found, strict=True)]
+
+
+def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.ndarray, "edits"]:
+    """The number of each edit's subject among those of `subjects_of`."""
+    numbers = [subjects.number(_names(record)[0]) for record in records]
+    return np.array(numbers, np.int32)
+
+
+@partial(jax.jit, static_argnames="config")
+def _pooled(
+    params: Any, config: ModelConfig, tokens: jax.Array, positions: jax.Array
+) -> Float[Array, "batch states"]:
+    """The mean of the states at tokens and the last one, of each row."""
+    states = hidden_states(params, config, tokens, positions)[0].astype(jnp.float32)
+    there = positions >= 0
+    count = jnp.maximum(there.sum(axis=1), 1)
+    mean = jnp.where(there[..., None], states, 0.0).sum(axis=1) / count[:, None]
+    last = jnp.take_along_axis(states, (count - 1)[:, None, None], axis=1)[:, 0]
+    return jnp.concatenate([mean, last], axis=-1)
+
+
+def _width(found: Sequence[Sequence[Any]]) -> int:
+    return doubling(max(map(len, found), default=1), smallest=1)
