@@ -8,6 +8,7 @@ from onceedit_jax.decoding.stopping import Answer
 from onceedit_jax.fusion import FusionInputs, fused_step
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.text.prompts import plain_text
 
 
 def logits_after(params, config, rows):
@@ -18,11 +19,12 @@ def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
     """Answers of target t to prompts in all of which the plug-in has a say."""
     plugin, prepared, rule = ensemble.plugin, ensemble.prepared[t], ensemble.rule
     target = prepared.target
-    bridge = Bridge(target.tokenizer, plugin.tokenizer)
+    form = prepared.format
+    bridge = Bridge(target.tokenizer, plugin.tokenizer, form.spaced)
     drafts = rule.reads == "draft"
     reader = prepared.reader(ensemble.prepared_plugin, prompts) if drafts else None
-    heads = [target.tokenizer.encode(prompt) for prompt in prompts]
-    answers = [Answer(target.tokenizer) for _ in prompts]
+    heads = [form.encode(prompt) for prompt in prompts]
+    answers = [Answer(form) for _ in prompts]
     alphas, step = jnp.asarray(ensemble.alphas(prompts)), jax.jit(fused_step, static_argnums=0)
     for _ in range(max_new_tokens):
         written = [answer.tokens for answer in answers]
@@ -34,7 +36,8 @@ def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
         if reader is not None:
             inputs = FusionInputs(None, own, alphas, **reader.view(written))
         else:
-            read = [bridge.cross(p, tokens) for p, tokens in zip(prompts, written, strict=True)]
+            texts = map(plain_text, prompts)
+            read = [bridge.cross(p, tokens) for p, tokens in zip(texts, written, strict=True)]
             inputs = FusionInputs(logits_after(plugin.params, plugin.config, read), own, alphas)
         chosen = step(rule, prepared.state, inputs).tokens
         for answer, token in zip(answers, chosen.tolist(), strict=True):

@@ -1,5 +1,6 @@
 """One edited plug-in and many targets as an object, over the functions `score` and `generate`."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from onceedit_jax.ensemble.target import Target, with_distinct_names
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.models.layout import repays_unrolling
+from onceedit_jax.text.prompts import Prompt
 
 
 class Ensemble:
@@ -25,6 +28,8 @@ class Ensemble:
     Attributes:
       prepared_plugin: the plug-in with its rule and gate.
       prepared: the targets, prepared for it.
+      chat: whether the targets are asked in chat; None where each is asked as its template allows.
+      system: the system prompt of conversations that have none.
     """
 
     def __init__(
@@ -37,6 +42,8 @@ class Ensemble:
         alpha_threshold: float | None = None,
         states: Sequence[Any] | None = None,
         unrolled: bool = False,
+        chat: bool | None = None,
+        system: str | None = None,
         mesh: Mesh | None = None,
         on_block: OnBlock = lambda what, done, total: None,
     ) -> None:
@@ -46,24 +53,31 @@ class Ensemble:
           plugin: the edited plug-in.
           targets: the LLMs to answer with the new facts.
           rule: the fusion rule (default: `fusion.draft()`).
-          gate: the gate, fitted or not (default: `gates.both()`).
+          gate: the gate, fitted or not (default: the plug-in's `default_gate`).
           alpha_threshold: below it a target answers by itself, and the plug-in's steps are skipped
             (default: the gate's; 0 fuses wherever alpha is above 0, as the paper does).
           states: the rule's state for each pair, prepared elsewhere.
           unrolled: decode with unstacked layers: steps are faster and compilation is slower, so it
             is for a process that answers many prompts.
+          chat: ask the targets in chat (True) or in plain text (False). None asks those in chat
+            that have a chat template; `evaluate` then asks all of them in plain text.
+          system: a system prompt for conversations that have none; it needs targets with a chat
+            template.
           mesh: how devices share the work (default: all of them share the rows of a batch).
           on_block: called with (model name, blocks done, all blocks) while tables are built.
 
         Raises:
           InputError: no targets, the same target twice, a number of states that differs from that
-            of the targets, or a rule and a gate that do not fit together.
+            of the targets, a rule and a gate that do not fit together, or chat for a target
+            without a chat template.
         """
         if not targets:
             raise InputError("no targets given: expected at least one target LLM")
         if states is not None and len(states) != len(targets):
             raise InputError(f"{len(states)} states for {len(targets)} targets: give one for each")
         targets = with_distinct_names(targets)
+        self.chat: bool | None = _chosen(chat, system)
+        self.system: str | None = system
         self.prepared_plugin = prepare_plugin(
             plugin,
             rule=rule,
@@ -79,6 +93,8 @@ class Ensemble:
                 target,
                 state=None if states is None else states[i],
                 unrolled=unrolled,
+                chat=self.chat,
+                system=system,
                 on_block=on_block,
             )
             for i, target in enumerate(targets)
@@ -114,7 +130,37 @@ class Ensemble:
         """The devices."""
         return self.prepared_plugin.mesh
 
-    def alphas(self, prompts: Sequence[str]) -> Float[np.ndarray, "prompts"]:
+    def with_chat(self, chat: bool | None, *, system: str | None = None) -> "Ensemble":
+        """This ensemble with its targets asked in another way; nothing else is prepared anew.
+
+        Args:
+          chat: in chat (True), in plain text (False), or in chat where there is a template (None).
+          system: a system prompt for conversations that have none.
+
+        Raises:
+          InputError: chat or a system prompt for a target without a chat template.
+        """
+        other = copy.copy(self)
+        other.chat, other.system = _chosen(chat, system), system
+        other.prepared = [each.with_chat(other.chat, system=system) for each in self.prepared]
+        return other
+
+    def unrolled_for(self, steps: int) -> "Ensemble":
+        """This ensemble, with unstacked layers in targets where they repay their compilation.
+
+        The stacked layers are dropped, so that scoring with it compiles more slowly too.
+
+        Args:
+          steps: the decoding steps that are expected.
+        """
+        other = copy.copy(self)
+        other.prepared = [
+            each.unrolled() if repays_unrolling(each.target.model.params, steps) else each
+            for each in self.prepared
+        ]
+        return other
+
+    def alphas(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompts"]:
         """Alpha of each prompt, `[N]` float32.
 
         Raises:
@@ -126,14 +172,21 @@ class Ensemble:
         """See `onceedit_jax.ensemble.scoring.score`."""
         return score(self.prepared_plugin, self.prepared, pairs)
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> Answers:
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 20) -> Answers:
         """See `onceedit_jax.ensemble.generation.generate`."""
         return generate(self.prepared_plugin, self.prepared, prompts, max_new_tokens=max_new_tokens)
 
-    def answers(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
+    def answers(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 20) -> list[list[str]]:
         """See `onceedit_jax.ensemble.generation.answer`."""
         return answer(self.prepared_plugin, self.prepared, prompts, max_new_tokens=max_new_tokens)
 
-    def answers_alone(self, prompts: Sequence[str], *, max_new_tokens: int = 20) -> list[list[str]]:
+    def answers_alone(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 20
+    ) -> list[list[str]]:
         """See `onceedit_jax.ensemble.generation.answer_alone`."""
         return answer_alone(self.prepared, prompts, max_new_tokens=max_new_tokens)
+
+
+def _chosen(chat: bool | None, system: str | None) -> bool | None:
+    """A system prompt chooses chat."""
+    return True if chat is None and system is not None else chat

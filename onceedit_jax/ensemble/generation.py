@@ -17,8 +17,10 @@ from onceedit_jax.decoding.answers import (
 )
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
-from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget, check_prompts
+from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.errors import InputError
+from onceedit_jax.gates.types import NOTHING
+from onceedit_jax.text.prompts import Prompt, check_prompts
 
 Alphas = Float[np.ndarray, "prompts"]
 
@@ -29,11 +31,14 @@ class Answers:
 
     Attributes:
       alphas: `[N]`.
+      edits: `[N]` int32, the place of the edit that each prompt asks for; -1 for none, and where
+        the gate does not know or was not asked.
       before: for each target, its N texts without the plug-in.
       after: for each target, its N texts with it.
     """
 
     alphas: Alphas
+    edits: Int[np.ndarray, "prompts"]
     before: list[list[str]]
     after: list[list[str]]
 
@@ -41,45 +46,47 @@ class Answers:
 def generate(
     plugin: PreparedPlugin,
     targets: Sequence[PreparedTarget],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 20,
     alphas: Alphas | None = None,
 ) -> Answers:
     """Greedy answers of every target, before and after.
 
-    An answer ends at the end token, at a newline or after `max_new_tokens`. Prompts below the
-    threshold are answered by the target alone, and the plug-in does not run for them.
+    An answer ends at an end token or after `max_new_tokens`, in plain text also at a newline.
+    Prompts below the threshold are answered by the target alone, and the plug-in does not run for
+    them.
 
     Args:
       plugin: the prepared plug-in.
       targets: targets prepared for it.
-      prompts: N texts.
+      prompts: N texts or conversations. A conversation is a list of messages,
+        `{"role": "user", "content": "Who?"}`, the user's last: the target reads all of it, the gate
+        and the plug-in read the last message.
       max_new_tokens: longest answer.
       alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate).
 
     Raises:
-      InputError: a prompt is empty, or `max_new_tokens` is below 1.
+      InputError: a prompt is empty, a conversation of several turns for a target that is not asked
+        in chat, or `max_new_tokens` is below 1.
     """
     before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        if alphas is None:
-            alphas = plugin.alphas(prompts)
-        active = plugin.active(alphas)
-        after = []
+        asked = _Asked.of(plugin, prompts, alphas)
+        after, active = [], asked.active
         for target, texts in zip(targets, before, strict=True):
-            fused = iter(_fused_texts(plugin, target, prompts, alphas, active, max_new_tokens))
+            fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
             after.append(
                 [next(fused) if a else text for a, text in zip(active, texts, strict=True)]
             )
-    return Answers(alphas, before, after)
+    return Answers(asked.alphas, np.where(active, asked.edits, NOTHING), before, after)
 
 
 def answer(
     plugin: PreparedPlugin,
     targets: Sequence[PreparedTarget],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 20,
     alphas: Alphas | None = None,
@@ -91,20 +98,18 @@ def answer(
     _check(prompts, max_new_tokens)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        if alphas is None:
-            alphas = plugin.alphas(prompts)
-        active = plugin.active(alphas)
+        asked = _Asked.of(plugin, prompts, alphas)
+        active, answers = asked.active, []
         rest = [prompts[i] for i in np.flatnonzero(~active).tolist()]
-        answers = []
         for target in targets:
-            fused = iter(_fused_texts(plugin, target, prompts, alphas, active, max_new_tokens))
+            fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
             alone = iter(_own_texts(target, rest, max_new_tokens))
             answers.append([next(fused if speaks else alone) for speaks in active])
     return answers
 
 
 def answer_alone(
-    targets: Sequence[PreparedTarget], prompts: Sequence[str], *, max_new_tokens: int = 20
+    targets: Sequence[PreparedTarget], prompts: Sequence[Prompt], *, max_new_tokens: int = 20
 ) -> list[list[str]]:
     """Each target's answers to N prompts, as if there were no plug-in.
 
@@ -119,7 +124,7 @@ def answer_alone(
     return answers
 
 
-def _own_texts(target: PreparedTarget, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+def _own_texts(target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     """Answers of a target alone."""
     texts: list[str] = []
     for start in range(0, len(prompts), PROMPTS):
@@ -129,28 +134,54 @@ def _own_texts(target: PreparedTarget, prompts: Sequence[str], max_new_tokens: i
     return texts
 
 
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """Prompts, and what the gate says of them.
+
+    Attributes:
+      prompts: as the plug-in reads them.
+      told: as the targets read them.
+      alphas: of each.
+      edits: the place of the edit that each asks for.
+      active: those that are fused.
+    """
+
+    prompts: Sequence[Prompt]
+    told: Sequence[Prompt]
+    alphas: Alphas
+    edits: Int[np.ndarray, "prompts"]
+    active: Bool[np.ndarray, "prompts"]
+
+    @classmethod
+    def of(
+        cls, plugin: PreparedPlugin, prompts: Sequence[Prompt], alphas: Alphas | None
+    ) -> "_Asked":
+        edits = np.full(len(prompts), NOTHING, np.int32)
+        if alphas is None or plugin.rule.tells is not None:
+            verdicts = plugin.verdicts(prompts)
+            alphas, edits = verdicts.alphas if alphas is None else alphas, verdicts.edits
+        return cls(prompts, plugin.told(prompts, edits), alphas, edits, plugin.active(alphas))
+
+
 def _fused_texts(
-    plugin: PreparedPlugin,
-    target: PreparedTarget,
-    prompts: Sequence[str],
-    alphas: Alphas,
-    active: Bool[np.ndarray, "prompts"],
-    max_new_tokens: int,
+    plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
 ) -> list[str]:
     """Fused answers of a target to the active prompts among all, in their order."""
+    if plugin.rule.reads == "nothing":
+        told = [asked.told[i] for i in np.flatnonzero(asked.active).tolist()]
+        return _own_texts(target, told, max_new_tokens)
     texts: dict[int, str] = {}
-    trusted = np.flatnonzero(active & plugin.trusted(alphas)).tolist()
+    trusted = np.flatnonzero(asked.active & plugin.trusted(asked.alphas)).tolist()
     if trusted:
-        group = [prompts[i] for i in trusted]
-        reader, tokenizer = target.reader(plugin, group), target.target.tokenizer
-        drafts = trusted_answers(tokenizer, group, reader, max_new_tokens=max_new_tokens)
+        group = [asked.prompts[i] for i in trusted]
+        reader = target.reader(plugin, group)
+        drafts = trusted_answers(target.format, len(group), reader, max_new_tokens=max_new_tokens)
         texts.update(zip(trusted, target.texts(drafts), strict=True))
-    chosen = [i for i in np.flatnonzero(active).tolist() if i not in texts]
+    chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in texts]
     write = _checked if plugin.rule.reads == "draft" else _token_by_token
     for start in range(0, len(chosen), PROMPTS):
         places = chosen[start : start + PROMPTS]
-        group = [prompts[i] for i in places]
-        tokens = write(plugin, target, group, alphas[places], max_new_tokens)
+        tokens = write(plugin, target, asked, places, max_new_tokens)
         texts.update(zip(places, target.texts(tokens), strict=True))
     return [texts[i] for i in sorted(texts)]
 
@@ -158,16 +189,16 @@ def _fused_texts(
 def _token_by_token(
     plugin: PreparedPlugin,
     target: PreparedTarget,
-    prompts: Sequence[str],
-    alphas: Alphas,
+    asked: _Asked,
+    places: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
     """Answers of a rule that reads both models' logits at every token."""
     return fused_answers(
         plugin.writer,
         target.writer,
-        prompts,
-        alphas,
+        [asked.prompts[i] for i in places],
+        asked.alphas[places],
         target.stops,
         plugin.rule,
         target.state,
@@ -179,22 +210,22 @@ def _token_by_token(
 def _checked(
     plugin: PreparedPlugin,
     target: PreparedTarget,
-    prompts: Sequence[str],
-    alphas: Alphas,
+    asked: _Asked,
+    places: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
     """Answers from drafts that the target checks."""
+    alphas = asked.alphas[places]
 
     def next_tokens(view: View, states: Any, rows: Int[np.ndarray, "decisions"]) -> Any:
         return np.asarray(decide_all(plugin, target, view, states, alphas[rows]).fused)
 
-    reader = target.reader(plugin, prompts)
-    return checked_answers(
-        target.writer, prompts, reader, next_tokens, max_new_tokens=max_new_tokens
-    )
+    reader = target.reader(plugin, [asked.prompts[i] for i in places])
+    told = [asked.told[i] for i in places]
+    return checked_answers(target.writer, told, reader, next_tokens, max_new_tokens=max_new_tokens)
 
 
-def _check(prompts: Sequence[str], max_new_tokens: int) -> None:
+def _check(prompts: Sequence[Prompt], max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: expected an answer of 1 token or more")
     check_prompts(prompts)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from onceedit_jax.decoding.answers import Writer
 from onceedit_jax.decoding.drafting import Drafter, DraftReader
@@ -18,12 +18,13 @@ from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.distributed.mesh import data_mesh, replicate, using
 from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.gate_features import PromptReader
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.draft_rule import draft
 from onceedit_jax.fusion.types import FusionRule
-from onceedit_jax.gates.fact_memory import both
+from onceedit_jax.gates.fitting import Verdicts
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import apply_threshold
 from onceedit_jax.models.layout import unstack_layers
@@ -31,6 +32,14 @@ from onceedit_jax.models.sharding import place
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.relative.build import TransferHealth
 from onceedit_jax.text.bridge import Bridge
+from onceedit_jax.text.prompts import (
+    Prompt,
+    PromptFormat,
+    check_prompts,
+    plain_text,
+    prompt_format,
+    told,
+)
 
 MOST_PIECES = 4  # plug-in tokens that a target token is spelled with inside a compiled loop
 
@@ -50,6 +59,7 @@ class PreparedPlugin:
       side: the plug-in as rules see it while they are prepared.
       decoding_params: its parameters in the layout that it decodes with.
       drafter: makes and remembers its drafts.
+      reader: reads prompts for the gate.
     """
 
     plugin: EditedPlugin
@@ -60,21 +70,49 @@ class PreparedPlugin:
     side: ModelSide
     decoding_params: Any
     drafter: Drafter
+    reader: PromptReader
 
     @property
     def writer(self) -> Writer:
         """The plug-in as a model that writes."""
-        return Writer(self.decoding_params, self.plugin.config, self.plugin.tokenizer)
+        form = PromptFormat(self.plugin.tokenizer)
+        return Writer(self.decoding_params, self.plugin.config, form)
 
-    def alphas(self, prompts: Sequence[str]) -> Float[np.ndarray, "batch"]:
-        """Alpha of each prompt by the gate, `[N]` float32.
+    def verdicts(self, prompts: Sequence[Prompt]) -> Verdicts:
+        """Alpha of each prompt by the gate, and the edit that it asks for.
+
+        Of a conversation the gate reads what the user says last.
 
         Raises:
           InputError: a prompt is empty.
         """
         check_prompts(prompts)
         with using(self.mesh):
-            return self.plugin.alphas(prompts, self.gate)
+            texts = [plain_text(prompt) for prompt in prompts]
+            return self.reader.verdicts(self.gate.gate, self.gate.state, texts)
+
+    def alphas(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "batch"]:
+        """Alpha of each prompt by the gate, `[N]` float32.
+
+        Raises:
+          InputError: a prompt is empty.
+        """
+        return self.verdicts(prompts).alphas
+
+    def told(self, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]) -> list[Prompt]:
+        """The prompts as targets read them: after the edit that each asks for, if the rule tells.
+
+        Args:
+          prompts: N texts or conversations.
+          edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
+        """
+        tells, entries = self.rule.tells, self.plugin.info.edits
+        if tells is None:
+            return list(prompts)
+        return [
+            prompt if edit < 0 else told(prompt, tells(entries[edit].prompt, entries[edit].target))
+            for prompt, edit in zip(prompts, edits.tolist(), strict=True)
+        ]
 
     def active(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
         """Prompts that are fused; the target answers all others by itself."""
@@ -97,6 +135,7 @@ class PreparedTarget:
       state: the rule's state for this pair.
       health: of the plug-in's and the target's relative tables; None where the rule has none or
         the state was given.
+      format: how the target is asked: in chat or in plain text.
       bridge: from the target's tokens to the plug-in's.
       stops: tokens that end the target's answers.
       decoding_params: its parameters in the layout that it decodes with.
@@ -106,6 +145,7 @@ class PreparedTarget:
     target: Target
     state: Any
     health: tuple[TransferHealth, TransferHealth] | None
+    format: PromptFormat
     bridge: Bridge
     stops: StopTokens
     decoding_params: Any
@@ -119,7 +159,7 @@ class PreparedTarget:
     @property
     def writer(self) -> Writer:
         """The target as a model that writes."""
-        return Writer(self.decoding_params, self.target.model.config, self.target.tokenizer)
+        return Writer(self.decoding_params, self.target.model.config, self.format)
 
     @cached_property
     def spelling(self) -> Spelling:
@@ -130,11 +170,40 @@ class PreparedTarget:
         laid: Spelling = placed(self.mesh, spelling)
         return laid
 
+    def with_chat(self, chat: bool | None, *, system: str | None = None) -> "PreparedTarget":
+        """This target, asked in another way; nothing else is prepared anew.
+
+        Arguments and errors are those of `prepare_target`.
+        """
+        tokenizer, vocab_size = self.target.tokenizer, self.target.model.config.vocab_size
+        form = prompt_format(tokenizer, chat=chat, system=system, name=self.name)
+        if (form.chat, form.system) == (self.format.chat, self.format.system):
+            return self
+        return dataclasses.replace(
+            self,
+            format=form,
+            bridge=dataclasses.replace(self.bridge, spaced=form.spaced),
+            stops=answer_stops(form, vocab_size),
+        )
+
+    def unrolled(self) -> "PreparedTarget":
+        """This target with unstacked layers alone: faster steps, slower compilation."""
+        params = unstack_layers(self.target.model.params)
+        model = dataclasses.replace(self.target.model, params=params)
+        target = dataclasses.replace(self.target, model=model)
+        return dataclasses.replace(self, target=target, decoding_params=params)
+
     def reader(
-        self, plugin: PreparedPlugin, prompts: Sequence[str], *, whole: bool = True
+        self, plugin: PreparedPlugin, prompts: Sequence[Prompt], *, whole: bool = True
     ) -> DraftReader:
         """What the plug-in's drafts propose to this target."""
-        return DraftReader(plugin.drafter, self.target.tokenizer, prompts, whole=whole)
+        return DraftReader(
+            plugin.drafter,
+            self.target.tokenizer,
+            [plain_text(prompt) for prompt in prompts],
+            spaced=self.format.spaced,
+            whole=whole,
+        )
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Answers in tokens as texts."""
@@ -157,7 +226,7 @@ def prepare_plugin(
     Args:
       plugin: the edited plug-in.
       rule: the fusion rule (default: `fusion.draft()`).
-      gate: the gate, fitted or not (default: `gates.both()`).
+      gate: the gate, fitted or not (default: the plug-in's `default_gate`).
       alpha_threshold: below it a target answers by itself, and the plug-in's steps are skipped
         (default: the gate's; 0 fuses wherever alpha is above 0, as the paper does).
       mesh: the devices (default: all of them share the rows of a batch).
@@ -169,8 +238,7 @@ def prepare_plugin(
         alpha does not depend on the prompt.
     """
     rule = draft() if rule is None else rule
-    if gate is None:
-        gate = both()
+    gate = plugin.default_gate if gate is None else gate
     fitted = gate if isinstance(gate, FittedGate) else plugin.fitted(gate)
     threshold = fitted.threshold if alpha_threshold is None else alpha_threshold
     if not 0 <= threshold <= 1:
@@ -179,6 +247,11 @@ def prepare_plugin(
         raise InputError(
             f"the rule {rule.name} trusts a draft where alpha is high, and the gate {fitted.name} "
             "gives every prompt the same alpha; use another gate, or a rule that checks drafts"
+        )
+    if rule.tells is not None and fitted.gate.means is None:
+        raise InputError(
+            f"the rule {rule.name} tells a target the edit that a prompt asks for, and the gate "
+            f"{fitted.name} does not know which one it is; use the gate fact"
         )
     mesh = data_mesh() if mesh is None else mesh
     side = ModelSide.of_plugin(plugin, on_block)
@@ -195,7 +268,16 @@ def prepare_plugin(
         side,
         params,
         Drafter(params, spread.config, plugin.tokenizer),
+        _reader(mesh, plugin, spread),
     )
+
+
+def _reader(mesh: Mesh, plugin: EditedPlugin, spread: EditedPlugin) -> PromptReader:
+    """Reads prompts with the plug-in's parameters as they lie over the devices."""
+    relations = plugin.reader.relations
+    if relations is not None:
+        relations = dataclasses.replace(relations, params=placed(mesh, relations.params))
+    return PromptReader(spread.params, spread.gate, spread.config, spread.tokenizer, relations)
 
 
 def prepare_target(
@@ -204,6 +286,8 @@ def prepare_target(
     *,
     state: Any = None,
     unrolled: bool = False,
+    chat: bool | None = None,
+    system: str | None = None,
     on_block: OnBlock = lambda what, done, total: None,
 ) -> PreparedTarget:
     """Lay a target over the plug-in's devices, and prepare the rule for the pair.
@@ -213,8 +297,15 @@ def prepare_target(
       target: the target.
       state: the rule's state for this pair, prepared elsewhere (default: prepared here).
       unrolled: decode with unstacked layers.
+      chat: ask the target in chat (True) or in plain text (False); None asks it in chat if it has a
+        chat template.
+      system: a system prompt for conversations that have none.
       on_block: called while tables are built, see `ModelSide`.
+
+    Raises:
+      InputError: chat or a system prompt for a target without a chat template.
     """
+    form = prompt_format(target.tokenizer, chat=chat, system=system, name=target.name)
     health = None
     if state is None:
         sides = plugin.side, ModelSide.of_model(target, on_block)
@@ -228,8 +319,9 @@ def prepare_target(
         spread,
         placed(plugin.mesh, state),
         health,
-        Bridge(target.tokenizer, plugin.plugin.tokenizer),
-        answer_stops(target.tokenizer, target.model.config.vocab_size),
+        form,
+        Bridge(target.tokenizer, plugin.plugin.tokenizer, form.spaced),
+        answer_stops(form, target.model.config.vocab_size),
         unstack_layers(params) if unrolled else params,
         plugin.mesh,
     )
@@ -238,17 +330,6 @@ def prepare_target(
 def placed(mesh: Mesh, tree: Any) -> Any:
     """A pytree on every device of a mesh."""
     return replicate(mesh, tree) if mesh.size > 1 else tree
-
-
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Check that no prompt is empty.
-
-    Raises:
-      InputError: naming the first prompt that is empty.
-    """
-    for i, prompt in enumerate(prompts):
-        if not prompt:
-            raise InputError(f"prompt {i + 1} of {len(prompts)} is empty; expected a text to go on")
 
 
 def _spread(mesh: Mesh, model: M) -> M:

@@ -11,7 +11,9 @@ from onceedit_jax.decoding.answers import View
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
-from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget, check_prompts
+from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
+from onceedit_jax.gates.types import NOTHING
+from onceedit_jax.text.prompts import Prompt, check_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +56,10 @@ def score(
 ) -> Scored:
     """Teacher-forced next tokens over each pair's answer, for every target at once.
 
-    The text is `prompt + " " + target`. Each answer token is predicted from the true prefix, which
-    the plug-in reads as it would itself write that text. What depends on the plug-in alone is
-    computed once for all targets.
+    The text is `prompt + " " + target`; in chat it is the conversation up to the answer, and then
+    the answer as the chat template puts it there. Each answer token is predicted from the true
+    prefix, which the plug-in reads as it would itself write that text. What depends on the plug-in
+    alone is computed once for all targets.
 
     Args:
       plugin: the prepared plug-in.
@@ -71,19 +74,25 @@ def score(
     check_prompts(prompts)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        if alphas is None:
-            alphas = plugin.alphas(prompts)
+        edits = np.full(len(prompts), NOTHING, np.int32)
+        if alphas is None or plugin.rule.tells is not None:
+            verdicts = plugin.verdicts(prompts)
+            alphas, edits = verdicts.alphas if alphas is None else alphas, verdicts.edits
         active = plugin.active(alphas)
         texts = [[_Text.of(pair, target) for pair in pairs] for target in targets]
-        if plugin.rule.reads == "draft":
+        views: list[View]
+        if plugin.rule.reads == "nothing":
+            views = [{} for _ in targets]
+        elif plugin.rule.reads == "draft":
             views = [
                 _drafted(plugin, target, pairs, own, active)
                 for target, own in zip(targets, texts, strict=True)
             ]
         else:
             views = _states(plugin, targets, pairs, texts, active)
+        told = plugin.told(prompts, np.where(active, edits, NOTHING))
         scored = [
-            _scored(plugin, target, own, view, alphas, active)
+            _scored(plugin, target, own, told, view, alphas, active)
             for target, own, view in zip(targets, texts, views, strict=True)
         ]
     return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
@@ -98,36 +107,56 @@ class _Text:
 
     @classmethod
     def of(cls, pair: Pair, target: PreparedTarget) -> "_Text":
-        return cls(*target.target.tokenizer.encode_pair(pair.prompt, pair.target))
+        return cls(*target.format.encode_pair(pair.prompt, pair.target))
 
     @property
     def answer(self) -> list[int]:
         return self.tokens[self.start :]
+
+    def told(self, target: PreparedTarget, prompt: Prompt) -> "_Text":
+        """The same answer after another prompt."""
+        head = target.format.encode(prompt)
+        return _Text([*head, *self.answer], len(head))
+
+
+def _prefixes(texts: Sequence[_Text]) -> list[tuple[int, ...]]:
+    """The true prefix of every answer token."""
+    return [
+        tuple(text.tokens[:end]) for text in texts for end in range(text.start, len(text.tokens))
+    ]
 
 
 def _scored(
     plugin: PreparedPlugin,
     target: PreparedTarget,
     texts: Sequence[_Text],
+    told: Sequence[Prompt],
     view: View,
     alphas: Float[np.ndarray, "texts"],
     active: Bool[np.ndarray, "texts"],
 ) -> tuple[list[TokenScores], Float[np.ndarray, "decisions steps_and_start"] | None]:
     """A target on its texts, and its search's loss at each decision and step."""
     counts = [len(text.answer) for text in texts]
-    prefixes = [
-        tuple(text.tokens[:end]) for text in texts for end in range(text.start, len(text.tokens))
-    ]
     model = target.target.model
-    states = states_after(model.params, model.config, prefixes)
+    states = states_after(model.params, model.config, _prefixes(texts))
     fused = np.repeat(active, counts)
     # A trusted draft is taken as it is: its weight is 1.
     weights = np.repeat(np.where(plugin.trusted(alphas), 1, alphas), counts)
-    decided = decide_all(plugin, target, view, states[fused], weights[fused])
+    after_telling = states[fused]
+    if plugin.rule.tells is not None:
+        after_told = [
+            text.told(target, prompt)
+            for text, prompt, speaks in zip(texts, told, active, strict=True)
+            if speaks
+        ]
+        after_telling = states_after(model.params, model.config, _prefixes(after_told))
+    decided = decide_all(plugin, target, view, after_telling, weights[fused])
+    # A target that is told nothing has read the same, and its own token is known.
+    untold = ~fused if plugin.rule.tells is None else np.ones(len(states), bool)
     before = np.zeros(len(states), np.int32)
     before[fused] = decided.own
-    before[~fused] = tokens_after(
-        model.params, model.config, states[~fused], chunk=plugin.rule.batch_size
+    before[untold] = tokens_after(
+        model.params, model.config, states[untold], chunk=plugin.rule.batch_size
     )
     after = before.copy()
     after[fused] = decided.fused

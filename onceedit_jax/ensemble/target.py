@@ -24,6 +24,11 @@ class Target:
         """The model's name."""
         return self.model.name
 
+    @property
+    def chat_template(self) -> str | None:
+        """The model's chat template in Jinja's language; None if it has none."""
+        return self.tokenizer.chat_template
+
 
 def load_target(spec: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None) -> Target:
     """Load a target LLM.

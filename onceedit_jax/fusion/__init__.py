@@ -1,7 +1,7 @@
 """Fusion rules: from both models' next-token distributions to one token.
 
-A rule is a value, `FusionRule`. `draft`, `vocabulary`, `relative` and `deepen` make the library's.
-`__init__.pyi` lists the names; each is imported when it is first used.
+A rule is a value, `FusionRule`. `draft`, `vocabulary`, `relative`, `deepen` and `context` make the
+library's. `__init__.pyi` lists the names; each is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,3 +1,4 @@
+from .context_rule import context as context
 from .draft_rule import draft as draft
 from .mixing import fuse as fuse
 from .mixing import fuse_vocabulary as fuse_vocabulary
@@ -8,6 +9,7 @@ from .relative_rule import deepen as deepen
 from .relative_rule import relative as relative
 from .search import gradient_search as gradient_search
 from .search import lookup as lookup
+from .settings import ContextSettings as ContextSettings
 from .settings import DraftSettings as DraftSettings
 from .settings import RelativeSettings as RelativeSettings
 from .settings import SearchSettings as SearchSettings

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.fusion.context_rule import context_by
 from onceedit_jax.fusion.draft_rule import draft_by
 from onceedit_jax.fusion.relative_rule import relative_by
 from onceedit_jax.fusion.settings import RULE_SETTINGS
@@ -22,12 +23,13 @@ class NamedRule:
     Attributes:
       make: from a settings record to the rule.
       settings: the record of this name; a user's options replace some of its fields.
-      gate: name of the gate that goes with the rule, see `onceedit_jax.gates.registry`.
+      gate: name of the gate that goes with the rule, see `onceedit_jax.gates.registry`; None for
+        the plug-in's default one.
     """
 
     make: Callable[[Any], FusionRule]
     settings: Any
-    gate: str = "both"
+    gate: str | None = None
 
 
 RULES: dict[str, NamedRule] = {
@@ -35,6 +37,7 @@ RULES: dict[str, NamedRule] = {
     "vocabulary": NamedRule(lambda settings: vocabulary(), RULE_SETTINGS["vocabulary"]),
     "relative": NamedRule(relative_by, RULE_SETTINGS["relative"], gate="token"),
     "deepen": NamedRule(relative_by, RULE_SETTINGS["deepen"], gate="fixed"),
+    "context": NamedRule(context_by, RULE_SETTINGS["context"], gate="fact"),
 }
 
 

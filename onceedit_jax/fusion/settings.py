@@ -124,13 +124,35 @@ class RelativeSettings:
         return self.table or ("exact" if self.normalization == "deepen" else "topk")
 
 
+@dataclasses.dataclass(frozen=True)
+class ContextSettings:
+    """Settings of the rule `context`.
+
+    Attributes:
+      draft: the plug-in drafts as well, and the target that has read the fact checks the draft.
+    """
+
+    draft: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not exist.
+
+        Raises:
+          InputError: naming the setting, its value and the possible ones.
+        """
+        check_settings(self)
+
+
 DEEPEN = RelativeSettings(
     normalization="deepen", start="prior", objective="distribution", search="gradient"
 )
-RULE_SETTINGS: dict[str, DraftSettings | VocabularySettings | RelativeSettings] = {
+RULE_SETTINGS: dict[
+    str, DraftSettings | VocabularySettings | RelativeSettings | ContextSettings
+] = {
     "draft": DraftSettings(),
     "vocabulary": VocabularySettings(),
     "relative": RelativeSettings(),
     "deepen": DEEPEN,
+    "context": ContextSettings(),
 }
 """The settings that each of the library's names stands for."""

@@ -104,19 +104,22 @@ class FusionRule:
         on the host, once for each pair.
       step: from the state and the inputs of one step to the next tokens.
       reads: what the plug-in contributes: its next-token `logits`, or a `draft` of text that the
-        target's tokenizer has read.
+        target's tokenizer has read, or `nothing`.
       batch_size: texts that one call of `step` decides at most.
       unchecked: take a whole draft as the answer, without asking the target, where alpha is at
         least the gate's trust threshold. Needs `reads="draft"`.
+      tells: from the prompt and the new answer of an edit to a text. The target reads it before
+        every prompt that the gate takes for this edit; the plug-in reads the prompt alone.
       settings: the rule's own settings record, for reports.
     """
 
     name: str
     prepare: Callable[[PairSide, PairSide], Any]
     step: Callable[[Any, FusionInputs], FusedStep]
-    reads: Literal["logits", "draft"] = "logits"
+    reads: Literal["logits", "draft", "nothing"] = "logits"
     batch_size: int = 64
     unchecked: bool = False
+    tells: Callable[[str, str], str] | None = None
     settings: Any = None
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import evaluate, evaluate_block, gathered, plugin_alone
 from onceedit_jax.fusion.relative_rule import pair_anchors
 from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.layout import repays_unrolling
 from onceedit_jax.relative.tables import ExactTable
 from onceedit_jax.text.bridge import Bridge
 
@@ -204,6 +206,24 @@ def test_padding_rows_of_a_vocabulary_do_not_change_answers(plugin, targets, rul
         for pair in ((plugin, targets[:1]), (wide, [target]))
     ]
     assert answers[0] == answers[1]
+
+
+def test_unstacked_layers_answer_alike_and_are_used_where_many_steps_repay_them(plugin, targets):
+    ensemble = Ensemble(plugin, targets)
+    few, many = ensemble.unrolled_for(20), ensemble.unrolled_for(10**9)
+    assert few.prepared == ensemble.prepared
+    for prepared in many.prepared:
+        assert isinstance(prepared.decoding_params["layers"], tuple)
+        assert prepared.target.model.params is prepared.decoding_params
+    prompts = [r.prompt for r in RECORDS] + ["the dog ran"]
+    expected = ensemble.generate(prompts, max_new_tokens=8)
+    found = many.generate(prompts, max_new_tokens=8)
+    assert (found.before, found.after) == (expected.before, expected.after)
+    narrow = dataclasses.replace(
+        targets[0].model,
+        params=jax.tree.map(lambda a: a.astype(jnp.bfloat16), targets[0].model.params),
+    )
+    assert not repays_unrolling(narrow.params, 10**9)
 
 
 def test_an_empty_prompt_raises_with_its_number(plugin, targets):

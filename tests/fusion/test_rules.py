@@ -213,10 +213,11 @@ def test_named_rules_have_the_published_settings():
     assert (relative.start, relative.objective, relative.search) == ("zeros", "one-hot", "lookup")
     gates = {name: RULES[name].gate for name in RULES}
     assert gates == {
-        "draft": "both",
-        "vocabulary": "both",
+        "draft": None,
+        "vocabulary": None,
         "relative": "token",
         "deepen": "fixed",
+        "context": "fact",
     }
 
 
@@ -278,7 +279,7 @@ def test_an_installed_package_can_add_names(monkeypatch):
     assert rule_by_name("mine").name == "mine"
     with pytest.raises(InputError, match="mine: no setting trust; it has no settings"):
         rule_by_name("mine", {"trust": True})
-    with pytest.raises(InputError, match="deepen, mine"):
+    with pytest.raises(InputError, match="context, mine"):
         named_rule("average")
 
 
