@@ -55,7 +55,7 @@ def rule_of(rule: Rule) -> dict[str, Any]:
     """
     axes = dict(rule)
     preset, threshold = axes.pop("preset"), axes.pop("alpha_threshold", None)
-    usual = named_rule(preset).gate
+    usual = named_rule(preset).gate or "both"
     weight = axes.pop("weight", "fixed" if usual == "fixed" else "gate")
     gate = axes.pop("gate", "both" if usual == "fixed" else usual)
     gate = gates.fixed(axes.pop("fixed_alpha", 0.5)) if weight == "fixed" else gate_by_name(gate)
@@ -221,6 +221,21 @@ class Workspace:
                 **options,
             )
 
+    def edit_alone(
+        self, records: Sequence[EditRecord], settings: EditSettings, *, spec: str | None = None
+    ) -> EditedPlugin:
+        """Edit with the records alone, as a user who has nothing else; it is not saved."""
+        model, tokenizer = self.base(spec or self.setup.plugin)
+        with editing_progress() as on_step:
+            return edit(
+                model,
+                tokenizer,
+                records,
+                settings=settings,
+                mesh=self.mesh,
+                on_step=on_step,
+            )
+
     def finalize(
         self,
         dataset: str,
@@ -263,7 +278,7 @@ class Workspace:
         rule: Rule | None = None,
         **options: Any,
     ) -> Ensemble:
-        """An ensemble of targets that are loaded once.
+        """An ensemble of targets that are loaded once, asked in plain text.
 
         Args:
           plugin: the edited plug-in.
@@ -275,6 +290,7 @@ class Workspace:
             return Ensemble(
                 plugin,
                 [self.target(spec) for spec in targets],
+                chat=False,
                 mesh=self.mesh,
                 on_block=on_block,
                 **(rule_of(rule) if rule else {}),

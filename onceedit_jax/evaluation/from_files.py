@@ -52,6 +52,7 @@ def open_ensemble(
     *,
     rule: FusionRule | None = None,
     gate: Gate | FittedGate | None = None,
+    chat: bool | None = None,
     on_block: OnBlock = lambda name, done, total: None,
 ) -> Ensemble:
     """Load an edited plug-in and its targets.
@@ -59,7 +60,8 @@ def open_ensemble(
     Args:
       options: which.
       rule: the fusion rule (default: `fusion.draft()`).
-      gate: the gate, fitted or not (default: `gates.both()`).
+      gate: the gate, fitted or not (default: the plug-in's `default_gate`).
+      chat: whether the targets are asked in chat, see `Ensemble`.
       on_block: called with (model name, blocks done, all blocks) while a table is built.
 
     Raises:
@@ -74,6 +76,8 @@ def open_ensemble(
         rule=rule,
         gate=gate,
         alpha_threshold=options.alpha_threshold,
+        chat=chat,
+        system=options.system,
         mesh=mesh,
         on_block=on_block,
     )
@@ -95,7 +99,7 @@ def evaluate_from_files(
     Args:
       options: plug-in, targets, data and output.
       rule: the fusion rule (default: `fusion.draft()`).
-      gate: the gate, fitted or not (default: `gates.both()`).
+      gate: the gate, fitted or not (default: the plug-in's `default_gate`).
       on_block: called with (model name, blocks done, all blocks) while a table is built.
       on_records: called with (records done, all records) before each part and at the end.
 
@@ -110,7 +114,8 @@ def evaluate_from_files(
     records = load_records(options.data, options.format, limit=options.limit)
     if options.strip_nq:
         records = [without_nq(record) for record in records]
-    ensemble = open_ensemble(options, rule=rule, gate=gate, on_block=on_block)
+    chat = options.chat or options.system is not None
+    ensemble = open_ensemble(options, rule=rule, gate=gate, chat=chat, on_block=on_block)
 
     def measure(some: Sequence[EditRecord]) -> Block:
         on_records(some[0].index, len(records))
@@ -195,12 +200,14 @@ def _evaluation_key(ensemble: Ensemble, records: Sequence[EditRecord], choices: 
 
 
 def _rule_and_gate(ensemble: Ensemble) -> dict[str, Any]:
-    """How an ensemble fuses, as plain values."""
+    """How an ensemble fuses and asks its targets, as plain values."""
     rule, gate = ensemble.rule, ensemble.gate.gate
     return {
         "fusion": {"name": rule.name, **_settings(rule.settings)},
         "gate": {"name": gate.name, **_settings(gate.settings)},
         "alpha_threshold": ensemble.threshold,
+        "chat": bool(ensemble.chat),
+        "system": ensemble.system,
     }
 
 

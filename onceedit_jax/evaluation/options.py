@@ -21,6 +21,7 @@ class EnsembleOptions:
       target_dtype: type of the targets' weights; int8 is for their layers, with bfloat16 for the
         rest.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
+      system: a system prompt for the targets, which are then asked in chat.
     """
 
     edited: Path
@@ -28,6 +29,7 @@ class EnsembleOptions:
     alpha_threshold: float | None = None
     target_dtype: WeightDtype = "float32"
     mesh: str | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class EvaluationOptions(EnsembleOptions):
       max_new_tokens: length of the longest generated answer.
       distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts share the records (or the
         models, if the mesh has all hosts' devices).
+      chat: ask the targets in chat; each needs a chat template.
       part: records that are evaluated and saved at a time; an interrupted run goes on after the
         last of them.
     """
@@ -56,6 +59,7 @@ class EvaluationOptions(EnsembleOptions):
     strip_nq: bool = False
     max_new_tokens: int = 20
     distributed: str | None = None
+    chat: bool = False
     part: int = 64
 
     def __post_init__(self) -> None:

@@ -99,6 +99,9 @@ def evaluate(
 ) -> Evaluation:
     """Score every target before and after, with all edits in place.
 
+    The prompts are plain text, as in the paper, unless the ensemble was made with `chat=True` or
+    with a system prompt.
+
     Args:
       ensemble: the edited plug-in and its targets.
       records: the edits with their questions.
@@ -112,6 +115,11 @@ def evaluate(
     return gathered(ensemble, records, [block], mode=mode)
 
 
+def plain_unless_chosen(ensemble: Ensemble) -> Ensemble:
+    """An ensemble as it is evaluated: in plain text, unless it was made with chat or without."""
+    return ensemble if ensemble.chat is not None else ensemble.with_chat(False)
+
+
 def evaluate_block(
     ensemble: Ensemble, records: Sequence[EditRecord], *, mode: Mode, max_new_tokens: int
 ) -> Block:
@@ -119,6 +127,7 @@ def evaluate_block(
 
     Arguments are those of `evaluate`.
     """
+    ensemble = plain_unless_chosen(ensemble)
     every = questions(records)
     pairs = [question.pair for question in every]
     rows: list[dict[str, Any]] = []

@@ -1,0 +1,33 @@
+"""The forms in which people put one question: twelve of them, each a function of a text.
+
+What is written around the question here is not trained on: `onceedit_jax.text.asking` has other
+sentences. Signs, case, "Q: A:" and ChatML are the same there.
+"""
+
+from collections.abc import Mapping
+
+from onceedit_jax.text.asking import Form, chatml, lower_first, without_mark
+
+
+def forms(*, statement: str | None = None, template: Form | None = None) -> Mapping[str, Form]:
+    """The forms by name.
+
+    Args:
+      statement: an opening that the answer completes; without one the question is followed by the
+        opening of an answer.
+      template: from a question to a chat model's prompt, as text (default: ChatML).
+    """
+    return {
+        "as edited": lambda question: question,
+        "no mark": without_mark,
+        "lower case": str.lower,
+        "lower case, no mark": lambda question: without_mark(question).lower(),
+        "Q/A": lambda question: f"Q: {question}\nA:",
+        "chat template": template or chatml,
+        "statement": lambda question: statement or f"{question} The answer is",
+        "request": lambda question: f"I would like to know this: {lower_first(question)}",
+        "greeting before": lambda question: f"Good morning! {question}",
+        "sentence before": lambda question: f"We were talking about this at lunch. {question}",
+        "newline after": lambda question: f"{question}\n",
+        "whole sentence": lambda question: f"{question} Please answer in a complete sentence.",
+    }
