@@ -42,10 +42,10 @@ def main(out: Path = Path("runs/bench")) -> None:
     rows = []
     for spec in TARGETS:
         target, asked = oe.load_target(spec), [record.prompt for record in edits[:PROMPTS]]
-        ensemble = oe.Ensemble(plugin, [target])
+        ensemble = oe.Ensemble(plugin, [target], chat=False)
         rows.append(_measured(ensemble, "edited", asked, EDITED))
         rows.append(_measured(ensemble, "unrelated", unrelated[:PROMPTS], UNRELATED))
-        paper = oe.Ensemble(plugin, [target], rule=PAPER)
+        paper = oe.Ensemble(plugin, [target], rule=PAPER, chat=False)
         rows.append(_measured(paper, "edited", asked, EDITED))
     write(
         "generation",

@@ -34,8 +34,8 @@ def main(out: Path = Path("runs/bench")) -> None:
     targets = [oe.load_target(spec) for spec in TARGETS]
     targets += [_random(targets[1], seed) for seed in (1, 2)]
     plugins = {count: _with_edits(plugin, records, count) for count in EDITS}
-    ensembles = {f"{n} edits": oe.Ensemble(plugins[n], targets[1:2]) for n in EDITS}
-    ensembles |= {f"{n} targets": oe.Ensemble(plugins[10], targets[:n]) for n in COUNTS}
+    ensembles = {f"{n} edits": oe.Ensemble(plugins[n], targets[1:2], chat=False) for n in EDITS}
+    ensembles |= {f"{n} targets": oe.Ensemble(plugins[10], targets[:n], chat=False) for n in COUNTS}
     taken = seconds_each(
         {name: partial(_evaluated, ensemble, records) for name, ensemble in ensembles.items()}
     )
@@ -71,14 +71,7 @@ def _with_edits(
     """The plug-in with keys for `count` edits: the records' own, and made-up names."""
     names = [f"Zarn{n:x} Okvel{n * 7 % 997:x}" for n in range(count - len(records))]
     more = [oe.EditRecord(f"Where is {name}?", "Oslo", subject=name) for name in names]
-    rows = gate_rows(
-        (),
-        [*records, *more],
-        params=plugin.params,
-        kernel=plugin.gate,
-        config=plugin.config,
-        tokenizer=plugin.tokenizer,
-    )
+    rows = gate_rows((), [*records, *more], plugin.reader)
     memory = fit_memory(*rows)
     keys = {name: memory[name] for name in ("words", "weights")}
     return dataclasses.replace(plugin, memory=keys)

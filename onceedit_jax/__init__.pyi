@@ -7,6 +7,8 @@ from .data.readers import Reader as Reader
 from .data.records import EditRecord as EditRecord
 from .data.records import Pair as Pair
 from .data.records import UnrelatedRow as UnrelatedRow
+from .data.relations import Relation as Relation
+from .data.relations import relation_bank as relation_bank
 from .data.rows import Row as Row
 from .decoding.fused import Prompts as Prompts
 from .decoding.fused import Spelling as Spelling
@@ -22,8 +24,13 @@ from .editing.editor import EditorInputs as EditorInputs
 from .editing.editor import EditorResult as EditorResult
 from .editing.editor import editor_inputs as editor_inputs
 from .editing.editor import run_editor as run_editor
+from .editing.explanation import Finding as Finding
+from .editing.explanation import explain as explain
+from .editing.gate_training import learn_relation_head as learn_relation_head
+from .editing.head_settings import HeadSettings as HeadSettings
 from .editing.loss import EditLoss as EditLoss
 from .editing.loss import edit_loss as edit_loss
+from .editing.relation_heads import LearntHead as LearntHead
 from .editing.settings import EditSettings as EditSettings
 from .ensemble.ensemble import Ensemble as Ensemble
 from .ensemble.generation import Answers as Answers
@@ -62,6 +69,8 @@ from .fusion.types import FusedStep as FusedStep
 from .fusion.types import FusionInputs as FusionInputs
 from .fusion.types import FusionRule as FusionRule
 from .fusion.types import PairSide as PairSide
+from .gates.fitting import Verdicts as Verdicts
+from .gates.relation_head import RelationHead as RelationHead
 from .gates.types import FittedGate as FittedGate
 from .gates.types import Gate as Gate
 from .gates.types import GateFeatures as GateFeatures
@@ -82,6 +91,10 @@ from .relative.transfer import transfer_matrix as transfer_matrix
 from .text.anchors import Anchors as Anchors
 from .text.anchors import anchors as anchors
 from .text.bridge import Bridge as Bridge
+from .text.chat import ChatTemplate as ChatTemplate
+from .text.chat import Message as Message
+from .text.prompts import Prompt as Prompt
+from .text.prompts import PromptFormat as PromptFormat
 from .text.tokenizer import Tokenizer as Tokenizer
 from .text.tokenizer import load_tokenizer as load_tokenizer
 from .text.vocabulary import Vocabulary as Vocabulary

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
-# Ten edits show the gate little of where they end, so there are more unrelated rows for each.
-# Training the upper layers takes a third of the time of full fine-tuning.
+# Training the upper layers takes a third of the time of full fine-tuning. Ten edits make few steps
+# an epoch, so there are more wordings of each and more epochs.
 SETTINGS = EditSettings(
     method="last-n-layers",
     last_layers=12,
     learning_rate=2e-4,
-    epochs=16,
-    unrelated_ratio=3.0,
-    held_back=2.0,
+    epochs=20,
+    paraphrase_ratio=4.0,
+    form_share=0.6,
 )
 
 
@@ -34,10 +34,13 @@ class DemoOptions:
     Attributes:
       out: folder for the edited plug-in (`plugin/`) and the results.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
+      chat: ask the last questions in chat where a target has a chat template; the scores are those
+        of plain prompts.
     """
 
     out: Path = Path("runs/demo")
     mesh: str | None = None
+    chat: bool = True
 
 
 def demo(options: Annotated[DemoOptions, arg(name="")]) -> None:
@@ -58,7 +61,8 @@ def demo(options: Annotated[DemoOptions, arg(name="")]) -> None:
     results = options.out / "results.json"
     print_report(write_report(ensemble, records, evaluation, alone, results))
     questions = _questions(records)
-    answers = ensemble.generate(questions, max_new_tokens=12)
+    asked = ensemble.with_chat(None) if options.chat else ensemble
+    answers = asked.generate(questions, max_new_tokens=16)
     print_answers(questions, [target.name for target in ensemble.targets], answers)
     out.print(f"done in {time.monotonic() - started:.0f} s: {options.out}")
 
@@ -74,7 +78,6 @@ def _edited_ensemble(options: DemoOptions) -> "Ensemble":
 
     editing = EditOptions(
         facts=str(demo_path("demo_edits.jsonl")),
-        unrelated=str(demo_path("demo_unrelated.json")),
         plugin=PLUGIN,
         out=options.out / "plugin",
         mesh=options.mesh,
@@ -84,10 +87,17 @@ def _edited_ensemble(options: DemoOptions) -> "Ensemble":
         plugin = edit_from_files(editing, on_step=on_step, on_note=note)
     print_edited(plugin, editing.out)
     mesh = parse_mesh(options.mesh)
-    return Ensemble(plugin, [load_target(name, mesh=mesh) for name in TARGETS], mesh=mesh)
+    targets = [load_target(name, mesh=mesh) for name in TARGETS]
+    return Ensemble(plugin, targets, chat=False, mesh=mesh)
 
 
 def _questions(records: "list[EditRecord]") -> list[str]:
-    """Two edits' prompts, a rephrase, and a question that no edit concerns."""
+    """Edits as they are, reworded and as people type; and questions that no edit answers."""
     first, second, third = records[:3]
-    return [first.prompt, second.prompt, third.rephrase or third.prompt, first.locality[0].prompt]
+    return [
+        first.prompt,
+        third.rephrase or third.prompt,
+        second.prompt.lower().rstrip("?"),
+        f"Who is the prime minister of {first.subject}?",
+        first.locality[0].prompt,
+    ]

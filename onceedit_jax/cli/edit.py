@@ -81,11 +81,10 @@ def edit(options: Annotated[EditOptions, arg(name="")]) -> None:
 def print_edited(edited: "EditedPlugin", out: Path) -> None:
     """Print one line about a new edited plug-in."""
     from onceedit_jax.cli.console import out as console
-    from onceedit_jax.fusion.registry import named_rule
 
     info = edited.info
     metrics, earlier = info.metrics, info.edited_before
-    threshold = info.rule.alpha_thresholds[named_rule(info.rule.fusion).gate]
+    threshold = info.rule.alpha_thresholds[edited.default_gate.name]
     figures = f"gate {_figure(metrics.gate_accuracy)}, alpha threshold {threshold:.2f}"
     console.print(
         f"edited {edited.name} with {len(info.edits) - earlier} facts"

@@ -10,7 +10,7 @@ from onceedit_jax.cli.rules import RuleOptions, rule_and_gate
 from onceedit_jax.evaluation.options import EnsembleOptions
 
 if TYPE_CHECKING:
-    from onceedit_jax.ensemble import Answers
+    from onceedit_jax.ensemble import Answers, Ensemble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,24 +19,40 @@ class GenerateOptions(EnsembleOptions):
 
     Attributes:
       prompt: a question; repeat the flag for several.
+      explain: say why the gate opened or not: the subjects found, and how likely each of their
+        edits is asked for.
       max_new_tokens: length of the longest answer.
+      chat: ask targets in chat if they have a chat template.
     """
 
     prompt: tuple[str, ...]
+    explain: bool = False
     max_new_tokens: int = 20
+    chat: bool = True
 
 
 def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOptions) -> None:
     """Answer prompts with each target, before and after the edit, and show alpha."""
     from onceedit_jax.cli.progress import table_progress
+    from onceedit_jax.decoding.answers import PROMPTS
     from onceedit_jax.editing.artifact_info import read_info
     from onceedit_jax.evaluation.from_files import open_ensemble
 
     fusion_rule, gate = rule_and_gate(rule, read_info(options.edited).rule.fusion)
     with table_progress() as on_block:
-        ensemble = open_ensemble(options, rule=fusion_rule, gate=gate, on_block=on_block)
+        ensemble = open_ensemble(
+            options,
+            rule=fusion_rule,
+            gate=gate,
+            chat=None if options.chat else False,
+            on_block=on_block,
+        )
+    groups = -(-len(options.prompt) // PROMPTS)
+    ensemble = ensemble.unrolled_for(groups * options.max_new_tokens)
     answers = ensemble.generate(options.prompt, max_new_tokens=options.max_new_tokens)
     print_answers(options.prompt, [target.name for target in ensemble.targets], answers)
+    if options.explain:
+        print_findings(ensemble, options.prompt)
 
 
 def print_answers(prompts: Sequence[str], targets: Sequence[str], answers: "Answers") -> None:
@@ -51,11 +67,33 @@ def print_answers(prompts: Sequence[str], targets: Sequence[str], answers: "Answ
 
     from onceedit_jax.cli.console import out
 
-    table = Table("prompt", "alpha", "target", "before", "after", show_lines=False)
+    table = Table("prompt", "alpha", "edit", "target", "before", "after", show_lines=False)
     for i, prompt in enumerate(prompts):
         for t, target in enumerate(targets):
-            first = (prompt, f"{answers.alphas[i]:.2f}") if t == 0 else ("", "")
+            edit = int(answers.edits[i])
+            named = "-" if edit < 0 else str(edit + 1)
+            first = (prompt, f"{answers.alphas[i]:.2f}", named) if t == 0 else ("", "", "")
             texts = (answers.before[t][i], answers.after[t][i])
             table.add_row(*first, target, *(text or "(nothing)" for text in texts))
         table.add_section()
     out.print(table)
+
+
+def print_findings(ensemble: "Ensemble", prompts: Sequence[str]) -> None:
+    """Print which edits' subjects each prompt names, and how likely each edit is asked for."""
+    from onceedit_jax.cli.console import out
+    from onceedit_jax.editing.explanation import explain
+
+    entries, threshold = ensemble.plugin.info.edits, ensemble.threshold
+    for prompt, findings in zip(prompts, explain(ensemble.plugin, prompts), strict=True):
+        out.print(prompt, markup=False)
+        if not findings:
+            out.print("  names the subject of no edit: the gate is shut")
+        for finding in findings:
+            opens = "open" if finding.likeness >= threshold else "shut"
+            out.print(
+                f"  names {finding.name!r}; edit {finding.edit + 1} "
+                f"({entries[finding.edit].prompt!r}): likeness {finding.likeness:.2f}, "
+                f"threshold {threshold:.2f}: {opens}",
+                markup=False,
+            )

@@ -18,6 +18,7 @@ from onceedit_jax.cli.environment import prepare_environment, restart_with_huge_
 from onceedit_jax.cli.evaluate import evaluate
 from onceedit_jax.cli.experiment import experiment
 from onceedit_jax.cli.export import export
+from onceedit_jax.cli.gate_train import gate_train
 from onceedit_jax.cli.generate import generate
 from onceedit_jax.cli.info import info
 from onceedit_jax.cli.plan import plan
@@ -28,6 +29,7 @@ from onceedit_jax.errors import OnceEditError
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "edit": edit,
+    "gate-train": gate_train,
     "evaluate": evaluate,
     "generate": generate,
     "transfer": transfer,

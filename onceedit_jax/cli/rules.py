@@ -24,9 +24,11 @@ class RuleOptions:
     """How plug-in and target are fused.
 
     Attributes:
-      rule: the fusion rule: draft, vocabulary, relative or deepen; None takes the artifact's.
-      gate: where alpha comes from: both, token (the paper's), memory or fixed; None takes token for
-        the rule relative, fixed for deepen and both for the others.
+      rule: the fusion rule: draft, vocabulary, relative, deepen or context; None takes the
+        artifact's.
+      gate: where alpha comes from: fact, both, token (the paper's), memory or fixed; None takes
+        token for the rule relative, fixed for deepen, fact for context, and for the others fact
+        too (both, if the plug-in was edited without a relation head).
       fixed_alpha: alpha of the gate fixed; None takes 0.5.
       settings: settings of single rules; a rule refuses those of the others.
     """
@@ -39,8 +41,8 @@ class RuleOptions:
     )
 
 
-def rule_and_gate(options: RuleOptions, artifact_rule: str) -> "tuple[FusionRule, Gate]":
-    """The values that the names stand for.
+def rule_and_gate(options: RuleOptions, artifact_rule: str) -> "tuple[FusionRule, Gate | None]":
+    """The values that the names stand for; None for the plug-in's default gate.
 
     Args:
       options: names and settings as they are typed.
@@ -55,5 +57,7 @@ def rule_and_gate(options: RuleOptions, artifact_rule: str) -> "tuple[FusionRule
 
     name = options.rule or artifact_rule
     rule = rule_by_name(name, typed(options.settings))
-    gate = gate_by_name(options.gate or named_rule(name).gate, fixed_alpha=options.fixed_alpha)
-    return rule, gate
+    gate = options.gate or named_rule(name).gate
+    if gate is None and options.fixed_alpha is None:
+        return rule, None
+    return rule, gate_by_name(gate or "fact", fixed_alpha=options.fixed_alpha)

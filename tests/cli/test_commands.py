@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 from support import byte_level_tokenizer
+from tiny_tokenizers import TEMPLATES
 
 from onceedit_jax.cli import main
 from onceedit_jax.cli.edit import EditOptions, edit_from_files
@@ -16,6 +17,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.parameters import init_params
+from onceedit_jax.text.chat import ChatTemplate
 
 PLACES = ("Norland", "Vinterby", "Orchard")
 QUICK = ("--epochs", "1", "--held-back", "2", "--context-share", "0", "--max-tokens", "64")
@@ -103,6 +105,40 @@ def test_facts_are_edited_and_asked_for(onceedit, files):
     assert re.search(r'"trained_texts": \d+,', info)
     assert "written: hf" in onceedit("export", "--edited", "edited", "--out", "hf").out
     assert (files / "hf" / "gate.safetensors").is_file()
+
+
+def test_a_target_with_a_chat_template_is_asked_in_chat_by_generate(onceedit, files, monkeypatch):
+    onceedit("edit", "facts.jsonl", "--plugin", "plugin", "--out", "for-chat", *QUICK)
+    if not (files / "chat").exists():
+        tiny_folder(files / "chat", 60)
+        (files / "chat" / "chat_template.jinja").write_text(TEMPLATES["chatml"])
+    asked, encode = [], ChatTemplate.encode
+
+    def recorded(self, messages):
+        asked.append([message["role"] for message in messages])
+        return encode(self, messages)
+
+    monkeypatch.setattr(ChatTemplate, "encode", recorded)
+    pair = ("--edited", "for-chat", "--target", "chat")
+    question = ("--prompt", "Who?", "--max-new-tokens", "2")
+    scored = ("--data", "facts.jsonl", "--out", "chat.json")
+    onceedit("generate", *pair, *question)
+    assert asked.pop() == ["user"]
+    onceedit("generate", *pair, *question, "--system", "Be brief.")
+    assert asked.pop() == ["system", "user"]
+    asked.clear()
+    onceedit("generate", *pair, *question, "--no-chat")
+    onceedit("evaluate", *pair, *scored)
+    assert not asked
+    settings = json.loads((files / "chat.json").read_text())["settings"]
+    assert (settings["chat"], settings["system"]) == (False, None)
+    for flags, chosen in ((["--chat"], None), (["--system", "Be brief."], "Be brief.")):
+        onceedit("evaluate", *pair, *scored, *flags)
+        assert asked
+        settings = json.loads((files / "chat.json").read_text())["settings"]
+        assert (settings["chat"], settings["system"]) == (True, chosen)
+    with pytest.raises(InputError, match="target has no chat template"):
+        onceedit("evaluate", *pair, "--target", "target", *scored, "--chat")
 
 
 def test_a_pairs_tables_are_examined(onceedit):

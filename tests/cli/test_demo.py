@@ -54,6 +54,6 @@ def test_answers_are_those_of_one_token_at_a_time(demo, name):
     plugin, target = EditedPlugin.load(demo[0] / "plugin"), load_target(name)
     rules = [fusion.draft(), fusion.vocabulary()] if name == TARGETS[0] else [fusion.draft()]
     for rule in rules:
-        ensemble = Ensemble(plugin, [target], rule=rule, alpha_threshold=0)
+        ensemble = Ensemble(plugin, [target], rule=rule, alpha_threshold=0, chat=False)
         (found,) = ensemble.answers(prompts, max_new_tokens=9)
         assert found == stepwise_answers(ensemble, 0, prompts, max_new_tokens=9)

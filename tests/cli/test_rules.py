@@ -24,10 +24,11 @@ def chosen(artifact_rule="draft", **options):
 @pytest.mark.parametrize(
     ("name", "rule", "gate"),
     [
-        ("draft", fusion.draft(), gates.both()),
-        ("vocabulary", fusion.vocabulary(), gates.both()),
+        ("draft", fusion.draft(), None),
+        ("vocabulary", fusion.vocabulary(), None),
         ("relative", fusion.relative(), gates.token()),
         ("deepen", fusion.deepen(), gates.fixed(0.5)),
+        ("context", fusion.context(), gates.fact()),
     ],
 )
 def test_a_name_alone_is_a_rule_with_its_gate(name, rule, gate):
@@ -52,11 +53,11 @@ def test_settings_reach_the_rule():
     ("options", "message"),
     [
         ({"rule": "average"}, "expected one of draft, vocabulary, relative, deepen"),
-        ({"gate": "open"}, "expected one of both, token, memory, fixed"),
+        ({"gate": "open"}, "expected one of fact, both, token, memory, fixed"),
         ({"table": "exact"}, "draft: no setting table; its settings are confidence, trust"),
         ({"rule": "vocabulary", "trust": True}, "vocabulary: no setting trust; it has no settings"),
         ({"rule": "relative", "trust": True}, "its settings are normalization, start, objective"),
-        ({"fixed_alpha": 0.3}, "the gate both computes alpha itself; leave"),
+        ({"fixed_alpha": 0.3}, "the gate fact computes alpha itself; leave"),
         ({"gate": "fixed", "fixed_alpha": 1.5}, "expected a weight from 0 to 1"),
         ({"rule": "relative", "start": "prior"}, "set search=gradient"),
     ],

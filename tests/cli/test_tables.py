@@ -67,7 +67,8 @@ def test_absent_scores_and_bracketed_names_are_shown_as_they_are():
 
 def test_what_a_model_writes_is_printed_as_it_is(capsys):
     written = [["[/INST] [bold]yes"]]
-    answers = Answers(np.ones(1, np.float32), written, written)
+    answers = Answers(np.ones(1, np.float32), np.array([3], np.int32), written, written)
     print_answers(["Who is [/b]?"], ["a-target"], answers)
     printed_text = capsys.readouterr().out
+    assert "│ 4 " in printed_text.replace("|", "│")
     assert "[/INST] [bold]yes" in printed_text and "Who is [/b]?" in printed_text

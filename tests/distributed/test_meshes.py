@@ -12,6 +12,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
 
 import numpy as np
+from relation_cases import sharp_head
 from support import byte_level_tokenizer, tiny_config
 
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
@@ -45,13 +46,16 @@ def model(merges, heads, kv_heads, seed):
 # Heads as SmolLM2 and Gemma-3 have them, which eight devices cannot share as they are.
 plugin, plugin_tokenizer = model(40, 9, 3, 0)
 target, target_tokenizer = model(90, 4, 1, 1)
+head = sharp_head(plugin, plugin_tokenizer)
 
 
 def everything(mesh):
-    edited = edit(plugin, plugin_tokenizer, RECORDS, UNRELATED, SETTINGS, mesh=mesh)
+    edited = edit(plugin, plugin_tokenizer, RECORDS, UNRELATED, SETTINGS, mesh=mesh, head=head)
+    assert edited.verdicts(PROMPTS).edits.tolist() == [0, 1, 2]
     said = []
     for rule, gate in (
         (fusion.draft(), gates.both()),
+        (fusion.context(draft=True), gates.fact()),
         (fusion.relative(allow_lossy=True), gates.token()),
     ):
         ensemble = Ensemble(

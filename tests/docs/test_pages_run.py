@@ -4,6 +4,7 @@ import json
 
 import pytest
 from docs.pages import ROOT, blocks, name
+from tiny_tokenizers import TEMPLATES
 
 import onceedit_jax as oe
 
@@ -16,6 +17,7 @@ FACTS = [
 TINY = {
     "demo:smollm2-135m": "plugin",
     "demo:gemma3-270m": "target",
+    "demo:qwen2.5-coder-1.5b": "chat",
     "last_layers(12)": "last_layers(2)",
 }
 PAGES = [
@@ -24,6 +26,7 @@ PAGES = [
         ROOT / "docs" / page
         for page in (
             "how-to/edit-facts.md",
+            "how-to/chat.md",
             "how-to/fusion-rule.md",
             "how-to/gate.md",
             "how-to/editor.md",
@@ -43,6 +46,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     random_checkpoint(folder / "plugin", merges=40, seed=0)
     random_checkpoint(folder / "target", merges=90, seed=1)
+    random_checkpoint(folder / "chat", merges=60, seed=2)
+    (folder / "chat" / "chat_template.jinja").write_text(TEMPLATES["chatml"])
     lines = {
         "facts.jsonl": FACTS,
         "other-wordings.jsonl": [
