@@ -43,6 +43,8 @@ def test_one_plugin_is_edited_and_two_real_targets_answer(demo):
     assert gemma["after"]["rel"] >= 0.95
     assert smollm["after"]["rel"] >= 0.95
     assert min(gemma["after"]["loc"], smollm["after"]["loc"]) >= 0.95
+    written = [r["after"] for r in results if r["mode"] == "generate"]
+    assert min(scores[name] for scores in written for name in ("rel", "gen", "loc")) >= 0.9
     assert "done in" in printed
 
 

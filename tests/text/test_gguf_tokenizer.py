@@ -235,7 +235,7 @@ def texts_of(data: Path, count: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEMO_MODELS)
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
 def test_demo_tokenizers_agree_with_transformers(any_data: Path, name: str) -> None:
     pytest.importorskip("torch", reason="transformers reads GGUF with torch only")
     path = demo(name)
