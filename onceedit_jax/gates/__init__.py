@@ -1,7 +1,7 @@
 """Gates: alpha, the plug-in's weight for a prompt.
 
-A gate is a value, `Gate`. `token` (the paper's), `memory`, `both` (the default) and `fixed` make
-the library's.
+A gate is a value, `Gate`. `fact` (the default), `both`, `token` (the paper's), `memory` and `fixed`
+make the library's.
 """
 
 from onceedit_jax.gates.constant import fixed
