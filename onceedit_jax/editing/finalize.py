@@ -139,7 +139,7 @@ def _relation(
     relations = head.reader(model, tokenizer, records)
     reader = PromptReader(trained.params, trained.gate, model.config, tokenizer, relations)
     state = fit_gate(fact_with(head.head), *gate_rows({"relation"}, records, reader)).state
-    lower, _ = lower_layers(model.params, model.config, head.layers)
+    lower = relations.params
     edited, _ = lower_layers(trained.params, model.config, head.layers)
     unchanged = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), lower, edited)
     if not all(jax.tree.leaves(unchanged)):

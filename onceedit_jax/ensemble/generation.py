@@ -156,10 +156,7 @@ class _Asked:
     def of(
         cls, plugin: PreparedPlugin, prompts: Sequence[Prompt], alphas: Alphas | None
     ) -> "_Asked":
-        edits = np.full(len(prompts), NOTHING, np.int32)
-        if alphas is None or plugin.rule.tells is not None:
-            verdicts = plugin.verdicts(prompts)
-            alphas, edits = verdicts.alphas if alphas is None else alphas, verdicts.edits
+        alphas, edits = plugin.judged(prompts, alphas)
         return cls(prompts, plugin.told(prompts, edits), alphas, edits, plugin.active(alphas))
 
 

@@ -25,7 +25,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.draft_rule import draft
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.fitting import Verdicts
-from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.gates.types import NOTHING, FittedGate, Gate
 from onceedit_jax.gates.weight_token import apply_threshold
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.sharding import place
@@ -98,6 +98,18 @@ class PreparedPlugin:
           InputError: a prompt is empty.
         """
         return self.verdicts(prompts).alphas
+
+    def judged(
+        self, prompts: Sequence[Prompt], alphas: Float[np.ndarray, "batch"] | None
+    ) -> Verdicts:
+        """The gate's verdicts, with given alphas in place of its own.
+
+        With given alphas the gate is asked only if the rule tells targets the edit.
+        """
+        if alphas is not None and self.rule.tells is None:
+            return Verdicts(alphas, np.full(len(prompts), NOTHING, np.int32))
+        verdicts = self.verdicts(prompts)
+        return verdicts if alphas is None else verdicts._replace(alphas=alphas)
 
     def told(self, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]) -> list[Prompt]:
         """The prompts as targets read them: after the edit that each asks for, if the rule tells.

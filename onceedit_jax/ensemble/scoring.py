@@ -74,10 +74,7 @@ def score(
     check_prompts(prompts)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        edits = np.full(len(prompts), NOTHING, np.int32)
-        if alphas is None or plugin.rule.tells is not None:
-            verdicts = plugin.verdicts(prompts)
-            alphas, edits = verdicts.alphas if alphas is None else alphas, verdicts.edits
+        alphas, edits = plugin.judged(prompts, alphas)
         active = plugin.active(alphas)
         texts = [[_Text.of(pair, target) for pair in pairs] for target in targets]
         views: list[View]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from editing_cases import LEARNT
 from stepwise import stepwise_answers
 from support import byte_level_tokenizer, tiny_config
 from tiny_tokenizers import TEMPLATES, with_template
@@ -41,10 +42,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def plugin(tiny_model):
     model, tokenizer = tiny_model(40, 0)
-    settings = EditSettings(
-        learning_rate=1e-2, epochs=120, batch_size=4, unrelated_ratio=3, swapped_ratio=0
-    )
-    return edit(model, tokenizer, RECORDS, UNRELATED, settings)
+    return edit(model, tokenizer, RECORDS, UNRELATED, LEARNT)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from editing_cases import LEARNT
 from stepwise import stepwise_answers
 
 from onceedit_jax import fusion, gates
@@ -60,10 +61,7 @@ PAIRS = [Pair(r.prompt, r.target) for r in RECORDS] + list(RECORDS[0].locality)
 @pytest.fixture(scope="module")
 def plugin(tiny_model):
     model, tokenizer = tiny_model(40, 0)
-    settings = EditSettings(
-        learning_rate=1e-2, epochs=120, batch_size=4, unrelated_ratio=3, swapped_ratio=0
-    )
-    return edit(model, tokenizer, RECORDS, UNRELATED, settings)
+    return edit(model, tokenizer, RECORDS, UNRELATED, LEARNT)
 
 
 @pytest.fixture(scope="module")
