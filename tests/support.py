@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("ONCEEDIT_SHARED", ROOT.parent / "shared"))
 # For programs in processes of their own: this checkout's package, and the modules beside this one.
 PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+# The environment of programs that simulate devices. XLA starts one thread a device, but a device
+# can wait for the others in two places at once: with threads to spare, none waits for ever.
+SIMULATED = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH, "NPROC": "32"}
 
 CORPUS = [
     "What is the capital of Norland? The capital of Norland is Vinterby.",
@@ -27,10 +30,9 @@ CORPUS = [
 
 def on_eight_devices(program: str, *arguments: str, prints: str) -> None:
     """Run a program, which asks for eight simulated devices, in a process of its own."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env=environment, capture_output=True, text=True, timeout=900, check=False,
+        env=os.environ | SIMULATED, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and prints in done.stdout, done.stdout + done.stderr[-3000:]
 

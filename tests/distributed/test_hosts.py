@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from support import PYTHONPATH, byte_level_tokenizer
+from support import SIMULATED, byte_level_tokenizer
 
 from onceedit_jax.cli.edit import EditOptions, edit_from_files
 from onceedit_jax.distributed import hosts
@@ -154,7 +154,7 @@ def started(*arguments, host=None, address=None):
     hosts = [] if host is None else ["--distributed", f"{address},2,{host}"]
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *arguments, *hosts],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
+        env=os.environ | SIMULATED, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -266,11 +266,10 @@ def free_address():
 def side_by_side(program, *arguments, timeout=150):
     """Run a program in two processes that know one another."""
     address = free_address()
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PYTHONPATH}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", program, address, str(number), *arguments],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | SIMULATED, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for number in range(2)
     ]  # fmt: skip
