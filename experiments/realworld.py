@@ -6,20 +6,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experiments.framework import Cell, Experiment, Result, Results, Setup, Table, Workspace
+from experiments.framework.definition import short
 from experiments.framework.real_facts import Draw, draw
 from onceedit_jax import fusion
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.evaluation.check import Checked, check, checked
+from onceedit_jax.evaluation.probes import interval
+from onceedit_jax.evaluation.summaries import write_jsonl
 
 TITLE = "Real facts and what users ask about them"
 QUESTION = "Does an edit hold in the forms people use, and is its subject otherwise unchanged?"
 
 FORMS = "form: "
-SHOWN = (
-    "Rel", "Gen", "Same subject", "Same subject: intrusion", "Same relation", "Unrelated", "Long",
+MAIN = (
+    "Rel", "Gen", "Forms", "Worst form", "Same subject", "Same subject: intrusion",
+    "Same relation", "Unrelated", "Long",
 )  # fmt: skip
 REASONED = ("Reversed", "Yes", "No", "Negated", "2-hop", "3-hop")
-Columns = Mapping[str, Mapping[str, float]]
+COMPARED = ("Rel", "Gen", "Forms", "Same subject")  # their mean is what methods are compared by
+OURS = "one edit"
+Values = Mapping[str, Mapping[str, float]]  # by column, then by fact
 
 
 @dataclass(frozen=True)
@@ -28,51 +34,93 @@ class RealSetup(Setup):
 
     Attributes:
       draws: by number of facts, how many disjoint draws of so many.
+      asked: at most so many facts of a draw are asked about, evenly spread; 0 asks about all.
+      chat_targets: targets that are asked in chat, apart from the others.
+      chat_draws: the draws that they are asked about.
       development: take the topics that anything may be tuned on, not those that are measured.
     """
 
     draws: Mapping[int, int] = field(default_factory=dict)
+    asked: int = 0
+    chat_targets: Sequence[str] = ()
+    chat_draws: Mapping[int, int] = field(default_factory=dict)
     development: bool = False
 
 
 def cells(setup: RealSetup) -> Mapping[str, Cell]:
-    """One for each draw; no draw has more facts than `limit`."""
+    """One for each draw, then those in chat; no draw has more facts than `limit`."""
     found: dict[str, Cell] = {}
-    for size, count in setup.draws.items():
-        facts = min(int(size), setup.limit)
-        for number in range(int(count)):
-            cell = {"facts": facts, "draw": number, "development": setup.development}
-            found.setdefault(f"{facts} facts, draw {number}", cell)
+    asked = {"asked": setup.asked, "development": setup.development}
+    for chat, draws in ((False, setup.draws), (True, setup.chat_draws)):
+        for size, count in draws.items():
+            facts = min(int(size), setup.limit)
+            for number in range(int(count)):
+                name = f"{facts} facts, draw {number}" + ", in chat" * chat
+                cell = {"facts": facts, "draw": number, "chat": chat, **asked}
+                found.setdefault(name, cell)
     return found
 
 
 def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
     """Edit once, then ask every target with each method; answers before the edit are shared."""
     drawn = draw(workspace.data, cell["facts"], cell["draw"], development=cell["development"])
+    drawn = drawn.asking(cell["asked"])
     edited = workspace.edit_alone(drawn.records, workspace.settings())
-    ensemble = workspace.ensemble(edited, setup.targets)
-    found = check(ensemble, drawn.probes, seed=setup.seed)
-    methods = {"one edit": found, "lookup": _lookup(drawn, found, setup.seed)}
+    targets = setup.chat_targets if cell["chat"] else setup.targets
+    steps = len(drawn.probes)  # about one a question: twenty tokens, in batches
+    ensemble = workspace.ensemble(edited, targets).with_chat(cell["chat"]).unrolled_for(steps)
+    named = _named(drawn)
+    compared = {
+        i
+        for i, probe in enumerate(drawn.probes)
+        if probe.expects == "unchanged" or named[i] is None
+    }
+    found = check(ensemble, drawn.probes, compared=compared, seed=setup.seed)
+    methods = {"one edit": found, "lookup": _lookup(drawn, named, found, setup.seed)}
     for name, rule in (("context", fusion.context()), ("both", fusion.context(draft=True))):
-        told = Ensemble(edited, ensemble.targets, rule=rule, chat=False, mesh=workspace.mesh)
-        methods[name] = check(told, drawn.probes, known=found, seed=setup.seed)
+        told = Ensemble(edited, ensemble.targets, rule=rule, chat=cell["chat"], mesh=workspace.mesh)
+        methods[name] = check(told.unrolled_for(steps), drawn.probes, known=found, seed=setup.seed)
+    _keep_answers(workspace, methods, cell)
     return {
         "seconds": edited.editing_seconds,
         "epochs": edited.info.metrics.epochs,
         "methods": {
-            name: {each.target: _numbers(each) for each in checks}
+            name: {short(each.target): _numbers(each) for each in checks}
             for name, checks in methods.items()
         },
     }
 
 
-def _lookup(drawn: Draw, found: Sequence[Checked], seed: int) -> list[Checked]:
-    """What a lookup of the subject's name would say: the stored answer wherever it is named."""
+def _keep_answers(
+    workspace: Workspace, methods: Mapping[str, Sequence[Checked]], cell: Cell
+) -> None:
+    """Every question and answer, for who wants to read them; they are not published."""
+    rows = [
+        {"method": name, "target": short(each.target), **row}
+        for name, checks in methods.items()
+        for each in checks
+        for row in each.rows
+    ]
+    folder = workspace.work / "answers"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(
+        folder / f"realworld-{'chat-' * cell['chat']}{cell['facts']}-{cell['draw']}.jsonl", rows
+    )
+
+
+def _named(drawn: Draw) -> list[int | None]:
+    """For each probe, the first edit whose subject it names."""
     subjects = [str(record.subject).lower() for record in drawn.records]
-    named = [
+    return [
         next((n for n, subject in enumerate(subjects) if subject in probe.prompt.lower()), None)
         for probe in drawn.probes
     ]
+
+
+def _lookup(
+    drawn: Draw, named: Sequence[int | None], found: Sequence[Checked], seed: int
+) -> list[Checked]:
+    """What a lookup of the subject's name would say: the stored answer wherever it is named."""
     return [
         checked(
             each.target,
@@ -88,69 +136,128 @@ def _lookup(drawn: Draw, found: Sequence[Checked], seed: int) -> list[Checked]:
     ]
 
 
-def _numbers(each: Checked) -> dict[str, dict[str, float]]:
-    return {name: vars(column) for name, column in each.columns.items()}
+def _numbers(each: Checked) -> dict[str, dict[int, float]]:
+    """By column, the mean of each fact."""
+    return {
+        name: {fact: round(value, 4) for fact, value in column.by_fact.items()}
+        for name, column in each.columns.items()
+    }
 
 
 def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
-    """The worse target of each method, over all draws of a size; then the questions that reason."""
-    sizes = sorted({int(name.split()[0]) for name in results})
-    rows, reasoned = [], []
-    for size in sizes:
-        drawn = [result for name, result in results.items() if int(name.split()[0]) == size]
-        for method in drawn[0]["methods"]:
-            by_target = [
-                [result["methods"][method][target] for result in drawn]
-                for target in drawn[0]["methods"][method]
+    """By size of the draws: the worse target, each target, and what the methods differ by."""
+    main, targets, reasoned, against = [], [], [], []
+    for label, measured in _by_size(setup, results).items():
+        pooled = _pooled(measured)
+        for method, found in pooled.items():
+            main.append([label, method, *(_shown(*_worse(found, name)) for name in MAIN)])
+            reasoned.append([label, method, *(_worse(found, name)[0] for name in REASONED)])
+            targets += [
+                [label, target, method, *(_mean(values, name)[0] for name in MAIN)]
+                for target, values in found.items()
             ]
-            forms = [_forms(columns) for columns in by_target]
-            rows.append(
-                [
-                    f"{size} facts, {len(drawn)} draws",
-                    method,
-                    *(_worse(by_target, name) for name in SHOWN[:2]),
-                    min(mean for mean, _ in forms),
-                    min(worst for _, worst in forms),
-                    *(_worse(by_target, name) for name in SHOWN[2:]),
-                ]
-            )
-            reasoned.append(
-                [f"{size} facts", method, *(_worse(by_target, name) for name in REASONED)]
-            )
+        for method in pooled.keys() - {OURS}:
+            against += [
+                [label, target, method, _shown(*_difference(pooled[OURS][target], values))]
+                for target, values in pooled[method].items()
+            ]
     return [
         Table(
             "columns",
-            "Free generation, the worse target of each column, mean over draws. Forms: mean and "
-            "worst of twelve. Intrusion: the edited fact is said where something else was asked.",
-            ("facts", "method", "Rel", "Gen", "Forms", "worst form", *SHOWN[2:]),
-            rows,
+            "Free generation: the worse target of each column, the mean over all facts of all "
+            "draws with its 95% bootstrap interval. Forms: the mean of twelve. Intrusion: the "
+            "edited fact is said where something else was asked.",
+            ("facts", "method", *MAIN),
+            main,
         ),
         Table(
+            "against",
+            f"{OURS[0].upper()}{OURS[1:]} less the other method: the mean of "
+            f"{', '.join(COMPARED)}, paired by fact, with its 95% bootstrap interval.",
+            ("facts", "target", "other method", "difference"),
+            sorted(against),
+        ),
+        Table("targets", "Each target apart.", ("facts", "target", "method", *MAIN), targets),
+        Table(
             "reasoned",
-            "Questions that need more than the edit's own answer: the share of right answers.",
+            "Questions that need more than the edit's own answer, the worse target: the share of "
+            "right answers.",
             ("facts", "method", *REASONED),
             reasoned,
         ),
     ]
 
 
-def _worse(by_target: Sequence[Sequence[Columns]], name: str) -> float | None:
-    """The mean over draws of a column, of the target where it is worse."""
-    means = [
-        float(np.mean([draw[name]["value"] for draw in draws if name in draw]))
-        for draws in by_target
-        if any(name in draw for draw in draws)
-    ]
+def _by_size(setup: RealSetup, results: Results) -> dict[str, list[Result]]:
+    """The results of all draws of a size, those in chat apart."""
+    groups: dict[str, list[Result]] = {}
+    for name, cell in cells(setup).items():
+        if name in results:
+            label = f"{cell['facts']} facts" + ", in chat" * cell["chat"]
+            groups.setdefault(label, []).append(results[name])
+    return {
+        f"{label}, {len(group)} draws" if len(group) > 1 else label: group
+        for label, group in groups.items()
+    }
+
+
+def _pooled(measured: Sequence[Result]) -> dict[str, dict[str, Values]]:
+    """By method and target, the columns over the facts of all draws."""
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for draw_number, cell in enumerate(measured):
+        for method, targets in cell["methods"].items():
+            for target, columns in targets.items():
+                own = found.setdefault(method, {}).setdefault(target, {})
+                for name, facts in _with_forms(columns).items():
+                    values = own.setdefault(name, {})
+                    values.update({f"{draw_number}/{fact}": v for fact, v in facts.items()})
+    return {
+        method: {target: _with_worst(columns) for target, columns in targets.items()}
+        for method, targets in found.items()
+    }
+
+
+def _with_forms(columns: Values) -> Values:
+    """The columns and, as one more, each fact's mean over the forms."""
+    forms = [values for name, values in columns.items() if name.startswith(FORMS)]
+    facts = forms[0] if forms else {}
+    means = {fact: float(np.mean([form[fact] for form in forms])) for fact in facts}
+    return {**columns, "Forms": means}
+
+
+def _with_worst(columns: Values) -> Values:
+    """The columns and, as one more, the form whose mean is lowest."""
+    forms = [values for name, values in columns.items() if name.startswith(FORMS)]
+    worst = min(forms, key=lambda form: float(np.mean(list(form.values()))), default={})
+    return {**columns, "Worst form": worst}
+
+
+def _mean(columns: Values, name: str) -> tuple[float | None, ...]:
+    """A column's mean and interval; None where it has no probe."""
+    values = np.array(list(columns.get(name, {}).values()))
+    return (float(values.mean()), *interval(values)) if len(values) else (None, None, None)
+
+
+def _worse(found: Mapping[str, Values], name: str) -> tuple[float | None, ...]:
+    """The mean and interval of the target where a column is worse."""
+    means = [mean for columns in found.values() if (mean := _mean(columns, name))[0] is not None]
     if not means:
-        return None
-    return max(means) if name.endswith("intrusion") else min(means)
+        return (None, None, None)
+    return (max if name.endswith("intrusion") else min)(means)
 
 
-def _forms(draws: Sequence[Columns]) -> tuple[float, float]:
-    """Mean and worst of the forms, each averaged over draws."""
-    names = [name for name in draws[0] if name.startswith(FORMS)]
-    means = [float(np.mean([draw[name]["value"] for draw in draws])) for name in names]
-    return float(np.mean(means)), min(means)
+def _difference(ours: Values, other: Values) -> tuple[float | None, ...]:
+    """How much better we are, paired by fact, over facts that have all columns compared."""
+    facts = set.intersection(*(set(ours.get(name, ())) for name in COMPARED))
+    differences = {
+        fact: float(np.mean([ours[name][fact] - other[name][fact] for name in COMPARED]))
+        for fact in facts
+    }
+    return _mean({"difference": differences}, "difference")
+
+
+def _shown(mean: float | None, low: float | None, high: float | None) -> str | None:
+    return None if mean is None else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 EXPERIMENT = Experiment(TITLE, QUESTION, RealSetup, cells, run, tables)

@@ -13,7 +13,7 @@ def check_settings(
 
     Args:
       settings: a dataclass; whatever it declares as a `Literal` has to be one of its values.
-      above_zero: names of numbers that must be more than 0.
+      above_zero: names of numbers that must be more than 0; None stands for a choice made later.
       not_negative: names of numbers that must be 0 or more.
 
     Raises:
@@ -25,8 +25,9 @@ def check_settings(
             listed = ", ".join(get_args(kind))
             raise InputError(f"setting {name}={value}: expected one of {listed}")
     for name in above_zero:
-        if not getattr(settings, name) > 0:
-            raise InputError(f"setting {name}={getattr(settings, name)}: must be above 0")
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise InputError(f"setting {name}={value}: must be above 0")
     for name in not_negative:
         if not getattr(settings, name) >= 0:
             raise InputError(f"setting {name}={getattr(settings, name)}: must be 0 or more")

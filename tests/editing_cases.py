@@ -16,8 +16,14 @@ RECORDS = [
 ]
 UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
 LEARNT = EditSettings(
-    learning_rate=1e-2, epochs=120, batch_size=4, unrelated_ratio=3, swapped_ratio=0
+    method="full", learning_rate=1e-2, epochs=120, batch_size=4, unrelated_ratio=3, swapped_ratio=0
 )
 FAST = EditSettings(
-    learning_rate=1e-2, epochs=60, batch_size=4, unrelated_ratio=2, swapped_ratio=1, held_back=1
+    method="full",
+    learning_rate=1e-2,
+    epochs=60,
+    batch_size=4,
+    unrelated_ratio=2,
+    swapped_ratio=1,
+    held_back=1,
 )

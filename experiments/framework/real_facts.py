@@ -44,6 +44,13 @@ class Draw:
     records: list[EditRecord]
     probes: list[Probe]
 
+    def asking(self, facts: int) -> "Draw":
+        """The draw with the questions of so many of its facts, evenly spread; 0 keeps all."""
+        if not 0 < facts < len(self.records):
+            return self
+        kept = {i * len(self.records) // facts for i in range(facts)}
+        return Draw(self.records, [probe for probe in self.probes if probe.fact in kept])
+
 
 def load_rows(data: Path, *, development: bool) -> list[Row]:
     """The rows of one half of the topics that name their subject in question and paraphrase."""

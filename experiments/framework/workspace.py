@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,11 @@ from onceedit_jax.gates.registry import gate_by_name
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
+# What configurations name is what differs from these: the paper's way of training, with the numbers
+# that it leaves open as they were when the first pages were measured.
+USUAL = EditSettings(
+    method="full", learning_rate=1e-4, epochs=12, paraphrase_ratio=2.0, form_share=0.5
+)
 Rule = Mapping[str, Any]  # a rule in a cell's description: `preset`, and the axes that differ
 
 # Cells and experiments of one process use the same models again and again.
@@ -145,7 +150,7 @@ class Workspace:
         return load_records(self.data / dataset_files(dataset).training)
 
     def settings(self, overrides: Mapping[str, Any] = {}) -> EditSettings:
-        """The settings of an edit: defaults, the configuration's changes, then a cell's."""
+        """The settings of an edit: `USUAL`, the configuration's changes, then a cell's."""
         values = {**self.setup.editing, **overrides, "seed": self.setup.seed}
         known = {field.name for field in dataclasses.fields(EditSettings)}
         if unknown := sorted(values.keys() - known):
@@ -153,7 +158,7 @@ class Workspace:
                 f"editing: unknown setting {unknown[0]!r}; expected some of "
                 f"{', '.join(sorted(known))}"
             )
-        return EditSettings(**values)
+        return dataclasses.replace(USUAL, **values)
 
     def plugin(
         self,
@@ -179,21 +184,41 @@ class Workspace:
             for name in (files.edits, files.training, files.unrelated)
         ]
         key = fingerprint(FORMAT, dataset, edits, contents, settings.as_dict(), spec)[:16]
-        folder = self.work / "plugins" / f"{dataset}-{len(records)}-{key}"
+        make = partial(
+            self.edit, dataset, records, settings, spec=spec, examples=self.examples(dataset)
+        )
+        return self._kept(f"{dataset}-{len(records)}-{key}", make)
+
+    def edit_alone(
+        self, records: Sequence[EditRecord], settings: EditSettings, *, spec: str | None = None
+    ) -> EditedPlugin:
+        """The plug-in edited with the records alone, as by a user who has nothing else."""
+        spec = spec or self.setup.plugin
+        edits = [[record.prompt, record.target, record.subject] for record in records]
+        key = fingerprint(FORMAT, edits, settings.as_dict(), spec)[:16]
+
+        def make(**checkpoint: Any) -> EditedPlugin:
+            with editing_progress() as on_step:
+                return edit(
+                    *self.base(spec),
+                    records,
+                    settings=settings,
+                    mesh=self.mesh,
+                    on_step=on_step,
+                    **checkpoint,
+                )
+
+        return self._kept(f"alone-{len(records)}-{key}", make)
+
+    def _kept(self, name: str, make: Callable[..., EditedPlugin]) -> EditedPlugin:
+        """An edited plug-in, loaded if it was made before; `make` continues from a checkpoint."""
+        folder = self.work / "plugins" / name
         if (folder / "edit.json").exists():
             return _plugin(folder, mesh=self.mesh)
-        err.print(f"editing {spec} with {len(records)} edits of {dataset}: {folder}")
+        err.print(f"editing: {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = folder.with_name(folder.name + ".checkpoint")
-        edited = self.edit(
-            dataset,
-            records,
-            settings,
-            spec=spec,
-            examples=self.examples(dataset),
-            checkpoint=checkpoint,
-            resume=True,
-        )
+        edited = make(checkpoint=checkpoint, resume=True)
         edited.save(folder)
         shutil.rmtree(checkpoint, ignore_errors=True)
         return edited
@@ -219,21 +244,6 @@ class Workspace:
                 mesh=self.mesh,
                 on_step=on_step,
                 **options,
-            )
-
-    def edit_alone(
-        self, records: Sequence[EditRecord], settings: EditSettings, *, spec: str | None = None
-    ) -> EditedPlugin:
-        """Edit with the records alone, as a user who has nothing else; it is not saved."""
-        model, tokenizer = self.base(spec or self.setup.plugin)
-        with editing_progress() as on_step:
-            return edit(
-                model,
-                tokenizer,
-                records,
-                settings=settings,
-                mesh=self.mesh,
-                on_step=on_step,
             )
 
     def finalize(

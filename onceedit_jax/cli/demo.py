@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from onceedit_jax.editing.settings import EditSettings
 
 if TYPE_CHECKING:
     from onceedit_jax.data.records import EditRecord
@@ -15,16 +14,6 @@ if TYPE_CHECKING:
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
-# Training the upper layers takes a third of the time of full fine-tuning. Ten edits make few steps
-# an epoch, so there are more wordings of each and more epochs.
-SETTINGS = EditSettings(
-    method="last-n-layers",
-    last_layers=12,
-    learning_rate=2e-4,
-    epochs=20,
-    paraphrase_ratio=4.0,
-    form_share=0.6,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +70,6 @@ def _edited_ensemble(options: DemoOptions) -> "Ensemble":
         plugin=PLUGIN,
         out=options.out / "plugin",
         mesh=options.mesh,
-        settings=SETTINGS,
     )
     with editing_progress() as on_step:
         plugin = edit_from_files(editing, on_step=on_step, on_note=note)

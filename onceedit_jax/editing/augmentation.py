@@ -110,11 +110,12 @@ def training_texts(
         sentences = context_sentences(model, tokenizer, CONTEXTS, rng) if share else []
         negatives = after_sentences(negatives, sentences, preceded, rng)
         held_back = after_sentences(held_back, sentences, preceded, rng)
+        passes = settings.passes(len(records))
         for i, record in enumerate(records):
             relation = relations[i] if relations else None
             others = without_evaluated(other_wordings(record, relation, templates), questions)
             for _ in range(copies):
-                wordings = _drawn(record.prompt, others, settings.epochs, rng)
+                wordings = _drawn(record.prompt, others, passes, rng)
                 bare += (text for text in wordings if text != record.prompt)
                 pools.append((i, _formed(wordings, record, relation, sentences, settings, rng)))
     return TrainingTexts(pools, without_evaluated(varied, questions), negatives, held_back, bare)

@@ -12,15 +12,18 @@ Method = Literal["full", "lora", "last-n-layers"]
 
 @dataclasses.dataclass(frozen=True)
 class EditSettings:
-    """How the plug-in is edited. The paper gives learning_rate and gate_weight; the rest is ours.
+    """How the plug-in is edited. The paper gives gate_weight; the rest is ours.
+
+    The paper trains all parameters, at a rate of 1e-4.
 
     Attributes:
-      learning_rate: peak learning rate (paper: 1e-4).
+      learning_rate: peak learning rate.
       gate_learning_rate: peak learning rate of [WEIGHT]'s row, which starts from zero; the rest of
         the model needs only small changes.
       gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
       batch_size: rows per step, edits and unrelated rows mixed.
-      epochs: most passes over the rows; `early_stop` can end the training earlier.
+      epochs: most passes over the rows; `early_stop` can end the training earlier. None: by the
+        number of edits, see `passes`.
       optimizer: an optax optimizer that takes a learning rate ("adamw", "adam", "sgd", "lion").
       weight_decay: decoupled weight decay, if the optimizer has it.
       schedule: "constant", or "linear" or "cosine" decay to zero over all epochs.
@@ -46,18 +49,18 @@ class EditSettings:
         `edit` comes before it.
       lora_rank: rank of the LoRA factors.
       lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.
-      last_layers: layers trained by "last-n-layers".
+      last_layers: layers trained by "last-n-layers". None: two fifths of the model's.
       early_stop: stop after this many epochs in a row with every edit predicted whole and the gate
         right on every row; 0 never stops early.
       max_tokens: longest row; unrelated texts are cut there, longer edits are refused.
       seed: the only source of randomness (row order, LoRA factors, choice of unrelated rows).
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     gate_learning_rate: float = 3e-3
     gate_weight: float = 0.8
     batch_size: int = 16
-    epochs: int = 12
+    epochs: int | None = None
     optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
     weight_decay: float = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -67,14 +70,14 @@ class EditSettings:
     swapped_ratio: float = 2.0
     disguised: float = 0.5
     varied_ratio: float = 1.0
-    paraphrase_ratio: float = 2.0
-    form_share: float = 0.5
+    paraphrase_ratio: float = 4.0
+    form_share: float = 0.6
     context_share: float = 0.5
     held_back: float = 0.5
-    method: Method = "full"
+    method: Method = "last-n-layers"
     lora_rank: int = 16
     lora_alpha: float = 32.0
-    last_layers: int = 8
+    last_layers: int | None = None
     early_stop: int = 2
     max_tokens: int = 256
     seed: int = 0
@@ -97,6 +100,13 @@ class EditSettings:
                 "held_back", "early_stop", "seed",
             ),
         )  # fmt: skip
+
+    def passes(self, edits: int) -> int:
+        """Passes over the rows: `epochs`, or 20 for ten edits and fewer for more, 8 for a hundred.
+
+        Many edits make more steps a pass, and share the forms of questions.
+        """
+        return self.epochs or round(min(20.0, max(4.0, 20 * (10 / max(edits, 1)) ** 0.4)))
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

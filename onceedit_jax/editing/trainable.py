@@ -16,6 +16,9 @@ from onceedit_jax.models.layout import INPUT_AXES, split_layers
 from onceedit_jax.types import Params
 
 
+UPPER = 0.4  # share of the layers that are trained by default
+
+
 class Parts(NamedTuple):
     """A model's parameters, split for training.
 
@@ -72,10 +75,10 @@ class LastLayersSettings:
     """How many layers are trained.
 
     Attributes:
-      count: number of layers, counted from the last one.
+      count: number of layers, counted from the last one. None: two fifths of the model's.
     """
 
-    count: int = EditSettings.last_layers
+    count: int | None = EditSettings.last_layers
 
     def __post_init__(self) -> None:
         """Refuse a number of layers that trains nothing.
@@ -123,7 +126,8 @@ def _join_nothing(trainable: Params, frozen: Params) -> Params:
 
 
 def _split_layers(settings: LastLayersSettings, params: Params, key: jax.Array) -> Parts:
-    count, last = jax.tree.leaves(params["layers"])[0].shape[0], settings.count
+    count = jax.tree.leaves(params["layers"])[0].shape[0]
+    last = max(1, round(UPPER * count)) if settings.count is None else settings.count
     if last > count:
         raise InputError(f"last_layers={last}: the model has {count} layers")
     if last == count:

@@ -139,18 +139,19 @@ def train(
     trainable = trainable or trainable_of(settings)
     parts = trainable.split(params, jax.random.key(settings.seed))
     steps = -(-(len(rows) + len(pools)) // settings.batch_size)
-    program = _program(config, settings, trainable, steps * settings.epochs)
+    epochs = settings.passes(sum(row.target_start < len(row.tokens) for row in rows))
+    program = _program(config, settings, trainable, steps * epochs)
     mesh, history = mesh_of(params), History()
     state = _fresh_state(parts.trainable, gate or init_gate(config.hidden_size), program, mesh)
     if checkpoint is not None:
         state, history = checkpoint.restore(state, mesh)
     saved_at = time.monotonic()
-    for epoch in range(len(history), settings.epochs):
+    for epoch in range(len(history), epochs):
         if _learnt(history, settings.early_stop):
             break
         batches = epoch_batches(rows, settings, epoch, pools=pools, multiple=batch_multiple(mesh))
         run = partial(program.step, frozen=parts.frozen)
-        state, entry = _epoch(run, state, batches, mesh, epoch, steps, settings, on_step)
+        state, entry = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
         history.append(entry)
         due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
         if checkpoint is not None and first_decides(mesh.is_multi_process, due):
@@ -192,6 +193,7 @@ def _epoch(
     mesh: Mesh,
     epoch: int,
     steps: int,
+    epochs: int,
     settings: EditSettings,
     on_step: Callable[[Progress], None],
 ) -> tuple[Any, dict[str, float]]:
@@ -213,7 +215,7 @@ def _epoch(
             Progress(
                 epoch=epoch + 1,
                 step=epoch * steps + i + 1,
-                steps=steps * settings.epochs,
+                steps=steps * epochs,
                 loss=sums[0] / (i + 1),
                 reliability=_share(sums[1], sums[2]),
                 gate_accuracy=_share(sums[3], sums[4]),

@@ -9,7 +9,7 @@ from onceedit_jax.data.relations import ANSWER, SUBJECT, Relation
 from onceedit_jax.editing.paraphrases import Templates, paraphrases
 from onceedit_jax.text.asking import drawn_form, sentence_forms, short_forms
 
-WHOLE_SENTENCE = 0.1  # share of the formed questions that ask for a whole sentence
+WHOLE_SENTENCE = 0.2  # share of the formed questions that ask for a whole sentence
 
 
 def other_wordings(

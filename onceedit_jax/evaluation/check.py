@@ -1,8 +1,10 @@
 """Checks an edited plug-in with probes: which answers the edit changes, and which it must not."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.evaluation.probes import Column, Probe, columns, score_probe
@@ -31,6 +33,7 @@ def check(
     probes: Sequence[Probe],
     *,
     known: Sequence[Checked] | None = None,
+    compared: Collection[int] | None = None,
     seed: int = 0,
 ) -> list[Checked]:
     """Ask every target every probe, before and after the edit, in free generation.
@@ -39,33 +42,31 @@ def check(
       ensemble: the edited plug-in and its targets.
       probes: the questions.
       known: an earlier check of the same targets and probes; its answers before the edit are taken.
+      compared: places of the probes whose answer before the edit is needed even where the gate
+        opens (default: all). It must have those that expect an unchanged answer.
       seed: of the bootstrap intervals.
     """
-    long = [probe.column in LONG_COLUMNS for probe in probes]
-    before: list[list[str]] = [[""] * len(probes) for _ in ensemble.targets]
+    before: list[list[str | None]] = [
+        [None] * len(probes) if known is None else [row["before"] for row in known[t].rows]
+        for t in range(len(ensemble.targets))
+    ]
     after: list[list[str]] = [[""] * len(probes) for _ in ensemble.targets]
-    alphas, edits = [0.0] * len(probes), [-1] * len(probes)
+    compared = range(len(probes)) if compared is None else compared
+    verdicts = ensemble.prepared_plugin.verdicts([probe.prompt for probe in probes])
+    active = ensemble.prepared_plugin.active(verdicts.alphas)
     for kind, tokens in ((False, SHORT), (True, LONG)):
-        places = [i for i, is_long in enumerate(long) if is_long == kind]
-        prompts = [probes[i].prompt for i in places]
-        if not prompts:
-            continue
-        verdicts = ensemble.prepared_plugin.verdicts(prompts)
+        places = [i for i, probe in enumerate(probes) if (probe.column in LONG_COLUMNS) == kind]
+        # Only questions that open the gate can be answered otherwise than before.
+        alone = [i for i in places if not active[i] or i in compared]
+        fused = [i for i in places if active[i]]
         if known is None:
-            alone = ensemble.answers_alone(prompts, max_new_tokens=tokens)
-        else:
-            alone = [[str(each.rows[i]["before"]) for i in places] for each in known]
-        # Only questions that open the gate can be answered otherwise.
-        active = ensemble.prepared_plugin.active(verdicts.alphas)
-        asked = [prompt for prompt, speaks in zip(prompts, active, strict=True) if speaks]
-        fused = ensemble.answers(asked, max_new_tokens=tokens)
-        for t in range(len(ensemble.targets)):
-            rest = iter(fused[t])
-            for n, i in enumerate(places):
-                alphas[i] = float(verdicts.alphas[n])
-                edits[i] = int(verdicts.edits[n]) if active[n] else -1
-                before[t][i] = alone[t][n]
-                after[t][i] = next(rest) if active[n] else alone[t][n]
+            _ask(ensemble.answers_alone, probes, alone, tokens, into=before)
+        _ask(ensemble.answers, probes, fused, tokens, into=after)
+    for old, new in zip(before, after, strict=True):
+        for i in np.flatnonzero(~active).tolist():
+            new[i] = old[i] or ""
+    edits = np.where(active, verdicts.edits, -1).tolist()
+    alphas = verdicts.alphas.tolist()
     return [
         checked(target.name, probes, before[t], after[t], alphas=alphas, edits=edits, seed=seed)
         for t, target in enumerate(ensemble.targets)
@@ -75,7 +76,7 @@ def check(
 def checked(
     target: str,
     probes: Sequence[Probe],
-    before: Sequence[str],
+    before: Sequence[str | None],
     after: Sequence[str],
     *,
     alphas: Sequence[float] | None = None,
@@ -87,13 +88,16 @@ def checked(
     Args:
       target: name of the model that answers.
       probes: the questions.
-      before: answers without the edit.
+      before: answers without the edit; None where it was not asked.
       after: answers with it.
       alphas: of each question, for the rows.
       edits: places of the edits that the questions were taken for, for the rows.
       seed: of the bootstrap intervals.
     """
-    scores = [score_probe(*each) for each in zip(probes, before, after, strict=True)]
+    scores = [
+        score_probe(probe, old or "", new)
+        for probe, old, new in zip(probes, before, after, strict=True)
+    ]
     rows = [
         {
             "column": probe.column,
@@ -110,3 +114,21 @@ def checked(
         )
     ]
     return Checked(target, columns(probes, scores, seed=seed), rows)
+
+
+def _ask(
+    answers: Callable[..., list[list[str]]],
+    probes: Sequence[Probe],
+    places: Sequence[int],
+    max_new_tokens: int,
+    *,
+    into: Sequence[list[Any]],
+) -> None:
+    """Ask the probes at some places, and put each target's answers there."""
+    if not places:
+        return
+    prompts = [probes[i].prompt for i in places]
+    found = answers(prompts, max_new_tokens=max_new_tokens)
+    for texts, told in zip(into, found, strict=True):
+        for place, text in zip(places, told, strict=True):
+            texts[place] = text

@@ -53,15 +53,20 @@ class Column:
       value: mean over edits of each edit's mean.
       low: lower end of the 95% bootstrap interval.
       high: its upper end.
-      facts: number of edits with such a probe.
+      by_fact: each edit's mean, by its place.
       probes: number of probes.
     """
 
     value: float
     low: float
     high: float
-    facts: int
+    by_fact: Mapping[int, float]
     probes: int
+
+    @property
+    def facts(self) -> int:
+        """Number of edits with such a probe."""
+        return len(self.by_fact)
 
 
 def says(answer: str, fact: str) -> bool:
@@ -116,9 +121,10 @@ def interval(
 
 
 def _column(facts: Mapping[int, Sequence[float]], seed: int) -> Column:
-    means = np.array([np.mean(values) for values in facts.values()])
+    by_fact = {fact: float(np.mean(values)) for fact, values in facts.items()}
+    means = np.array(list(by_fact.values()))
     low, high = interval(means, seed=seed)
-    return Column(float(means.mean()), low, high, len(means), sum(map(len, facts.values())))
+    return Column(float(means.mean()), low, high, by_fact, sum(map(len, facts.values())))
 
 
 def _plain(text: str) -> str:

@@ -49,7 +49,7 @@ _CLOSINGS = (
 )  # fmt: skip
 _WHOLE_SENTENCE = (
     "{0} Answer in a full sentence.", "{0} Reply with one sentence.", "Answer in a sentence: {0}",
-    "In one whole sentence, {1}", "{0} Use a full sentence.",
+    "In one whole sentence, {1}", "{0} Use a full sentence.", "{0} Explain.", "{0} Tell me more.",
 )  # fmt: skip
 
 

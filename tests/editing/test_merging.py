@@ -21,7 +21,7 @@ RECORDS = [
     EditRecord("Which river runs through Osthavn?", "the Ask", subject="Osthavn"),
 ]
 UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
-SETTINGS = EditSettings(learning_rate=1e-2, epochs=3, batch_size=4, held_back=1)
+SETTINGS = EditSettings(method="full", learning_rate=1e-2, epochs=3, batch_size=4, held_back=1)
 
 
 @pytest.fixture(scope="module")

@@ -177,6 +177,20 @@ def test_an_untrained_partition_is_the_model_itself(tiny_model, method):
     assert parameter_hash(whole) == parameter_hash(model.params)
 
 
+def test_two_fifths_of_the_layers_are_trained_unless_a_number_is_given():
+    layers = {"layers": {"norm": np.zeros((30, 4))}}
+    for last, trained in ((None, 12), (5, 5), (30, 30)):
+        settings = EditSettings(last_layers=last)
+        parts = trainable_of(settings).split(layers, jax.random.key(0))
+        assert parts.trainable["layers"]["norm"].shape[0] == trained
+
+
+def test_many_edits_need_fewer_passes_unless_a_number_is_given():
+    usual = [EditSettings().passes(edits) for edits in (1, 10, 100, 500, 10_000)]
+    assert usual == [20, 20, 8, 4, 4]
+    assert EditSettings(epochs=3).passes(10) == 3
+
+
 def test_last_layers_leave_the_lower_ones_alone(tiny_model):
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
@@ -251,7 +265,7 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_model, tmp_path):
     run(settings, "a", resume=False)
     with pytest.raises(InputError, match="other edits"):
         run(settings, "b")
-    changes = ({"method": "lora"}, {"optimizer": "sgd"}, {"method": "last-n-layers"})
+    changes = ({"method": "lora"}, {"optimizer": "sgd"}, {"method": "full"})
     for change in changes:  # which keep other arrays, or arrays of another shape
         with pytest.raises(InputError, match="other edits"):
             run(replace(settings, last_layers=1, **change), "a")

@@ -70,7 +70,8 @@ def test_an_editor_changes_what_the_model_says_and_nothing_that_it_was_given(tin
 def test_settings_name_the_editor_that_trains():
     chosen = EditSettings(method="lora", lora_rank=3, lora_alpha=6.0)
     assert editor_of(chosen) is editors.lora(3, alpha=6.0)
-    assert editor_of(EditSettings()) is editors.full()
+    assert editor_of(EditSettings()) is editors.last_layers()
+    assert editor_of(EditSettings(method="full")) is editors.full()
     chosen = EditSettings(method="last-n-layers", last_layers=2)
     assert editor_of(chosen) is editors.last_layers(count=2)
 
