@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
@@ -68,6 +69,19 @@ class _Written(NamedTuple):
         return self.end is not None or len(self.tokens) == DRAFT_TOKENS
 
 
+class Start(NamedTuple):
+    """Where a draft begins.
+
+    Attributes:
+      text: the text that it continues.
+      opens: whether it opens an answer. Such a draft does not begin with an end of the answer: the
+        gate is open, so the plug-in has something to say.
+    """
+
+    text: bytes
+    opens: bool
+
+
 class Drafter:
     """Writes drafts, and remembers them: a draft depends on the text, not on the target."""
 
@@ -80,54 +94,62 @@ class Drafter:
           tokenizer: its tokenizer.
         """
         self.params, self.config, self.tokenizer = params, config, tokenizer
-        self._drafts: dict[bytes, _Written] = {}
+        self._drafts: dict[Start, _Written] = {}
         self._stops = draft_stops(PromptFormat(tokenizer), config.vocab_size)
 
     def forget(self) -> None:
         """Forget all drafts, so that memory is bounded: they serve the targets of one call."""
         self._drafts.clear()
 
-    def drafts(self, texts: Sequence[bytes], *, whole: bool) -> list[Draft]:
+    def drafts(self, starts: Sequence[Start], *, whole: bool) -> list[Draft]:
         """The plug-in's greedy continuation of each text.
 
         Args:
-          texts: the texts to continue.
+          starts: the texts to continue.
           whole: write drafts to their end. Otherwise new drafts have `FIRST_TOKENS` tokens. A later
             call with `whole` continues them, with the result of writing them at once.
         """
-        for missing, steps in self._missing(set(texts), whole=whole):
-            for start in range(0, len(missing), ROWS):
-                self._write(missing[start : start + ROWS], steps)
-        return [self._draft(self._drafts[text]) for text in texts]
+        for missing, steps in self._missing(set(starts), whole=whole):
+            for first in range(0, len(missing), ROWS):
+                self._write(missing[first : first + ROWS], steps)
+        return [self._draft(self._drafts[start]) for start in starts]
 
-    def _missing(self, texts: set[bytes], *, whole: bool) -> list[tuple[list[bytes], int]]:
-        """Texts whose drafts are to be written or continued, and by how many tokens."""
-        fresh = sorted(texts - self._drafts.keys(), key=_by_length)
+    def _missing(self, starts: set[Start], *, whole: bool) -> list[tuple[list[Start], int]]:
+        """Starts whose drafts are to be written or continued, and by how many tokens."""
+        fresh = sorted(starts - self._drafts.keys(), key=_by_length)
         missing = [(fresh, DRAFT_TOKENS if whole else FIRST_TOKENS)]
         if whole:
-            paused = [text for text in texts & self._drafts.keys() if not self._drafts[text].whole]
+            known = starts & self._drafts.keys()
+            paused = [start for start in known if not self._drafts[start].whole]
             missing.append((sorted(paused, key=_by_length), DRAFT_TOKENS - FIRST_TOKENS))
         return missing
 
-    def _write(self, texts: Sequence[bytes], steps: int) -> None:
-        earlier = [self._drafts.get(text, _Written([], [], None)) for text in texts]
+    def _write(self, starts: Sequence[Start], steps: int) -> None:
+        earlier = [self._drafts.get(start, _Written([], [], None)) for start in starts]
         rows = [
-            self.tokenizer.encode_bytes(text) + written.tokens
-            for text, written in zip(texts, earlier, strict=True)
+            self.tokenizer.encode_bytes(start.text) + written.tokens
+            for start, written in zip(starts, earlier, strict=True)
         ]
         self.config.check_length(max(map(len, rows)) + steps)
+        batch = shared_batch(mesh_of(self.params), rows, largest=ROWS)
+        opens = np.zeros(len(batch[0]), bool)
+        opens[: len(rows)] = [
+            start.opens and not written.tokens
+            for start, written in zip(starts, earlier, strict=True)
+        ]
         continuation = greedy_continuation(
             self.params,
             self.config,
-            *shared_batch(mesh_of(self.params), rows, largest=ROWS),
+            *batch,
             self._stops,
             steps=steps,
+            opens=jnp.asarray(opens),
         )
         columns = (to_host(array).tolist() for array in continuation)
-        for text, written, tokens, probabilities, length, stopped in zip(
-            texts, earlier, *columns, strict=False
+        for start, written, tokens, probabilities, length, stopped in zip(
+            starts, earlier, *columns, strict=False
         ):
-            self._drafts[text] = _Written(
+            self._drafts[start] = _Written(
                 written.tokens + tokens[:length],
                 written.probabilities + probabilities[:length],
                 probabilities[length] if stopped else None,
@@ -240,11 +262,16 @@ class DraftReader:
         for i in rows:
             if self.drafts[i] is None:
                 self.used[i] = 0
-        starts = [self.texts[i][: len(self.texts[i]) - self.used[i]] for i in rows]
+        starts = [self._start(i) for i in rows]
         for i, draft in zip(rows, self.drafter.drafts(starts, whole=whole), strict=True):
             self.drafts[i] = draft
             if not self.spaced and self.texts[i] == self.prompts[i] and draft.data[:1] == b" ":
                 self.texts[i], self.used[i] = self.texts[i] + b" ", 1
+
+    def _start(self, i: int) -> Start:
+        """Where the current draft of a row begins."""
+        text = self.texts[i][: len(self.texts[i]) - self.used[i]]
+        return Start(text, opens=not text[len(self.prompts[i]) :].strip())
 
     def _is_paused(self, i: int) -> bool:
         """Whether the first part of a row's draft is used up, and the draft has more."""
@@ -305,5 +332,5 @@ class DraftReader:
         return token, draft.probability(start, start + len(piece))
 
 
-def _by_length(text: bytes) -> tuple[int, bytes]:
-    return len(text), text
+def _by_length(start: Start) -> tuple[int, Start]:
+    return len(start.text), start

@@ -127,6 +127,7 @@ def greedy_continuation(
     stops: StopTokens,
     *,
     steps: int,
+    opens: Bool[Array, "batch"] | None = None,
     compute_dtype: str = "float32",
 ) -> Continuation:
     """The most likely next token, again and again, until every row has stopped.
@@ -138,11 +139,19 @@ def greedy_continuation(
       positions: `[B, T]` int32, -1 on padding; a row of padding alone is not written.
       stops: tokens that end a row.
       steps: K, the most tokens to write.
+      opens: `[B]` bool, rows whose text must not be empty: none begins with a token that stops it
+        or with two blank ones, and the probabilities there are of the other tokens alone (default:
+        no row).
       compute_dtype: dtype of the operands of the matrix products.
     """
+    blank = jnp.asarray(stops.blank)
+    # Of a row's beginning: none is barred, ends are, ends and blanks are.
+    barred = jnp.stack([jnp.zeros_like(blank), stops.in_text, stops.in_text | blank])
 
     def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
         logits = unembed(params, config, carry[0], compute_dtype=compute_dtype)
+        if opens is not None:
+            logits = jnp.where(barred[carry[2]], -jnp.inf, logits)
         highest, total = jnp.max(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1)
         return most_likely(logits), jnp.exp(highest - total)
 
@@ -151,10 +160,14 @@ def greedy_continuation(
         hidden, cache = hidden_states(
             params, config, token[:, None], place[:, None], carry[1], compute_dtype=compute_dtype
         )
-        return hidden[:, 0], cache
+        if opens is None:
+            return hidden[:, 0], cache
+        return hidden[:, 0], cache, 2 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
 
     first = jnp.max(positions, axis=1) + 1
-    carry = prefill(params, config, tokens, positions, room=steps, compute_dtype=compute_dtype)
+    carry: Any = prefill(params, config, tokens, positions, room=steps, compute_dtype=compute_dtype)
+    if opens is not None:
+        carry = (*carry, opens.astype(jnp.int32))
     return write_greedily(choose, read, carry, first > 0, stops, steps=steps)
 
 

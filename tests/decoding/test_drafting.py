@@ -8,19 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import byte_level_tokenizer
 
-from onceedit_jax.decoding.drafting import Draft, Drafter, DraftReader
+from onceedit_jax.decoding import drafting
+from onceedit_jax.decoding.answers import trusted_answers
+from onceedit_jax.decoding.drafting import Draft, Drafter, DraftReader, Start
 from onceedit_jax.fusion.mixing import drafted_token
+from onceedit_jax.text.prompts import PromptFormat
 
 
 class Script(Drafter):
-    """A drafter with given drafts; `texts` lists what it was called with."""
+    """A drafter with given drafts; `texts` and `opens` list what it was called with."""
 
     def __init__(self, lines):
-        self.lines, self.texts = lines, []
+        self.lines, self.texts, self.opens = lines, [], []
 
-    def drafts(self, texts, *, whole):
-        self.texts += texts
-        return [self.lines[text] for text in texts]
+    def drafts(self, starts, *, whole):
+        self.texts += [start.text for start in starts]
+        self.opens += [start.opens for start in starts]
+        return [self.lines[start.text] for start in starts]
 
 
 def draft(text, end=0.9):
@@ -71,20 +75,20 @@ def test_the_probability_of_text_is_that_of_the_tokens_that_begin_in_it():
 def test_drafts_of_a_real_decoder_are_its_greedy_text(tiny_model):
     model, tokenizer = tiny_model()
     drafter = Drafter(model.params, model.config, tokenizer)
-    alone = drafter.drafts([b"the cat"], whole=True)[0]
+    alone = drafter.drafts([Start(b"the cat", False)], whole=True)[0]
     together = Drafter(model.params, model.config, tokenizer).drafts(
-        [b"Who wrote", b"the cat"], whole=True
+        [Start(b"Who wrote", False), Start(b"the cat", False)], whole=True
     )[1]
     assert alone.data == together.data
     assert len(alone.ends) == len(alone.probabilities)
     assert all(0 < p <= 1 for p in alone.probabilities)
     drafter.params = None  # a draft that is remembered is not written again
-    assert drafter.drafts([b"the cat"], whole=True) == [alone]
+    assert drafter.drafts([Start(b"the cat", False)], whole=True) == [alone]
 
 
 def test_a_draft_written_in_two_parts_is_the_draft_written_at_once(tiny_model):
     model, tokenizer = tiny_model()
-    texts = [b"the cat", b"Who wrote", b"the capital of"]
+    texts = [Start(b"the cat", True), Start(b"Who wrote", False), Start(b"the capital of", True)]
     in_parts, at_once = (Drafter(model.params, model.config, tokenizer) for _ in range(2))
     for first, second, whole in zip(
         in_parts.drafts(texts, whole=False),
@@ -105,7 +109,7 @@ def test_a_draft_written_in_two_parts_is_the_draft_written_at_once(tiny_model):
 def test_drafts_written_in_parts_propose_the_tokens_of_whole_drafts(tiny_model, target):
     model, tokenizer = tiny_model()
     drafter = Drafter(model.params, model.config, tokenizer)
-    (draft,) = drafter.drafts([b"the cat"], whole=True)
+    (draft,) = drafter.drafts([Start(b"the cat", True)], whole=True)
     tokens = target.encode_bytes(draft.data, continuation=True)
     views = []
     for whole in (True, False):
@@ -208,3 +212,41 @@ def test_a_draft_without_the_space_is_read_as_it_is(target):
     assert reader.view([[]])["drafted"].tolist() == target.encode_bytes(b"the", continuation=True)
     reader.view([target.encode_bytes(b"river", continuation=True)])
     assert script.texts == [b"Q", b"Q river"]
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_a_draft_opens_the_answer_until_the_answer_has_text(target, spaced):
+    lines = {b"Q": draft(" the cat"), b"Q\n": draft(" the dog"), b"Q\n river": draft(" runs")}
+    script = Script(lines)
+    reader = DraftReader(script, target, ["Q"], spaced=spaced)
+    newline, river = (target.encode_bytes(text, continuation=True) for text in (b"\n", b" river"))
+    for answer in ([], newline, newline + river):
+        reader.view([answer])
+    assert dict(zip(script.texts, script.opens, strict=True)) == {
+        b"Q": True,
+        b"Q\n": True,
+        b"Q\n river": False,
+    }
+
+
+@pytest.mark.parametrize("prompt", ["the cat", "Who wrote The Glass Orchard?\n", "été "])
+def test_a_draft_never_begins_with_an_end_of_the_answer(tiny_model, target, monkeypatch, prompt):
+    model, tokenizer = tiny_model()
+
+    def drafted():
+        drafter = Drafter(model.params, model.config, tokenizer)
+        starts = [Start(prompt.encode(), True), Start(prompt.encode(), False)]
+        return drafter, drafter.drafts(starts, whole=True)
+
+    usual = drafting.draft_stops(PromptFormat(tokenizer), model.config.vocab_size)
+    (text,) = {draft.data for draft in drafted()[1]}
+    first = tokenizer.encode_bytes(text, continuation=True)[0]
+    ends = usual._replace(in_text=usual.in_text.at[first].set(True))
+    ends = ends._replace(at_start=ends.in_text)
+    monkeypatch.setattr(drafting, "draft_stops", lambda format, vocab_size: ends)
+    drafter, (opening, going_on) = drafted()
+    assert going_on.data == b"" and going_on.end is not None  # the end is what comes first
+    assert opening.data.strip()
+    reader = DraftReader(drafter, target, [prompt])
+    (answer,) = trusted_answers(PromptFormat(target), 1, reader, max_new_tokens=8)
+    assert opening.data.startswith(target.decode_bytes(answer[:2], continuation=True))

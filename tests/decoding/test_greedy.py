@@ -120,3 +120,33 @@ def test_a_token_may_stop_a_row_only_after_other_text(model):
     # `first` does not stop an empty row. Whether it leaves the row blank decides about `second`.
     assert length(StopTokens(never, ends, never)) == 1
     assert length(StopTokens(never, ends, blank)) >= 2
+
+
+def test_a_row_that_opens_begins_with_text(model):
+    """Not with an end, and not with two blanks; the other tokens share the probability."""
+    never = np.zeros(model.config.vocab_size, bool)
+    positions = np.arange(len(PROMPTS[0]), dtype=np.int32)[None]
+    row = np.array(PROMPTS[:1])
+    logits = np.asarray(forward(model.params, model.config, row, positions)[0][0, -1])
+    ends, blank = never.copy(), never.copy()
+    order = np.argsort(-logits)
+    ends[order[:2]], blank[order[2]] = True, True
+
+    def written(opens, blank):
+        return greedy_continuation(
+            model.params,
+            model.config,
+            pad_rows([PROMPTS[0]] * 2, width=8),
+            row_positions([len(PROMPTS[0])] * 2, width=8),
+            StopTokens(ends, ends, blank),
+            steps=STEPS,
+            opens=np.array(opens),
+        )
+
+    found = written([True, False], never)
+    assert found.length[1] == 0 and found.stopped[1]
+    assert found.tokens[:, 0].tolist() == [order[2], order[0]]
+    allowed = np.exp(logits[order[2:]].astype(float))
+    np.testing.assert_allclose(found.probabilities[0, 0], allowed[0] / allowed.sum(), rtol=1e-4)
+    tokens = np.asarray(written([True, False], blank).tokens[0])
+    assert tokens[0] == order[2] and not (ends | blank)[tokens[1]]
