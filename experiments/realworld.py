@@ -68,7 +68,9 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
     edited = workspace.edit_alone(drawn.records, workspace.settings())
     targets = setup.chat_targets if cell["chat"] else setup.targets
     steps = len(drawn.probes)  # about one a question: twenty tokens, in batches
-    ensemble = workspace.ensemble(edited, targets).with_chat(cell["chat"]).unrolled_for(steps)
+    ensemble = workspace.ensemble(edited, targets)
+    forced = {} if cell["chat"] else _forced(workspace, ensemble, drawn)
+    ensemble = ensemble.with_chat(cell["chat"]).unrolled_for(steps)
     named = _named(drawn)
     compared = {
         i
@@ -88,6 +90,17 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
             name: {short(each.target): _numbers(each) for each in checks}
             for name, checks in methods.items()
         },
+        "teacher_forced": forced,
+    }
+
+
+def _forced(workspace: Workspace, ensemble: Ensemble, drawn: Draw) -> dict[str, dict[str, float]]:
+    """By target, teacher-forced Rel and Gen of the facts that are asked about."""
+    asked = sorted({probe.fact for probe in drawn.probes})
+    scores = workspace.evaluate(ensemble, [drawn.records[fact] for fact in asked])["scores"]
+    return {
+        score["target"]: {"Rel": score["after"]["rel"], "Gen": score["after"]["gen"]}
+        for score in scores
     }
 
 
@@ -146,9 +159,14 @@ def _numbers(each: Checked) -> dict[str, dict[int, float]]:
 
 def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
     """By size of the draws: the worse target, each target, and what the methods differ by."""
-    main, targets, reasoned, against = [], [], [], []
+    main, targets, reasoned, against, forced = [], [], [], [], []
     for label, measured in _by_size(setup, results).items():
         pooled = _pooled(measured)
+        scores = [result["teacher_forced"] for result in measured if result["teacher_forced"]]
+        forced += [
+            [label, target, *(_over_draws(scores, target, name) for name in ("Rel", "Gen"))]
+            for target in (scores[0] if scores else ())
+        ]
         for method, found in pooled.items():
             main.append([label, method, *(_shown(*_worse(found, name)) for name in MAIN)])
             reasoned.append([label, method, *(_worse(found, name)[0] for name in REASONED)])
@@ -177,6 +195,12 @@ def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
             ("facts", "target", "other method", "difference"),
             sorted(against),
         ),
+        Table(
+            "forced",
+            f"{OURS[0].upper()}{OURS[1:]}, teacher-forced, each target apart: the mean over draws.",
+            ("facts", "target", "Rel", "Gen"),
+            forced,
+        ),
         Table("targets", "Each target apart.", ("facts", "target", "method", *MAIN), targets),
         Table(
             "reasoned",
@@ -186,6 +210,10 @@ def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
             reasoned,
         ),
     ]
+
+
+def _over_draws(scores: Sequence[Values], target: str, name: str) -> float:
+    return float(np.mean([score[target][name] for score in scores]))
 
 
 def _by_size(setup: RealSetup, results: Results) -> dict[str, list[Result]]:
