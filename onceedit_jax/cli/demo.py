@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-
 if TYPE_CHECKING:
     from onceedit_jax.data.records import EditRecord
     from onceedit_jax.ensemble import Ensemble

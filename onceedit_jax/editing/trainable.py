@@ -15,7 +15,6 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.models.layout import INPUT_AXES, split_layers
 from onceedit_jax.types import Params
 
-
 UPPER = 0.4  # share of the layers that are trained by default
 
 
