@@ -119,9 +119,9 @@ def test_answers_in_chat_equal_those_of_one_token_at_a_time(plugin, chat_target,
 def test_the_gate_and_the_plugin_read_the_plain_text(plugin, chat_target, monkeypatch):
     read, drafts = [], Drafter.drafts
 
-    def recorded(self, texts, *, whole):
-        read.extend(texts)
-        return drafts(self, texts, whole=whole)
+    def recorded(self, starts, *, whole):
+        read.extend(starts)
+        return drafts(self, starts, whole=whole)
 
     monkeypatch.setattr(Drafter, "drafts", recorded)
     target = chat_target("chatml-system")
@@ -129,7 +129,7 @@ def test_the_gate_and_the_plugin_read_the_plain_text(plugin, chat_target, monkey
     np.testing.assert_array_equal(plain.alphas(PROMPTS), chat.alphas(PROMPTS))
     chat.generate(PROMPTS, max_new_tokens=24)
     chat.score(PAIRS)
-    assert read and all(text.decode().startswith(tuple(PROMPTS)) for text in read)
+    assert read and all(start.text.decode().startswith(tuple(PROMPTS)) for start in read)
     assert not any(b"<|" in text or b"briefly" in text for text in read)
 
 
