@@ -31,12 +31,14 @@ from .editing.head_settings import HeadSettings as HeadSettings
 from .editing.loss import EditLoss as EditLoss
 from .editing.loss import edit_loss as edit_loss
 from .editing.relation_heads import LearntHead as LearntHead
+from .editing.rewording import as_examples as as_examples
 from .editing.settings import EditSettings as EditSettings
 from .ensemble.ensemble import Ensemble as Ensemble
 from .ensemble.generation import Answers as Answers
 from .ensemble.generation import answer as answer
 from .ensemble.generation import answer_alone as answer_alone
 from .ensemble.generation import generate as generate
+from .ensemble.paraphrasing import paraphrases_by as paraphrases_by
 from .ensemble.preparation import PreparedPlugin as PreparedPlugin
 from .ensemble.preparation import PreparedTarget as PreparedTarget
 from .ensemble.preparation import prepare_plugin as prepare_plugin

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from onceedit_jax.editing.artifact import EditedPlugin
     from onceedit_jax.editing.editor import Editor
     from onceedit_jax.editing.trainer import Progress
+    from onceedit_jax.models.weights import LoadedModel
+    from onceedit_jax.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class EditOptions:
       format: layout of the edits: auto, or the name of a reader.
       limit: use so many edits, the first ones.
       examples: file of other records, whose rephrases show how questions may be worded.
+      paraphrase_with: a model that words each edit anew before the edit is made, for relations that
+        the library's bank does not hold: a folder, hub id, .gguf file or demo:NAME.
       evaluated: file of further records that will be evaluated; their questions are not trained on.
       strip_nq: remove "nq question:" from unrelated rows, so that the gate cannot go by it.
       drop_leaks: leave out unrelated rows that are evaluated, instead of refusing them.
@@ -53,6 +57,7 @@ class EditOptions:
     format: str = "auto"
     limit: int | None = None
     examples: str | None = None
+    paraphrase_with: Annotated[str | None, arg(metavar="MODEL")] = None
     evaluated: str | None = None
     strip_nq: bool = False
     drop_leaks: bool = False
@@ -137,6 +142,11 @@ def edit_from_files(
     on_note(f"{len(records)} edits, {rows}; loading {options.plugin}")
     tokenizer = load_tokenizer(options.plugin)
     model = load_model(options.plugin, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
+    examples = load_records(options.examples) if options.examples else []
+    if options.paraphrase_with:
+        examples += _written_examples(
+            options.paraphrase_with, model, tokenizer, records, evaluated, on_note
+        )
     checkpoint = options.out.resolve()
     checkpoint = checkpoint.with_name(checkpoint.name + ".checkpoint")
     edited = edit_plugin(
@@ -146,7 +156,7 @@ def edit_from_files(
         unrelated,
         options.settings,
         editor=editor,
-        examples=load_records(options.examples) if options.examples else (),
+        examples=examples,
         evaluated=evaluated,
         start=start,
         replay=options.replay,
@@ -154,11 +164,46 @@ def edit_from_files(
         checkpoint=checkpoint,
         resume=options.resume,
         on_step=on_step,
+        on_warning=lambda text: on_note(f"warning: {text}"),
     )
     edited.save(options.out)
     if host.index == 0:
         shutil.rmtree(checkpoint, ignore_errors=True)
     return edited
+
+
+def _written_examples(
+    writer: str,
+    model: "LoadedModel",
+    tokenizer: "Tokenizer",
+    records: "Sequence[EditRecord]",
+    evaluated: "Sequence[EditRecord]",
+    on_note: Callable[[str], None],
+) -> "list[EditRecord]":
+    """Wordings by a model of the edits whose relation the bank does not hold, as examples."""
+    from onceedit_jax.editing.relation_heads import find_head
+    from onceedit_jax.editing.rewording import as_examples
+    from onceedit_jax.ensemble.paraphrasing import paraphrases_by
+    from onceedit_jax.ensemble.target import load_target
+
+    head = find_head(model.content_hash)
+    unknown = list(records)
+    if head is not None:
+        reader = head.reader(model, tokenizer)
+        relations = head.bank_relations(reader, records)
+        unknown = [r for r, known in zip(records, relations, strict=True) if known is None]
+    on_note(f"the bank holds no relation of {len(unknown)} of {len(records)} edits")
+    if not unknown:
+        return []
+    on_note(f"{writer} words these anew; that takes a while")
+    wordings = paraphrases_by(load_target(writer), unknown, evaluated=evaluated)
+    written = sum(map(len, wordings))
+    if head is not None:
+        wordings = head.asking_the_same(reader, unknown, wordings)
+    kept = sum(map(len, wordings))
+    rest = f", {written - kept} more ask for something else" if kept < written else ""
+    on_note(f"{writer} has written {kept} wordings of {len(unknown)} edits{rest}")
+    return as_examples(unknown, wordings)
 
 
 def _editor(options: EditOptions) -> "Editor | None":

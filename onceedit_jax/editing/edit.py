@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from onceedit_jax.editing.editor import (
     run_editor,
 )
 from onceedit_jax.editing.finalize import finalize_artifact
+from onceedit_jax.editing.key_warnings import key_warnings, unconcerned_texts
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, Trained
@@ -59,6 +62,7 @@ def edit(
     checkpoint: Path | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    on_warning: Callable[[str], None] = partial(warnings.warn, stacklevel=2),  # noqa: B008 (pure)
 ) -> EditedPlugin:
     """Teach a plug-in all records at once, and its gate to tell them from everything else.
 
@@ -91,6 +95,8 @@ def edit(
       checkpoint: folder for checkpoints of the run; only the caller removes it.
       resume: continue the run whose checkpoint is there. Editors that do not train start again.
       on_step: progress callback.
+      on_warning: called with one line for each edit whose key is weak, see `key_warnings` (default:
+        a Python warning).
 
     Returns:
       The edited plug-in, not yet saved.
@@ -106,6 +112,8 @@ def edit(
     begun = time.monotonic()
     editor = editor or editor_of(settings)
     _check(model, records, unrelated or (), editor)
+    for text in key_warnings(records, unconcerned_texts(unrelated or ())):
+        on_warning(text)
     head = _head(head, model)
     # Rows of the embedding that are no tokens are never predicted.
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))

@@ -18,13 +18,16 @@ from onceedit_jax.data.relations import Relation, relation_bank
 from onceedit_jax.editing.relation_reading import (
     RelationReader,
     lower_layers,
+    names_of,
     own_parts,
     subjects_of,
 )
 from onceedit_jax.errors import InputError
+from onceedit_jax.gates.fact import THRESHOLD
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.sources import cache_folder
+from onceedit_jax.text.subjects import Subjects, asked_part
 from onceedit_jax.text.tokenizer import Tokenizer
 
 SHIPPED = "heads"  # folder beside this module
@@ -81,6 +84,36 @@ class LearntHead:
             bank.get(self.relations[place]) if row[place] >= KNOWN else None
             for place, row in zip(best, likely, strict=True)
         ]
+
+    def asking_the_same(
+        self,
+        reader: RelationReader,
+        records: Sequence[EditRecord],
+        wordings: Sequence[Sequence[str]],
+    ) -> list[list[str]]:
+        """Of the wordings of each edit those that ask for its relation, as the gate `fact` sees it.
+
+        Args:
+          reader: from `reader`.
+          records: N edits.
+          wordings: of each edit; each wording names its subject.
+        """
+        own = [Subjects([names_of(record)]) for record in records]
+        owners = [i for i, texts in enumerate(wordings) for _ in texts]
+        if not owners:
+            return [[] for _ in records]
+        parts = [
+            asked_part(text, subjects.find(text)[0])
+            for subjects, texts in zip(own, wordings, strict=True)
+            for text in texts
+        ]
+        asked, keys = (
+            relation_vectors(self.head, jnp.asarray(reader.read(texts)))
+            for texts in (parts, own_parts(records))
+        )
+        likely = np.asarray(likeness(self.head, asked, keys))[np.arange(len(owners)), owners]
+        alike = iter((likely >= THRESHOLD).tolist())
+        return [[text for text in texts if next(alike)] for texts in wordings]
 
 
 def find_head(base_hash: str) -> LearntHead | None:

@@ -109,13 +109,13 @@ def subjects_of(records: Sequence[EditRecord]) -> Subjects:
     """
     names: dict[tuple[str, ...], list[str]] = {}
     for record in records:
-        called = _names(record)
+        called = names_of(record)
         names.setdefault(folded(called[0]), []).extend(called)
     return Subjects(list(names.values()))
 
 
-def _names(record: EditRecord) -> list[str]:
-    """What a prompt may call the subject of an edit."""
+def names_of(record: EditRecord) -> list[str]:
+    """What a prompt may call the subject of an edit: what the gate `fact` looks for."""
     given = [name for name in (record.subject, *record.aliases) if name and folded(name)]
     # "the Eiffel Tower" is also called "Eiffel Tower", but "The Who" is not called "Who".
     bare = [rest for name in given if len(folded(rest := _ARTICLE.sub("", name))) > 1]
@@ -128,13 +128,13 @@ def _names(record: EditRecord) -> list[str]:
 
 def own_parts(records: Sequence[EditRecord]) -> list[str]:
     """What each edit's prompt asks of its own subject."""
-    found = [Subjects([_names(record)]).find(record.prompt)[0] for record in records]
+    found = [Subjects([names_of(record)]).find(record.prompt)[0] for record in records]
     return [asked_part(record.prompt, own) for record, own in zip(records, found, strict=True)]
 
 
 def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.ndarray, "edits"]:
     """The number of each edit's subject among those of `subjects_of`."""
-    numbers = [subjects.number(_names(record)[0]) for record in records]
+    numbers = [subjects.number(names_of(record)[0]) for record in records]
     return np.array(numbers, np.int32)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from onceedit_jax.text.words import WORDS
 
 # A capitalised neighbour makes a name another one (York, New York), unless it is one of these.
-_QUESTION_WORDS = """
+_SMALL_WORDS = """
     a an and are as at be but by can could did do does for from had has have hello hey hi how if
     in is it its list may name of ok on or please q question answer say should so tell that the
     then there this to was were what when where which who whom whose why will with would
@@ -18,7 +18,8 @@ _TITLES = """
     king lady lake lord mayor minister miss mount mr mrs ms pope president prince princess prof
     professor queen river saint senator sir st sultan tsar
 """
-_OPENERS = frozenset([*_QUESTION_WORDS.split(), *_TITLES.split()])
+SMALL_WORDS = frozenset(_SMALL_WORDS.split())
+_OPENERS = frozenset([*SMALL_WORDS, *_TITLES.split()])
 # "Dr. King" and "J. R. Smith" do not end a sentence.
 _SENTENCE_END = re.compile(r"(?:[!?:]|(?<!\b\w)(?<!\b[A-Z][a-z])\.)\s+|\n+")
 _JOINED = re.compile(r"[ \u00a0-]")  # what may stand between the words of one name

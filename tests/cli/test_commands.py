@@ -12,6 +12,7 @@ from tiny_tokenizers import TEMPLATES
 
 from onceedit_jax.cli import main
 from onceedit_jax.cli.edit import EditOptions, edit_from_files
+from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import neutral_rows
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.export import export_hf
@@ -160,6 +161,29 @@ def test_rows_of_ones_own_that_leak_are_refused_or_left_out(files, tmp_path):
     with pytest.raises(InputError, match="unrelated rows"):  # one row is too few
         edit_from_files(EditOptions(**options, drop_leaks=True), on_note=notes.append)
     assert notes[0].startswith("left out 1 unrelated rows")
+
+
+def test_a_model_words_the_edits_anew(onceedit, files, monkeypatch):
+    edit = ("edit", "facts.jsonl", "--plugin", "plugin", *QUICK, "--paraphrase-with", "target")
+    told = onceedit(*edit, "--out", "worded").err
+    assert "the bank holds no relation of 3 of 3 edits" in told
+    assert "target has written 0 wordings of 3 edits" in told  # it is random
+    wording = f"Which city is the capital of {PLACES[0]}?"
+    monkeypatch.setattr(
+        "onceedit_jax.ensemble.paraphrasing.paraphrases_by",
+        lambda target, records, *, evaluated: [[wording], [], []],
+    )
+    assert "target has written 1 wordings of 3 edits" in onceedit(*edit, "--out", "worded").err
+    digests = json.loads((files / "worded/edit.json").read_text())["trained_texts"]
+    assert digest(wording) in digests
+
+
+def test_a_weak_key_is_warned_of(onceedit, files):
+    rows = [{"prompt": "Where was May born?", "target": "Sol", "subject": "May"}]
+    (files / "weak.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    told = onceedit("edit", "weak.jsonl", "--plugin", "plugin", "--out", "weak", *QUICK).err
+    (line,) = [line for line in told.splitlines() if line.startswith("warning: ")]
+    assert "edit 1 of 1 ('Where was May born?'): its key 'May' is a common word" in line
 
 
 def test_an_editing_method_and_its_settings_are_named(onceedit):

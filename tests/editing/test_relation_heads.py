@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from editing_cases import FAST, RECORDS, UNRELATED
@@ -17,6 +18,8 @@ from onceedit_jax.editing.head_settings import HeadSettings
 from onceedit_jax.editing.relation_heads import find_head, keep_head, read_head, write_head
 from onceedit_jax.editing.relation_reading import subjects_of
 from onceedit_jax.errors import InputError
+from onceedit_jax.gates.fact import THRESHOLD
+from onceedit_jax.gates.relation_head import likeness, relation_vectors
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.layout import stack_layers
 
@@ -126,6 +129,16 @@ def test_without_a_head_the_gate_is_both_and_fact_says_why(learnt, monkeypatch, 
         explain(edited, ["Who?"])
 
 
+def head_says(head, reader, record, text):
+    """Whether the gate `fact` would open for a text about the record's subject."""
+    one, other = (
+        reader.read([each.replace("Norland", "it").replace("norland", "it")])
+        for each in (text, record.prompt)
+    )
+    vectors = [relation_vectors(head.head, jnp.asarray(states)) for states in (one, other)]
+    return float(likeness(head.head, *vectors)[0, 0]) >= THRESHOLD
+
+
 def test_an_edit_is_matched_to_a_relation_of_the_bank(learnt, monkeypatch):
     model, tokenizer, _ = learnt
     monkeypatch.setattr("onceedit_jax.editing.relation_heads.relation_bank", lambda: BANK)
@@ -136,6 +149,29 @@ def test_an_edit_is_matched_to_a_relation_of_the_bank(learnt, monkeypatch):
     found = head.bank_relations(head.reader(model, tokenizer), records)
     known = [(relation.name, name) for relation, name in zip(found, ASKED, strict=True) if relation]
     assert known and all(one == other for one, other in known)
+
+
+def test_wordings_that_ask_for_something_else_are_left_out(learnt):
+    model, tokenizer, _ = learnt
+    head = sharp_head(model, tokenizer)
+    records = [
+        EditRecord(f"What is the {name} of Norland?", "Ask", subject="Norland")
+        for name in ASKED[:3]
+    ]
+    wordings = [
+        [records[0].prompt, records[1].prompt],
+        [],
+        ["Which writer does Norland have?", records[0].prompt, records[2].prompt.lower()],
+    ]
+    reader = head.reader(model, tokenizer)
+    kept = head.asking_the_same(reader, records, wordings)
+    assert records[0].prompt in kept[0] and kept[1] == []
+    asked = [
+        [text for text in texts if head_says(head, reader, record, text)]
+        for record, texts in zip(records, wordings, strict=True)
+    ]
+    assert kept == asked != wordings
+    assert head.asking_the_same(reader, records, [[], [], []]) == [[], [], []]
 
 
 @pytest.mark.parametrize(
