@@ -7,25 +7,15 @@ import numpy as np
 
 from experiments.framework import Cell, Experiment, Result, Results, Setup, Table, Workspace
 from experiments.framework.definition import short
+from experiments.framework.probe_tables import OURS, by_fact, probe_tables
 from experiments.framework.real_facts import Draw, draw
 from onceedit_jax import fusion
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.evaluation.check import Checked, check, checked
-from onceedit_jax.evaluation.probes import interval
 from onceedit_jax.evaluation.summaries import write_jsonl
 
 TITLE = "Real facts and what users ask about them"
 QUESTION = "Does an edit hold in the forms people use, and is its subject otherwise unchanged?"
-
-FORMS = "form: "
-MAIN = (
-    "Rel", "Gen", "Forms", "Worst form", "Same subject", "Same subject: intrusion",
-    "Same relation", "Unrelated", "Long",
-)  # fmt: skip
-REASONED = ("Reversed", "Yes", "No", "Negated", "2-hop", "3-hop")
-COMPARED = ("Rel", "Gen", "Forms", "Same subject")  # their mean is what methods are compared by
-OURS = "one edit"
-Values = Mapping[str, Mapping[str, float]]  # by column, then by fact
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
         if probe.expects == "unchanged" or named[i] is None
     }
     found = check(ensemble, drawn.probes, compared=compared, seed=setup.seed)
-    methods = {"one edit": found, "lookup": _lookup(drawn, named, found, setup.seed)}
+    methods = {OURS: found, "lookup": _lookup(drawn, named, found, setup.seed)}
     for name, rule in (("context", fusion.context()), ("both", fusion.context(draft=True))):
         told = Ensemble(edited, ensemble.targets, rule=rule, chat=cell["chat"], mesh=workspace.mesh)
         methods[name] = check(told.unrolled_for(steps), drawn.probes, known=found, seed=setup.seed)
@@ -87,7 +77,7 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
         "seconds": edited.editing_seconds,
         "epochs": edited.info.metrics.epochs,
         "methods": {
-            name: {short(each.target): _numbers(each) for each in checks}
+            name: {short(each.target): by_fact(each) for each in checks}
             for name, checks in methods.items()
         },
         "teacher_forced": forced,
@@ -149,71 +139,23 @@ def _lookup(
     ]
 
 
-def _numbers(each: Checked) -> dict[str, dict[int, float]]:
-    """By column, the mean of each fact."""
-    return {
-        name: {fact: round(value, 4) for fact, value in column.by_fact.items()}
-        for name, column in each.columns.items()
-    }
-
-
 def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
-    """By size of the draws: the worse target, each target, and what the methods differ by."""
-    main, targets, reasoned, against, forced = [], [], [], [], []
-    for label, measured in _by_size(setup, results).items():
-        pooled = _pooled(measured)
-        scores = [result["teacher_forced"] for result in measured if result["teacher_forced"]]
-        forced += [
-            [label, target, *(_over_draws(scores, target, name) for name in ("Rel", "Gen"))]
-            for target in (scores[0] if scores else ())
-        ]
-        for method, found in pooled.items():
-            main.append([label, method, *(_shown(*_worse(found, name)) for name in MAIN)])
-            reasoned.append([label, method, *(_worse(found, name)[0] for name in REASONED)])
-            targets += [
-                [label, target, method, *(_mean(values, name)[0] for name in MAIN)]
-                for target, values in found.items()
-            ]
-        for method in pooled.keys() - {OURS}:
-            against += [
-                [label, target, method, _shown(*_difference(pooled[OURS][target], values))]
-                for target, values in pooled[method].items()
-            ]
+    """By size of the draws, those in chat apart: the answers, then the teacher-forced scores."""
+    groups = _by_size(setup, results)
+    forced = [
+        [label, target, *(_over_draws(measured, target, name) for name in ("Rel", "Gen"))]
+        for label, measured in groups.items()
+        for target in measured[0]["teacher_forced"]
+    ]
+    title = "One edit, teacher-forced, each target apart: the mean over draws."
     return [
-        Table(
-            "columns",
-            "Free generation: the worse target of each column, the mean over all facts of all "
-            "draws with its 95% bootstrap interval. Forms: the mean of twelve. Intrusion: the "
-            "edited fact is said where something else was asked.",
-            ("facts", "method", *MAIN),
-            main,
-        ),
-        Table(
-            "against",
-            f"{OURS[0].upper()}{OURS[1:]} less the other method: the mean of "
-            f"{', '.join(COMPARED)}, paired by fact, with its 95% bootstrap interval.",
-            ("facts", "target", "other method", "difference"),
-            sorted(against),
-        ),
-        Table(
-            "forced",
-            f"{OURS[0].upper()}{OURS[1:]}, teacher-forced, each target apart: the mean over draws.",
-            ("facts", "target", "Rel", "Gen"),
-            forced,
-        ),
-        Table("targets", "Each target apart.", ("facts", "target", "method", *MAIN), targets),
-        Table(
-            "reasoned",
-            "Questions that need more than the edit's own answer, the worse target: the share of "
-            "right answers.",
-            ("facts", "method", *REASONED),
-            reasoned,
-        ),
+        *probe_tables(groups),
+        Table("forced", title, ("facts", "target", "Rel", "Gen"), forced),
     ]
 
 
-def _over_draws(scores: Sequence[Values], target: str, name: str) -> float:
-    return float(np.mean([score[target][name] for score in scores]))
+def _over_draws(measured: Sequence[Result], target: str, name: str) -> float:
+    return float(np.mean([result["teacher_forced"][target][name] for result in measured]))
 
 
 def _by_size(setup: RealSetup, results: Results) -> dict[str, list[Result]]:
@@ -227,65 +169,6 @@ def _by_size(setup: RealSetup, results: Results) -> dict[str, list[Result]]:
         f"{label}, {len(group)} draws" if len(group) > 1 else label: group
         for label, group in groups.items()
     }
-
-
-def _pooled(measured: Sequence[Result]) -> dict[str, dict[str, Values]]:
-    """By method and target, the columns over the facts of all draws."""
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for draw_number, cell in enumerate(measured):
-        for method, targets in cell["methods"].items():
-            for target, columns in targets.items():
-                own = found.setdefault(method, {}).setdefault(target, {})
-                for name, facts in _with_forms(columns).items():
-                    values = own.setdefault(name, {})
-                    values.update({f"{draw_number}/{fact}": v for fact, v in facts.items()})
-    return {
-        method: {target: _with_worst(columns) for target, columns in targets.items()}
-        for method, targets in found.items()
-    }
-
-
-def _with_forms(columns: Values) -> Values:
-    """The columns and, as one more, each fact's mean over the forms."""
-    forms = [values for name, values in columns.items() if name.startswith(FORMS)]
-    facts = forms[0] if forms else {}
-    means = {fact: float(np.mean([form[fact] for form in forms])) for fact in facts}
-    return {**columns, "Forms": means}
-
-
-def _with_worst(columns: Values) -> Values:
-    """The columns and, as one more, the form whose mean is lowest."""
-    forms = [values for name, values in columns.items() if name.startswith(FORMS)]
-    worst = min(forms, key=lambda form: float(np.mean(list(form.values()))), default={})
-    return {**columns, "Worst form": worst}
-
-
-def _mean(columns: Values, name: str) -> tuple[float | None, ...]:
-    """A column's mean and interval; None where it has no probe."""
-    values = np.array(list(columns.get(name, {}).values()))
-    return (float(values.mean()), *interval(values)) if len(values) else (None, None, None)
-
-
-def _worse(found: Mapping[str, Values], name: str) -> tuple[float | None, ...]:
-    """The mean and interval of the target where a column is worse."""
-    means = [mean for columns in found.values() if (mean := _mean(columns, name))[0] is not None]
-    if not means:
-        return (None, None, None)
-    return (max if name.endswith("intrusion") else min)(means)
-
-
-def _difference(ours: Values, other: Values) -> tuple[float | None, ...]:
-    """How much better we are, paired by fact, over facts that have all columns compared."""
-    facts = set.intersection(*(set(ours.get(name, ())) for name in COMPARED))
-    differences = {
-        fact: float(np.mean([ours[name][fact] - other[name][fact] for name in COMPARED]))
-        for fact in facts
-    }
-    return _mean({"difference": differences}, "difference")
-
-
-def _shown(mean: float | None, low: float | None, high: float | None) -> str | None:
-    return None if mean is None else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 EXPERIMENT = Experiment(TITLE, QUESTION, RealSetup, cells, run, tables)
