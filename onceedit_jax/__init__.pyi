@@ -51,11 +51,17 @@ from .ensemble.target import load_target as load_target
 from .errors import InputError as InputError
 from .errors import OnceEditError as OnceEditError
 from .errors import RunError as RunError
+from .evaluation.check import Checked as Checked
+from .evaluation.check_from_files import CheckReport as CheckReport
+from .evaluation.check_from_files import check_from_files as check_from_files
 from .evaluation.from_files import EvaluationReport as EvaluationReport
 from .evaluation.from_files import evaluate_from_files as evaluate_from_files
 from .evaluation.metrics import exact_match as exact_match
 from .evaluation.metrics import token_accuracy as token_accuracy
+from .evaluation.options import CheckOptions as CheckOptions
 from .evaluation.options import EvaluationOptions as EvaluationOptions
+from .evaluation.probes import Column as Column
+from .evaluation.probes import Probe as Probe
 from .evaluation.protocol import Evaluation as Evaluation
 from .evaluation.protocol import evaluate as evaluate
 from .fusion.mixing import fuse as fuse

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from tyro.conf import OmitArgPrefixes, UseAppendAction
 from tyro.extras import subcommand_cli_from_dict
 
+from onceedit_jax.cli.check import check
 from onceedit_jax.cli.config_file import with_config
 from onceedit_jax.cli.demo import demo
 from onceedit_jax.cli.edit import edit
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "edit": edit,
     "gate-train": gate_train,
     "evaluate": evaluate,
+    "check": check,
     "generate": generate,
     "transfer": transfer,
     "plan": plan,

@@ -160,6 +160,15 @@ def evaluation_progress() -> Iterator[
         yield _blocks(shown), lambda done, total: shown.show("evaluated records", done, total)
 
 
+@contextmanager
+def check_progress() -> Iterator[
+    tuple[Callable[[str, int, int], None], Callable[[int, int], None]]
+]:
+    """Blocks of transfer tables, and questions that all targets have answered."""
+    with display() as shown:
+        yield _blocks(shown), lambda done, total: shown.show("questions asked", done, total)
+
+
 def _blocks(shown: Display) -> Callable[[str, int, int], None]:
     return lambda name, done, total: shown.show(f"transfer table of {name}, blocks", done, total)
 

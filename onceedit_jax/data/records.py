@@ -145,8 +145,9 @@ def demo_path(name: str) -> Path:
     """Path of a data file of the package.
 
     Args:
-        name: "demo_edits.jsonl", "demo_unrelated.json", "neutral_texts.json",
-            "reference_texts.json", "relations.yaml" or "simple_facts.jsonl".
+        name: "demo_edits.jsonl", "demo_questions.jsonl", "demo_unrelated.json",
+            "neutral_texts.json", "reference_texts.json", "relations.yaml" or
+            "simple_facts.jsonl".
 
     Raises:
         InputError: the package has no such file.

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.data.relations import Relation, relation_bank
+from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.relation_reading import (
     RelationReader,
     lower_layers,
@@ -114,6 +115,18 @@ class LearntHead:
         likely = np.asarray(likeness(self.head, asked, keys))[np.arange(len(owners)), owners]
         alike = iter((likely >= THRESHOLD).tolist())
         return [[text for text in texts if next(alike)] for texts in wordings]
+
+
+def known_relations(plugin: EditedPlugin) -> list[Relation | None]:
+    """The relation of the bank that each edit of a plug-in asks for; None where it is not known.
+
+    None is known where the plug-in was edited without a relation head, or with one that is neither
+    shipped nor on this machine.
+    """
+    head, reader = find_head(plugin.base_hash), plugin.reader.relations
+    if head is None or reader is None or reader.config.num_layers != head.layers:
+        return [None] * len(plugin.records)
+    return head.bank_relations(reader, plugin.records)
 
 
 def find_head(base_hash: str) -> LearntHead | None:

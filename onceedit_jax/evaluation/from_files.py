@@ -164,7 +164,7 @@ def write_report(
             **alone.as_dict(),
             "rule": dataclasses.asdict(info.rule),
         },
-        settings={"editing": info.settings, **_rule_and_gate(ensemble)},
+        settings={"editing": info.settings, **rule_and_gate_settings(ensemble)},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, whole)
@@ -192,14 +192,14 @@ def _evaluation_key(ensemble: Ensemble, records: Sequence[EditRecord], choices: 
         dataclasses.asdict(info.metrics),
         sorted(info.trained_texts),
         [target.model.content_hash for target in ensemble.targets],
-        _rule_and_gate(ensemble),
+        rule_and_gate_settings(ensemble),
         [dataclasses.asdict(record) for record in records],
         choices,
         versions(),
     )
 
 
-def _rule_and_gate(ensemble: Ensemble) -> dict[str, Any]:
+def rule_and_gate_settings(ensemble: Ensemble) -> dict[str, Any]:
     """How an ensemble fuses and asks its targets, as plain values."""
     rule, gate = ensemble.rule, ensemble.gate.gate
     return {

@@ -1,4 +1,4 @@
-"""The options of an evaluation over files; this module imports no JAX."""
+"""The options of an evaluation and of a check over files; this module imports no JAX."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,3 +90,39 @@ class EvaluationOptions(EnsembleOptions):
 def records_file(out: Path) -> Path:
     """Where an evaluation's records go, beside its summary `out`."""
     return out.with_name(out.name.removesuffix(".json") + ".jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(EnsembleOptions):
+    """Questions about the edits of a plug-in: made from the edits, or your own.
+
+    Attributes:
+      questions: file of your own questions; they are asked in place of those made from the edits.
+      limit: make questions about so many edits, drawn at random; None takes all.
+      show: how many wrong answers of each target are printed.
+      json: file for every question with its answers, and for the shares.
+      chat: ask targets in chat if they have a chat template.
+      seed: of what is drawn.
+    """
+
+    questions: Path | None = None
+    limit: int | None = None
+    show: int = 10
+    json: Path | None = None
+    chat: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse options that would overwrite the questions, or ask about nothing.
+
+        Raises:
+          InputError: naming the option and what to give instead.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit {self.limit}: expected at least one edit")
+        if self.limit is not None and self.questions is not None:
+            raise InputError("--limit: --questions says what is asked; leave one of the two out")
+        if self.json and self.questions and self.json.resolve() == self.questions.resolve():
+            raise InputError(
+                f"--json {self.json} would write over --questions; give --json another name"
+            )

@@ -5,6 +5,7 @@ edited subject that asks something else, and the edit's question in another form
 """
 
 import dataclasses
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -16,6 +17,7 @@ from onceedit_jax.data.normalization import normalise
 
 Expects = Literal["new", "unchanged", "answer"]
 RESAMPLES = 2000
+_ARTICLE = re.compile(r"^(the|an?) (?=\w)")  # with a capital it is a part of the name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,11 @@ def says(answer: str, fact: str) -> bool:
     """Whether an answer has a fact's words in it, one after another, case and accents aside."""
     text, wanted = _plain(answer), _plain(fact)
     return bool(wanted) and f" {wanted} " in f" {text} "
+
+
+def told_fact(target: str) -> str:
+    """The words by which an edit's answer is known: "the theremin" is also said as "a theremin"."""
+    return _ARTICLE.sub("", target)
 
 
 def score_probe(probe: Probe, before: str, after: str) -> dict[str, float]:

@@ -207,3 +207,34 @@ def test_an_editing_method_and_its_settings_are_named(onceedit):
 def test_a_method_that_cannot_be_made_is_refused(onceedit, typed, message):
     with pytest.raises(InputError, match=message):
         onceedit("edit", "facts.jsonl", "--plugin", "plugin", "--out", "refused", *typed)
+
+
+def test_an_edit_is_checked_with_questions_of_its_own_or_given_ones(onceedit, files):
+    onceedit("edit", "facts.jsonl", "--plugin", "plugin", "--out", "to-check", *QUICK)
+    pair = ("--edited", "to-check", "--target", "target")
+    checked = onceedit("check", *pair, "--limit", "2", "--show", "3", "--json", "own.json")
+    assert "questions asked: all" in checked.err
+    for column in ("target", "Rel", "form: lower case", "Same subject: intrusion", "Unrelated"):
+        assert column in checked.out
+    wrong = int(re.search(r"3 of (\d+) wrong answers", checked.out)[1])
+    (target,) = json.loads((files / "own.json").read_text())["targets"]
+    questions = target["questions"]
+    assert sum(not question["right"] for question in questions) == wrong
+    assert len({question["edit"] for question in questions}) == 2
+    assert target["columns"]["Rel"]["edits"] == target["columns"]["Rel"]["questions"] == 2
+
+    rows = [
+        {"question": "who?", "expects": "unchanged", "edit": "Norland"},
+        {"question": "capital of Norland", "expects": "new", "edit": 1, "column": "keywords"},
+    ]
+    (files / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = onceedit("check", *pair, "--questions", "mine.jsonl", "--json", "given.json")
+    assert "Unchanged" in given.out and "Rel" not in given.out
+    (target,) = json.loads((files / "given.json").read_text())["targets"]
+    first, second = target["questions"]
+    assert first["right"] and first["before"] == first["after"] == first["expected"]
+    assert (second["expected"], second["edit"], second["column"]) == ("Sol", 1, "keywords")
+    with pytest.raises(InputError, match="leave one of the two out"):
+        onceedit("check", *pair, "--questions", "mine.jsonl", "--limit", "1")
+    with pytest.raises(InputError, match="would write over"):
+        onceedit("check", *pair, "--questions", "mine.jsonl", "--json", "mine.jsonl")

@@ -1,13 +1,17 @@
-"""What `onceedit evaluate` and `generate` print: tables that fit, and texts as they are."""
+"""What `onceedit evaluate`, `check` and `generate` print: tables that fit, texts as they are."""
 
 import io
 
 import numpy as np
 from rich.console import Console
 
+from onceedit_jax.cli.check import print_check
 from onceedit_jax.cli.evaluate import scores_table
 from onceedit_jax.cli.generate import print_answers
 from onceedit_jax.ensemble import Answers
+from onceedit_jax.evaluation.check import checked
+from onceedit_jax.evaluation.check_from_files import CheckReport
+from onceedit_jax.evaluation.probes import Probe
 
 FINE = {"rel": 1.0, "gen": 0.9, "loc": 0.99, "avg": 0.963}
 START = {"rel": 0.1, "gen": 0.2, "loc": 1.0, "avg": 0.433}
@@ -72,3 +76,27 @@ def test_what_a_model_writes_is_printed_as_it_is(capsys):
     printed_text = capsys.readouterr().out
     assert "│ 4 " in printed_text.replace("|", "│")
     assert "[/INST] [bold]yes" in printed_text and "Who is [/b]?" in printed_text
+
+
+def test_wrong_answers_are_listed_a_column_after_another(capsys):
+    probes = [
+        Probe("Rel", 0, "Who leads [b]?", "Ada"),
+        Probe("Rel", 1, "Who rules?", "Bo"),
+        Probe("Same subject", 1, "When?", "Bo", "unchanged"),
+    ]
+    rows = {"alphas": [0.9, 0.9, 0.2], "edits": [0, 1, -1]}
+    target = checked("a-target", probes, ["Cy", "Cy", "1900"], ["Cy", "", "Bo"], **rows)
+    report = CheckReport(probes, [target])
+    assert [probe.prompt for probe, _ in report.wrong(target)] == [
+        "Who leads [b]?", "When?", "Who rules?",
+    ]  # fmt: skip
+    print_check(report, show=2)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Rel 0.00 0.00 to 0.00 2 2" in text and "Same subject: intrusion 1.00" in text
+    assert "a-target: 2 of 3 wrong answers" in text
+    assert "Who leads [b]? Cy Cy Ada 0.90 1" in text
+    assert "When? 1900 Bo as before 0.20 -" in text
+    assert "Who rules?" not in text
+    right = checked("a-target", probes[:1], ["Cy"], ["Ada"], **{k: v[:1] for k, v in rows.items()})
+    print_check(CheckReport(probes[:1], [right]), show=2)
+    assert "a-target: 0 wrong answers" in capsys.readouterr().out

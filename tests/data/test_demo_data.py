@@ -1,5 +1,6 @@
 """The demo's data: answers that cross between tokenizers the hard way, and nothing that leaks."""
 
+from collections import Counter
 from itertools import accumulate, pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from onceedit_jax.data.leakage import check_leaks
 from onceedit_jax.data.loaders import load_records, load_unrelated
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import contradicting, demo_path, duplicates
+from onceedit_jax.evaluation.questions import load_questions
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,14 @@ def answer_cuts(tokenizer, prompt: str, target: str) -> set[int]:
     ends = list(accumulate(lengths))
     assert len(ends) > 0 and all(a <= b for a, b in pairwise(ends))
     return {ends[-1] - end for end in ends[:-1]}
+
+
+def test_each_edit_has_ten_questions_of_a_new_user(edits):
+    probes = load_questions(demo_path("demo_questions.jsonl"), edits)
+    assert Counter(probe.fact for probe in probes) == dict.fromkeys(range(10), 10)
+    assert len({probe.prompt for probe in probes}) == 100
+    for place, edit in enumerate(edits):
+        own = [probe for probe in probes if probe.fact == place]
+        assert Counter(probe.expects for probe in own) == {"new": 6, "unchanged": 4}
+        # None is the edit's own prompt or rephrase letter by letter: people do not type so.
+        assert not {edit.prompt, edit.rephrase} & {probe.prompt for probe in own}

@@ -26,6 +26,7 @@ PAGES = [
         ROOT / "docs" / page
         for page in (
             "how-to/edit-facts.md",
+            "how-to/check-an-edit.md",
             "how-to/chat.md",
             "how-to/fusion-rule.md",
             "how-to/gate.md",

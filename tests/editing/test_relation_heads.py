@@ -15,7 +15,13 @@ from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.explanation import explain
 from onceedit_jax.editing.gate_training import learn_relation_head
 from onceedit_jax.editing.head_settings import HeadSettings
-from onceedit_jax.editing.relation_heads import find_head, keep_head, read_head, write_head
+from onceedit_jax.editing.relation_heads import (
+    find_head,
+    keep_head,
+    known_relations,
+    read_head,
+    write_head,
+)
 from onceedit_jax.editing.relation_reading import subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import THRESHOLD
@@ -172,6 +178,23 @@ def test_wordings_that_ask_for_something_else_are_left_out(learnt):
     ]
     assert kept == asked != wordings
     assert head.asking_the_same(reader, records, [[], [], []]) == [[], [], []]
+
+
+def test_the_relations_of_an_edited_plugin_are_read_with_its_head(
+    plugin, learnt, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("onceedit_jax.editing.relation_heads.relation_bank", lambda: BANK)
+    model, tokenizer, _ = learnt
+    nothing = [None] * len(RECORDS)
+    assert known_relations(plugin) == nothing
+    head = sharp_head(model, tokenizer)
+    keep_head(head)
+    found = known_relations(plugin)
+    assert found == head.bank_relations(plugin.reader.relations, RECORDS) != nothing
+    # A head that reads other layers cannot read these states.
+    keep_head(dataclasses.replace(head, layers=2))
+    assert known_relations(plugin) == nothing
 
 
 @pytest.mark.parametrize(
