@@ -2,19 +2,15 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 
-from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
+from experiments.framework import Cell, Experiment, Figure, Result, Results, Table, Workspace
 from experiments.framework.definition import short
-from experiments.framework.methods import METHODS, TRAINED, Edited, edit_alone, editor_of_cell
+from experiments.framework.methods import MethodsSetup, edit_target, method_cells
 from experiments.framework.scores import HEADINGS, mean_score, score_rows
-from onceedit_jax.editing.editor import Read, editor_inputs
-from onceedit_jax.editing.tuning import editor_of
-from onceedit_jax.ensemble import Target
-from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.single_model import score
 from onceedit_jax.models.parameters import init_params
 
@@ -34,36 +30,21 @@ PUBLISHED = {ONCE: 1.0, "ft-l": 2.13, "wise": 3.94}
 
 
 @dataclass(frozen=True)
-class BaselinesSetup(Setup):
+class BaselinesSetup(MethodsSetup):
     """What is compared.
 
     Attributes:
-      methods: names, with settings that differ from the method's defaults.
-      layers: for each target and method the layer, or MEMIT's and AlphaEdit's layers.
-      by_target: for a target and method, further settings that differ.
       third: a model whose shape a further target has, with random weights: only the time of
         editing it is measured.
       bare: settings of the plug-in's edit without other wordings.
-      texts: number of texts that C is taken over, and of unrelated questions for WISE.
-      ridge: see `editors.statistics.ridged`; AlphaEdit takes C as it is.
-      prefixes: number of the texts' beginnings that ROME and MEMIT put before a prompt.
     """
 
-    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    by_target: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     third: str | None = None
     bare: Mapping[str, Any] | None = None
-    texts: int = 300
-    ridge: float = 1e-3
-    prefixes: int = 4
 
 
 def cells(setup: BaselinesSetup) -> Mapping[str, Cell]:
     """One cell a method and target, and the plug-in's, which serves all of them."""
-    for method in setup.methods:
-        if method not in METHODS:
-            raise InputError(f"methods: unknown {method!r}; expected some of {', '.join(METHODS)}")
     found: dict[str, Cell] = {ONCE: {"method": ONCE, "dataset": DATASET}}
     if setup.bare is not None:
         bare = {"method": ONCE, "dataset": DATASET, "editing": dict(setup.bare)}
@@ -72,21 +53,8 @@ def cells(setup: BaselinesSetup) -> Mapping[str, Cell]:
     places: list[tuple[str, str, dict[str, Any]]] = [(s, short(s), {}) for s in setup.targets]
     places += [(setup.third, THIRD, {"untrained": True})] if setup.third else []
     for spec, place, state in places:
-        for method, options in setup.methods.items():
-            layers = setup.layers.get(spec, {}).get(method)
-            if layers is None and method not in TRAINED:
-                raise InputError(f"layers: none for {spec} and {method}; add one to `layers`")
-            found[f"{method}, {place}"] = {
-                "method": method,
-                "dataset": DATASET,
-                "target": spec,
-                **state,
-                "layers": layers,
-                "options": {**options, **setup.by_target.get(spec, {}).get(method, {})},
-                "texts": setup.texts,
-                "ridge": setup.ridge,
-                "prefixes": setup.prefixes,
-            }
+        for method, cell in method_cells(setup, spec).items():
+            found[f"{method}, {place}"] = {**cell, "dataset": DATASET, **state}
     return found
 
 
@@ -104,29 +72,10 @@ def run(workspace: Workspace, setup: BaselinesSetup, cell: Cell) -> Result:
         params = init_params(target.model.config, jax.random.key(setup.seed))
         target = replace(target, model=replace(target.model, params=params))
     jax.clear_caches()  # so that every method's time includes its own compilation
-    edited, read = _edited(workspace, cell, target)
-    scores = [] if untrained else [score(target, records, edited.result, read=read)]
+    unrelated = [row.prompt for row in workspace.unrelated(DATASET)]
+    edited, editor = edit_target(workspace, cell, target, records, unrelated)
+    scores = [] if untrained else [score(target, records, edited.result, read=editor.read)]
     return {"scores": scores, "seconds": edited.seconds, "preparation": edited.preparation}
-
-
-def _edited(workspace: Workspace, cell: Cell, target: Target) -> tuple[Edited, Read | None]:
-    """The target edited by the cell's method, and how its edits are read."""
-    method, records, settings = cell["method"], workspace.records(DATASET), workspace.settings()
-    if method in TRAINED:
-        # A target by itself has no gate: training stops as soon as every edit is learnt.
-        settings = workspace.settings({**cell["options"], "method": method, "gate_weight": 0.0})
-    editor = editor_of(settings) if method in TRAINED else editor_of_cell(cell)
-    texts = workspace.texts("odd")[: cell["texts"]]
-    # Of the kind that locality asks, none of them evaluated.
-    unrelated = workspace.unrelated(DATASET)[: len(texts)] if method == "wise" else []
-    inputs = editor_inputs(
-        records,
-        target.tokenizer,
-        settings,
-        texts=texts,
-        unrelated=[row.prompt for row in unrelated],
-    )
-    return edit_alone(editor, target.model.params, target.model.config, inputs), editor.read
 
 
 def tables(setup: BaselinesSetup, results: Results) -> Sequence[Table]:

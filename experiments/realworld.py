@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experiments.framework import Cell, Experiment, Result, Results, Setup, Table, Workspace
+from experiments.framework.abilities import Abilities, abilities, abilities_table
 from experiments.framework.definition import short
 from experiments.framework.probe_tables import OURS, by_fact, probe_tables
 from experiments.framework.real_facts import Draw, draw
+from experiments.framework.systems import fused
 from onceedit_jax import fusion
+from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.evaluation.check import Checked, check, checked
 from onceedit_jax.evaluation.summaries import write_jsonl
@@ -38,7 +41,10 @@ class RealSetup(Setup):
 
 
 def cells(setup: RealSetup) -> Mapping[str, Cell]:
-    """One for each draw, then those in chat; no draw has more facts than `limit`."""
+    """One for each draw, then those in chat, then the targets' other abilities.
+
+    No draw has more facts than `limit`.
+    """
     found: dict[str, Cell] = {}
     asked = {"asked": setup.asked, "development": setup.development}
     for chat, draws in ((False, setup.draws), (True, setup.chat_draws)):
@@ -48,14 +54,20 @@ def cells(setup: RealSetup) -> Mapping[str, Cell]:
                 name = f"{facts} facts, draw {number}" + ", in chat" * chat
                 cell = {"facts": facts, "draw": number, "chat": chat, **asked}
                 found.setdefault(name, cell)
+    for size in setup.draws:
+        facts = min(int(size), setup.limit)
+        cell = {"facts": facts, "draw": 0, "other": True, "development": setup.development}
+        found.setdefault(f"{facts} facts: other abilities", cell)
     return found
 
 
 def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
     """Edit once, then ask every target with each method; answers before the edit are shared."""
     drawn = draw(workspace.data, cell["facts"], cell["draw"], development=cell["development"])
-    drawn = drawn.asking(cell["asked"])
     edited = workspace.edit_alone(drawn.records, workspace.settings())
+    if "other" in cell:
+        return {"abilities": {OURS: _other_abilities(workspace, setup, edited)}}
+    drawn = drawn.asking(cell["asked"])
     targets = setup.chat_targets if cell["chat"] else setup.targets
     steps = len(drawn.probes)  # about one a question: twenty tokens, in batches
     ensemble = workspace.ensemble(edited, targets)
@@ -81,6 +93,17 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
             for name, checks in methods.items()
         },
         "teacher_forced": forced,
+    }
+
+
+def _other_abilities(
+    workspace: Workspace, setup: RealSetup, edited: EditedPlugin
+) -> dict[str, Abilities]:
+    """What is left of each target's other abilities."""
+    texts, ensemble = workspace.texts("even"), workspace.ensemble(edited, setup.targets)
+    return {
+        short(spec): abilities(fused(ensemble, place), workspace.alone(spec), texts)
+        for place, spec in enumerate(setup.targets)
     }
 
 
@@ -150,6 +173,9 @@ def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
     title = "One edit, teacher-forced, each target apart: the mean over draws."
     return [
         *probe_tables(groups),
+        abilities_table(
+            {name.partition(":")[0]: each for name, each in results.items() if "abilities" in each}
+        ),
         Table("forced", title, ("facts", "target", "Rel", "Gen"), forced),
     ]
 
@@ -162,7 +188,7 @@ def _by_size(setup: RealSetup, results: Results) -> dict[str, list[Result]]:
     """The results of all draws of a size, those in chat apart."""
     groups: dict[str, list[Result]] = {}
     for name, cell in cells(setup).items():
-        if name in results:
+        if name in results and "other" not in cell:
             label = f"{cell['facts']} facts" + ", in chat" * cell["chat"]
             groups.setdefault(label, []).append(results[name])
     return {

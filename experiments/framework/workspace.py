@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from experiments.framework.datasets import dataset_files, load_edits
 from experiments.framework.definition import Setup
+from experiments.framework.systems import Alone
 from onceedit_jax import gates
 from onceedit_jax.cli.console import err
 from onceedit_jax.cli.progress import editing_progress, table_progress
@@ -91,11 +92,16 @@ class Workspace:
         self.data, self.work, self.setup, self.mesh = data, work, setup, mesh
         self.records = cache(self._records)
         self.base = cache(self._base)
+        self.alone = cache(self._alone)
         self.evaluated = cache(self._evaluated)
 
     def target(self, spec: str) -> Target:
         """A target LLM, over the workspace's mesh."""
         return _target(spec, mesh=self.mesh)
+
+    def _alone(self, spec: str) -> Alone:
+        target = self.target(spec)
+        return Alone(target, target.model.params)
 
     def _records(self, dataset: str, limit: int | None = None) -> list[EditRecord]:
         return load_edits(self.data, dataset, limit=limit or self.setup.limit)

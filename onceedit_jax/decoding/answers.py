@@ -63,6 +63,22 @@ class Writer(NamedTuple):
         """Parameters and configuration, without the tokenizer."""
         return self.params, self.config
 
+    def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """Answers in tokens as texts."""
+        tokenizer = self.tokenizer
+        return [tokenizer.decode(answer, continuation=True).strip() for answer in answers]
+
+
+def own_texts(
+    model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int
+) -> list[str]:
+    """`own_answers` as texts, to any number of prompts."""
+    texts: list[str] = []
+    for start in range(0, len(prompts), PROMPTS):
+        group = prompts[start : start + PROMPTS]
+        texts += model.texts(own_answers(model, group, stops, max_new_tokens=max_new_tokens))
+    return texts
+
 
 def own_answers(
     model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.checks import check_settings
 from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, editor_factory
@@ -108,13 +108,35 @@ def distances(codebook: Codebook, queries: Float[Array, "B F"]) -> Float[Array, 
     return jnp.where(codebook.radii < 0, jnp.inf, gaps)
 
 
+def nearest_entry(
+    codebook: Codebook, queries: Float[Array, "B F"]
+) -> tuple[Int[Array, "B"], Bool[Array, "B"]]:
+    """The nearest entry of each query, and whether its radius reaches it."""
+    gaps = distances(codebook, queries.astype(jnp.float32))
+    nearest = jnp.argmin(gaps, axis=1)
+    return nearest, jnp.min(gaps, axis=1) <= codebook.radii[nearest]
+
+
+@partial(jax.jit, static_argnames=("config", "layer"))
+def grace_reaches(
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    columns: Int[Array, "B"],
+    codebook: Codebook,
+    layer: int,
+) -> Bool[Array, "B"]:
+    """Whether the codebook changes what follows each prompt. Arguments: see `grace_states`."""
+    key = observe(params, config, tokens, positions, layer).key
+    return nearest_entry(codebook, at(columns, key))[1]
+
+
 def lookup(codebook: Codebook, columns: Int[Array, "B"]) -> Change:
     """Put the nearest key's value in one column of each row, if its radius reaches (equation 1)."""
 
     def change(key: jax.Array, output: jax.Array) -> jax.Array:
-        gaps = distances(codebook, at(columns, key).astype(jnp.float32))
-        nearest = jnp.argmin(gaps, axis=1)
-        inside = jnp.min(gaps, axis=1) <= codebook.radii[nearest]
+        nearest, inside = nearest_entry(codebook, at(columns, key))
         here = inside[:, None] & (jnp.arange(key.shape[1]) == columns[:, None])
         values = codebook.values[nearest].astype(output.dtype)
         return jnp.where(here[:, :, None], values[:, None], output)

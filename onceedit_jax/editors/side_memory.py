@@ -14,16 +14,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.checks import check_settings
 from onceedit_jax.editing.batches import TextBatch, text_batches
 from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, editor_factory
-from onceedit_jax.editors.layers import Rows, down_projection, observed, target_loss
+from onceedit_jax.editors.layers import (
+    Rows,
+    down_projection,
+    observed,
+    target_loss,
+    with_down_projection,
+)
 from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.intervention import isolate_layer, observe
+from onceedit_jax.models.layout import stack_layers
 from onceedit_jax.types import Params
 
 BATCH = 8  # edits a step, each beside an unrelated text
@@ -208,11 +215,42 @@ def wise_states(
     difference = memory.down - down_projection(params, layer)
 
     def change(key: jax.Array, output: jax.Array) -> jax.Array:
-        routed = activation(key, difference, columns) >= memory.threshold
+        routed = _routed(key, difference, columns, memory)
         edited = output + _written(key, difference).astype(output.dtype)
         return jnp.where(routed[:, None, None], edited, output)
 
     return observe(params, config, tokens, positions, layer, change).states
+
+
+@partial(jax.jit, static_argnames=("config", "layer"))
+def wise_reaches(
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    columns: Int[Array, "B"],
+    memory: SideMemory,
+    layer: int,
+) -> Bool[Array, "B"]:
+    """Whether each prompt is answered with W'. Arguments: see `wise_states`."""
+    key = observe(params, config, tokens, positions, layer).key
+    return _routed(key, memory.down - down_projection(params, layer), columns, memory)
+
+
+def wise_params(params: Params, memory: SideMemory, layer: int) -> Params:
+    """The model with W' in W's place: what answers a prompt that activates the memory.
+
+    Raises:
+      InputError: the model has no such layer.
+    """
+    return stack_layers(with_down_projection(params, layer, memory.down))
+
+
+def _routed(
+    key: jax.Array, difference: jax.Array, columns: jax.Array, memory: SideMemory
+) -> jax.Array:
+    """[B] bool: which prompts activate the memory."""
+    return activation(key, difference, columns) >= memory.threshold
 
 
 @partial(jax.jit, donate_argnames="state", static_argnames=("config", "settings"))

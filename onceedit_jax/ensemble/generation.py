@@ -12,7 +12,7 @@ from onceedit_jax.decoding.answers import (
     View,
     checked_answers,
     fused_answers,
-    own_answers,
+    own_texts,
     trusted_answers,
 )
 from onceedit_jax.distributed.mesh import using
@@ -126,12 +126,7 @@ def answer_alone(
 
 def _own_texts(target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     """Answers of a target alone."""
-    texts: list[str] = []
-    for start in range(0, len(prompts), PROMPTS):
-        group = prompts[start : start + PROMPTS]
-        tokens = own_answers(target.writer, group, target.stops, max_new_tokens=max_new_tokens)
-        texts += target.texts(tokens)
-    return texts
+    return own_texts(target.writer, prompts, target.stops, max_new_tokens=max_new_tokens)
 
 
 @dataclasses.dataclass(frozen=True)

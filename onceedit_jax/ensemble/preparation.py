@@ -219,8 +219,7 @@ class PreparedTarget:
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Answers in tokens as texts."""
-        tokenizer = self.target.tokenizer
-        return [tokenizer.decode(answer, continuation=True).strip() for answer in answers]
+        return self.writer.texts(answers)
 
 
 def prepare_plugin(

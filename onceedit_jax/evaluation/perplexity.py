@@ -28,15 +28,42 @@ def perplexity(params: Params, config: ModelConfig, texts: Sequence[Sequence[int
     Raises:
       ValueError: no text has two tokens.
     """
-    rows = sorted((list(text) for text in texts if len(text) > 1), key=len)
-    if not rows:
+    rows = [list(text) for text in texts]
+    return perplexity_of(losses(params, config, rows), rows)
+
+
+def perplexity_of(summed: Float[np.ndarray, "texts"], texts: Sequence[Sequence[int]]) -> float:
+    """Perplexity from each text's summed loss, as `losses` gives it.
+
+    Raises:
+      ValueError: no text has two tokens.
+    """
+    count = sum(max(len(text) - 1, 0) for text in texts)
+    if not count:
         raise ValueError("perplexity: expected at least one text of two tokens or more")
-    losses = [
-        text_losses(params, config, *batch_of(rows[start : start + ROWS], largest=ROWS))
-        for start in range(0, len(rows), ROWS)
-    ]
-    total = float(np.sum([np.asarray(batch, np.float64).sum() for batch in losses]))
-    return float(np.exp(total / sum(len(row) - 1 for row in rows)))
+    return float(np.exp(summed.sum() / count))
+
+
+def losses(
+    params: Params, config: ModelConfig, texts: Sequence[Sequence[int]]
+) -> Float[np.ndarray, "texts"]:
+    """The loss of each text, summed over all tokens but the first: float64, nats.
+
+    Args:
+      params: the model's parameters.
+      config: its configuration.
+      texts: token ids of each text; the loss of one token is 0.
+    """
+    found = np.zeros(len(texts))
+    # Texts of similar length share a batch.
+    order = sorted(
+        (i for i, text in enumerate(texts) if len(text) > 1), key=lambda i: len(texts[i])
+    )
+    for start in range(0, len(order), ROWS):
+        chosen = order[start : start + ROWS]
+        batch = batch_of([list(texts[i]) for i in chosen], largest=ROWS)
+        found[chosen] = np.asarray(text_losses(params, config, *batch))[: len(chosen)]
+    return found
 
 
 @partial(jax.jit, static_argnames="config")

@@ -241,8 +241,8 @@ def trusted(plugin):
 def test_a_trusted_draft_is_the_answer_and_the_target_does_not_run(trusted, targets, monkeypatch):
     ensemble = Ensemble(trusted, targets, rule=fusion.draft(trust=True))
     prompts = [r.prompt for r in RECORDS]
-    for name in ("own_answers", "checked_answers"):
-        monkeypatch.setattr(generation, name, None)
+    monkeypatch.setattr(answers_module, "own_answers", None)
+    monkeypatch.setattr(generation, "checked_answers", None)
     for texts in ensemble.answers(prompts, max_new_tokens=24):
         assert texts == [r.target for r in RECORDS]
 

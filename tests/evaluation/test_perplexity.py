@@ -7,7 +7,8 @@ import pytest
 from onceedit_jax.data.loaders import load_records
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.evaluation.perplexity import perplexity
+from onceedit_jax.evaluation.perplexity import losses as text_losses_of
+from onceedit_jax.evaluation.perplexity import perplexity, perplexity_of
 from onceedit_jax.models.decoder import forward
 
 ROWS = [[5, 9, 2, 11, 7], [3, 4], [8, 1, 6], [12], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]]
@@ -26,6 +27,9 @@ def test_perplexity_is_the_exponential_of_the_mean_loss_of_all_tokens_but_the_fi
     assert value == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
     # It does not depend on which rows share a batch, nor on the width of that batch.
     assert perplexity(model.params, model.config, ROWS[::-1]) == pytest.approx(value, rel=1e-5)
+    summed = text_losses_of(model.params, model.config, ROWS)
+    assert summed[3] == 0 and np.sum(summed) == pytest.approx(np.sum(losses), rel=1e-4)
+    assert perplexity_of(summed[:2], ROWS[:2]) == pytest.approx(np.exp(np.mean(losses[:5])))
 
 
 def test_texts_without_a_second_token_raise(tiny_model):

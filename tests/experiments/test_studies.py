@@ -24,7 +24,7 @@ from onceedit_jax.errors import InputError
 
 SMOKE = Path(__file__).parent / "smoke"
 NAMES = sorted(path.stem for path in SMOKE.glob("*.yaml"))
-WITHOUT_FIGURE = {"quality", "single-target", "paper", "realworld"}
+WITHOUT_FIGURE = {"quality", "single-target", "paper", "realworld", "realworld-rivals"}
 ON_EIGHT_DEVICES = {"meshes"}  # no smoke run: tests/distributed does as much on tiny models
 
 
