@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
+from experiments.framework.separation import area
 from onceedit_jax.gates.registry import gate_by_name
 
 TITLE = "Gate calibration"
@@ -108,11 +109,6 @@ def split(alphas: Alphas) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Alphas of prompts that concern an edit, and of the others."""
     related = [a for name in RELATED for a in alphas[name]]
     return np.array(related), np.array([a for name in _others(alphas) for a in alphas[name]])
-
-
-def area(related: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Chance that a related prompt has the higher alpha, ties counted half."""
-    return float(np.mean(related[:, None] > others) + 0.5 * np.mean(related[:, None] == others))
 
 
 def histograms(figure: Any, by_kind: ByKind) -> None:

@@ -12,6 +12,7 @@ from experiments import realworld
 from experiments.framework import Cell, Experiment, Result, Results, Table, Workspace
 from experiments.framework.abilities import abilities, abilities_table
 from experiments.framework.definition import short
+from experiments.framework.gate_rows import untrained_plugin
 from experiments.framework.methods import (
     MethodsSetup,
     edit_target,
@@ -25,8 +26,6 @@ from experiments.framework.real_facts import Draw, draw
 from experiments.framework.systems import Mask, System, check_system, edited_alone, fused
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.edit import edit
-from onceedit_jax.editing.editor import Editor, EditorResult
 from onceedit_jax.editing.settings import EditSettings
 
 TITLE = "Real facts: rivals that edit every target, and other rules of fusion"
@@ -172,9 +171,7 @@ def _plugin(
 @lru_cache(maxsize=1)
 def _gate(workspace: Workspace, records: tuple[EditRecord, ...]) -> Any:
     """The gate `fact` of some edits: it reads the unedited plug-in, so nothing is edited."""
-    nothing = Editor("none", lambda state, params, config, inputs: EditorResult(params))
-    base = workspace.base(workspace.setup.plugin)
-    plugin = edit(*base, records, editor=nothing, mesh=workspace.mesh)
+    plugin = untrained_plugin(workspace, records)
     gate = plugin.fitted(plugin.default_gate)
 
     def opens(prompts: Sequence[str]) -> Mask:

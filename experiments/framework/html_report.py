@@ -102,9 +102,12 @@ def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             prompt = prompts.get((row["record"], row["metric"]), "")
+            # Where a gate alone is measured no target has answered.
+            answered = (row.get(key) for key in ("before", "after"))
+            target, mode = (row.get(key, "") for key in ("target", "mode"))
             yield [
-                place.name, cell, rule.get(row["target"], ""), row["target"], row["mode"],
-                row["metric"], row["record"], prompt, row["alpha"], row["before"], row["after"],
+                place.name, cell, rule.get(target, ""), target, mode, row["metric"], row["record"],
+                prompt, row["alpha"], *answered,
             ]  # fmt: skip
 
 
