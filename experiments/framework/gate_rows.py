@@ -20,7 +20,9 @@ from onceedit_jax.evaluation.probes import Probe, columns
 from onceedit_jax.gates.fact import THRESHOLD
 
 Row = Mapping[str, Any]  # what the gates say of one prompt, see `ask`
-Shares = Mapping[str, Mapping[str, float]]  # by kind of prompt, the fields of a `Column`
+Shares = Mapping[
+    str, Mapping[str, float]
+]  # by kind of prompt, value, low, high and probes as of a `Column`
 
 UNCHANGED = Editor("unchanged", lambda state, params, config, inputs: EditorResult(params))
 OPENS: Mapping[str, Callable[[Row], float]] = {
@@ -82,7 +84,15 @@ def shares(rows: Sequence[Row], opens: Callable[[Row], float], seed: int) -> Sha
     """By kind of prompt the mean over facts of what `opens` says, with its interval."""
     probes = [Probe(row["metric"], row["record"], "", "") for row in rows]
     found = columns(probes, [{"right": opens(row)} for row in rows], seed=seed)
-    return {kind: vars(column) for kind, column in found.items()}
+    return {
+        kind: {
+            "value": column.value,
+            "low": column.low,
+            "high": column.high,
+            "probes": column.probes,
+        }
+        for kind, column in found.items()
+    }
 
 
 def alphas_of(
