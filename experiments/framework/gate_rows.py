@@ -20,9 +20,8 @@ from onceedit_jax.evaluation.probes import Probe, columns
 from onceedit_jax.gates.fact import THRESHOLD
 
 Row = Mapping[str, Any]  # what the gates say of one prompt, see `ask`
-Shares = Mapping[
-    str, Mapping[str, float]
-]  # by kind of prompt, value, low, high and probes as of a `Column`
+# By kind of prompt: value, low, high and probes, as of a `Column`.
+Shares = Mapping[str, Mapping[str, float]]
 
 UNCHANGED = Editor("unchanged", lambda state, params, config, inputs: EditorResult(params))
 OPENS: Mapping[str, Callable[[Row], float]] = {
