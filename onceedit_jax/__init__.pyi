@@ -38,6 +38,7 @@ from .ensemble.generation import Answers as Answers
 from .ensemble.generation import answer as answer
 from .ensemble.generation import answer_alone as answer_alone
 from .ensemble.generation import generate as generate
+from .ensemble.hops import Hop as Hop
 from .ensemble.paraphrasing import paraphrases_by as paraphrases_by
 from .ensemble.preparation import PreparedPlugin as PreparedPlugin
 from .ensemble.preparation import PreparedTarget as PreparedTarget
@@ -64,6 +65,9 @@ from .evaluation.probes import Column as Column
 from .evaluation.probes import Probe as Probe
 from .evaluation.protocol import Evaluation as Evaluation
 from .evaluation.protocol import evaluate as evaluate
+from .evaluation.rule_choice import RuleChoice as RuleChoice
+from .evaluation.rule_choice import choose_rule as choose_rule
+from .evaluation.rule_choice import choose_rules as choose_rules
 from .fusion.mixing import fuse as fuse
 from .fusion.mixing import fuse_vocabulary as fuse_vocabulary
 from .fusion.mixing import fused_anchor as fused_anchor

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from onceedit_jax.cli.rules import RuleOptions, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, on_choice, rule_and_gate
 from onceedit_jax.evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def evaluate(options: Annotated[EvaluationOptions, arg(name="")], rule: RuleOpti
             rule=fusion_rule,
             gate=gate,
             on_block=on_block,
+            on_choice=on_choice(rule),
             on_records=on_records,
         )
     if report is None:

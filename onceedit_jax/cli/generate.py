@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from onceedit_jax.cli.rules import RuleOptions, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, on_choice, rule_and_gate
 from onceedit_jax.evaluation.options import EnsembleOptions
 
 if TYPE_CHECKING:
     from onceedit_jax.ensemble import Answers, Ensemble
+    from onceedit_jax.ensemble.hops import Hop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,14 @@ def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOption
             gate=gate,
             chat=None if options.chat else False,
             on_block=on_block,
+            on_choice=on_choice(rule),
         )
     groups = -(-len(options.prompt) // PROMPTS)
     ensemble = ensemble.unrolled_for(groups * options.max_new_tokens)
     answers = ensemble.generate(options.prompt, max_new_tokens=options.max_new_tokens)
     print_answers(options.prompt, [target.name for target in ensemble.targets], answers)
     if options.explain:
-        print_findings(ensemble, options.prompt)
+        print_findings(ensemble, options.prompt, answers.hops)
 
 
 def print_answers(prompts: Sequence[str], targets: Sequence[str], answers: "Answers") -> None:
@@ -79,14 +81,31 @@ def print_answers(prompts: Sequence[str], targets: Sequence[str], answers: "Answ
     out.print(table)
 
 
-def print_findings(ensemble: "Ensemble", prompts: Sequence[str]) -> None:
-    """Print which edits' subjects each prompt names, and how likely each edit is asked for."""
+def print_findings(
+    ensemble: "Ensemble", prompts: Sequence[str], hops: "Sequence[Sequence[Hop]]"
+) -> None:
+    """Print which edits' subjects each prompt names, and how likely each edit is asked for.
+
+    Args:
+      ensemble: the ensemble.
+      prompts: the prompts.
+      hops: of each, the phrases that gave way to the answers of edits; what the last of them left
+        is explained.
+    """
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.explanation import explain
 
     entries, threshold = ensemble.plugin.info.edits, ensemble.threshold
-    for prompt, findings in zip(prompts, explain(ensemble.plugin, prompts), strict=True):
+    asked = [each[-1].text if each else prompt for prompt, each in zip(prompts, hops, strict=True)]
+    explained = explain(ensemble.plugin, asked)
+    for prompt, each, findings in zip(prompts, hops, explained, strict=True):
         out.print(prompt, markup=False)
+        for hop in each:
+            out.print(
+                f"  {hop.phrase!r} asks for edit {hop.edit + 1} (likeness {hop.likeness:.2f}); "
+                f"asked instead: {hop.text}",
+                markup=False,
+            )
         if not findings:
             out.print("  names the subject of no edit: the gate is shut")
         for finding in findings:

@@ -1,14 +1,17 @@
 """The fusion rule and the gate, from their names on the command line to their values."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from onceedit_jax.cli.flags import settings_flags, typed
+from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.settings import RULE_SETTINGS
 
 if TYPE_CHECKING:
+    from onceedit_jax.evaluation.rule_choice import RuleChoice
     from onceedit_jax.fusion.types import FusionRule
     from onceedit_jax.gates.types import Gate
 
@@ -19,16 +22,19 @@ else:
     )
 
 
+AUTO = "auto"
+
+
 @dataclasses.dataclass(frozen=True)
 class RuleOptions:
     """How plug-in and target are fused.
 
     Attributes:
-      rule: the fusion rule: draft, vocabulary, relative, deepen or context; None takes the
-        artifact's.
+      rule: the fusion rule: draft, vocabulary, relative, deepen or context; auto, which gives each
+        target context or draft by a probe of ten facts; None takes the artifact's.
       gate: where alpha comes from: fact, both, token (the paper's), memory or fixed; None takes
-        token for the rule relative, fixed for deepen, fact for context, and for the others fact
-        too (both, if the plug-in was edited without a relation head).
+        token for the rule relative, fixed for deepen, fact for context and auto, and for the
+        others fact too (both, if the plug-in was edited without a relation head).
       fixed_alpha: alpha of the gate fixed; None takes 0.5.
       settings: settings of single rules; a rule refuses those of the others.
     """
@@ -41,8 +47,12 @@ class RuleOptions:
     )
 
 
-def rule_and_gate(options: RuleOptions, artifact_rule: str) -> "tuple[FusionRule, Gate | None]":
-    """The values that the names stand for; None for the plug-in's default gate.
+def rule_and_gate(
+    options: RuleOptions, artifact_rule: str
+) -> "tuple[FusionRule | None, Gate | None]":
+    """The values that the names stand for.
+
+    None for the plug-in's default gate, and for the rule auto, which is several.
 
     Args:
       options: names and settings as they are typed.
@@ -56,8 +66,22 @@ def rule_and_gate(options: RuleOptions, artifact_rule: str) -> "tuple[FusionRule
     from onceedit_jax.gates.registry import gate_by_name
 
     name = options.rule or artifact_rule
+    if name == AUTO:
+        if settings := typed(options.settings):
+            raise InputError(
+                f"fusion rule auto: no setting {next(iter(settings))}; it has no settings. Leave "
+                "it out, or choose another rule"
+            )
+        return None, gate_by_name(options.gate or "fact", fixed_alpha=options.fixed_alpha)
     rule = rule_by_name(name, typed(options.settings))
     gate = options.gate or named_rule(name).gate
     if gate is None and options.fixed_alpha is None:
         return rule, None
     return rule, gate_by_name(gate or "fact", fixed_alpha=options.fixed_alpha)
+
+
+def on_choice(options: RuleOptions) -> "Callable[[RuleChoice], None] | None":
+    """What prints the rule of each target where the rule auto chooses it, else None."""
+    from onceedit_jax.cli.console import note
+
+    return (lambda choice: note(str(choice))) if options.rule == AUTO else None

@@ -146,7 +146,7 @@ def demo_path(name: str) -> Path:
 
     Args:
         name: "demo_edits.jsonl", "demo_questions.jsonl", "demo_unrelated.json",
-            "neutral_texts.json", "reference_texts.json", "relations.yaml" or
+            "neutral_texts.json", "probe_facts.jsonl", "reference_texts.json", "relations.yaml" or
             "simple_facts.jsonl".
 
     Raises:

@@ -77,7 +77,7 @@ def decide_all(
     """`decide` for any number of texts, on the host, in chunks of the rule's batch size."""
     nothing = np.zeros(0, np.int32)
     own, fused, losses = [nothing], [nothing], []
-    size = plugin.rule.batch_size
+    size = target.rule.batch_size
     for start in range(0, len(alphas), size):
         rows = slice(start, start + size)
         count = len(alphas[rows])
@@ -88,7 +88,7 @@ def decide_all(
             {name: padded(plugin.mesh, array[rows]) for name, array in view.items()},
             padded(plugin.mesh, target_states[rows]),
             padded(plugin.mesh, alphas[rows]),
-            rule=plugin.rule,
+            rule=target.rule,
             plugin_config=plugin.plugin.config,
             target_config=target.target.model.config,
         )

@@ -37,9 +37,10 @@ class Ensemble:
         plugin: EditedPlugin,
         targets: Sequence[Target],
         *,
-        rule: FusionRule | None = None,
+        rule: FusionRule | Sequence[FusionRule] | None = None,
         gate: Gate | FittedGate | None = None,
         alpha_threshold: float | None = None,
+        hops: int = 0,
         states: Sequence[Any] | None = None,
         unrolled: bool = False,
         chat: bool | None = None,
@@ -52,10 +53,12 @@ class Ensemble:
         Args:
           plugin: the edited plug-in.
           targets: the LLMs to answer with the new facts.
-          rule: the fusion rule (default: `fusion.draft()`).
+          rule: the fusion rule (default: `fusion.draft()`), or one for each target.
           gate: the gate, fitted or not (default: the plug-in's `default_gate`).
           alpha_threshold: below it a target answers by itself, and the plug-in's steps are skipped
             (default: the gate's; 0 fuses wherever alpha is above 0, as the paper does).
+          hops: how many inner phrases of a question may give way to the answers of edits, as in
+            "the capital of X's country". It needs the gate `fact`.
           states: the rule's state for each pair, prepared elsewhere.
           unrolled: decode with unstacked layers: steps are faster and compilation is slower, so it
             is for a process that answers many prompts.
@@ -67,22 +70,26 @@ class Ensemble:
           on_block: called with (model name, blocks done, all blocks) while tables are built.
 
         Raises:
-          InputError: no targets, the same target twice, a number of states that differs from that
-            of the targets, a rule and a gate that do not fit together, or chat for a target
-            without a chat template.
+          InputError: no targets, the same target twice, a number of states or of rules that differs
+            from that of the targets, a rule and a gate that do not fit together, or chat for a
+            target without a chat template.
         """
         if not targets:
             raise InputError("no targets given: expected at least one target LLM")
         if states is not None and len(states) != len(targets):
             raise InputError(f"{len(states)} states for {len(targets)} targets: give one for each")
+        rules = [rule] * len(targets) if rule is None or isinstance(rule, FusionRule) else [*rule]
+        if len(rules) != len(targets):
+            raise InputError(f"{len(rules)} rules for {len(targets)} targets: give one for each")
         targets = with_distinct_names(targets)
         self.chat: bool | None = _chosen(chat, system)
         self.system: str | None = system
         self.prepared_plugin = prepare_plugin(
             plugin,
-            rule=rule,
+            rule=rules[0],
             gate=gate,
             alpha_threshold=alpha_threshold,
+            hops=hops,
             mesh=mesh,
             unrolled=unrolled,
             on_block=on_block,
@@ -91,6 +98,7 @@ class Ensemble:
             prepare_target(
                 self.prepared_plugin,
                 target,
+                rule=rules[i],
                 state=None if states is None else states[i],
                 unrolled=unrolled,
                 chat=self.chat,
@@ -112,8 +120,13 @@ class Ensemble:
 
     @property
     def rule(self) -> FusionRule:
-        """The fusion rule."""
+        """The fusion rule; the first target's where they differ."""
         return self.prepared_plugin.rule
+
+    @property
+    def rules(self) -> list[FusionRule]:
+        """The fusion rule of each target."""
+        return [prepared.rule for prepared in self.prepared]
 
     @property
     def gate(self) -> FittedGate:
@@ -124,6 +137,11 @@ class Ensemble:
     def threshold(self) -> float:
         """Alphas below it count as 0."""
         return self.prepared_plugin.threshold
+
+    @property
+    def hops(self) -> int:
+        """How many inner phrases of a question may give way to the answers of edits."""
+        return self.prepared_plugin.hops
 
     @property
     def mesh(self) -> Mesh:

@@ -17,6 +17,7 @@ from onceedit_jax.decoding.answers import (
 )
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
+from onceedit_jax.ensemble.hops import Hop, follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.types import NOTHING
@@ -30,17 +31,19 @@ class Answers:
     """Greedy answers to N prompts.
 
     Attributes:
-      alphas: `[N]`.
+      alphas: `[N]`; of a prompt with hops, after them.
       edits: `[N]` int32, the place of the edit that each prompt asks for; -1 for none, and where
         the gate does not know or was not asked.
       before: for each target, its N texts without the plug-in.
       after: for each target, its N texts with it.
+      hops: of each prompt, the phrases of it that gave way to the answers of edits.
     """
 
     alphas: Alphas
     edits: Int[np.ndarray, "prompts"]
     before: list[list[str]]
     after: list[list[str]]
+    hops: list[list[Hop]] = dataclasses.field(default_factory=list)
 
 
 def generate(
@@ -64,7 +67,8 @@ def generate(
         `{"role": "user", "content": "Who?"}`, the user's last: the target reads all of it, the gate
         and the plug-in read the last message.
       max_new_tokens: longest answer.
-      alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate).
+      alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate). With given alphas
+        no hop is taken.
 
     Raises:
       InputError: a prompt is empty, a conversation of several turns for a target that is not asked
@@ -73,14 +77,20 @@ def generate(
     before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        asked = _Asked.of(plugin, prompts, alphas)
+        asked = _Asked.of(plugin, targets, prompts, alphas)
         after, active = [], asked.active
         for target, texts in zip(targets, before, strict=True):
             fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
+            anew = asked.prompts_at(~active & asked.changed)
+            alone = iter(_own_texts(target, anew, max_new_tokens))
             after.append(
-                [next(fused) if a else text for a, text in zip(active, texts, strict=True)]
+                [
+                    next(fused) if speaks else next(alone) if changed else text
+                    for speaks, changed, text in zip(active, asked.changed, texts, strict=True)
+                ]
             )
-    return Answers(asked.alphas, np.where(active, asked.edits, NOTHING), before, after)
+    edits = np.where(active, asked.edits, NOTHING)
+    return Answers(asked.alphas, edits, before, after, asked.hops)
 
 
 def answer(
@@ -98,9 +108,9 @@ def answer(
     _check(prompts, max_new_tokens)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        asked = _Asked.of(plugin, prompts, alphas)
+        asked = _Asked.of(plugin, targets, prompts, alphas)
         active, answers = asked.active, []
-        rest = [prompts[i] for i in np.flatnonzero(~active).tolist()]
+        rest = asked.prompts_at(~active)
         for target in targets:
             fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
             alone = iter(_own_texts(target, rest, max_new_tokens))
@@ -134,43 +144,58 @@ class _Asked:
     """Prompts, and what the gate says of them.
 
     Attributes:
-      prompts: as the plug-in reads them.
-      told: as the targets read them.
+      prompts: as the plug-in reads them, after their hops.
+      hops: of each.
       alphas: of each.
       edits: the place of the edit that each asks for.
       active: those that are fused.
     """
 
     prompts: Sequence[Prompt]
-    told: Sequence[Prompt]
+    hops: list[list[Hop]]
     alphas: Alphas
     edits: Int[np.ndarray, "prompts"]
     active: Bool[np.ndarray, "prompts"]
 
     @classmethod
     def of(
-        cls, plugin: PreparedPlugin, prompts: Sequence[Prompt], alphas: Alphas | None
+        cls,
+        plugin: PreparedPlugin,
+        targets: Sequence[PreparedTarget],
+        prompts: Sequence[Prompt],
+        alphas: Alphas | None,
     ) -> "_Asked":
-        alphas, edits = plugin.judged(prompts, alphas)
-        return cls(prompts, plugin.told(prompts, edits), alphas, edits, plugin.active(alphas))
+        hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
+        prompts = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
+        alphas, edits = plugin.judged(prompts, alphas, targets)
+        return cls(prompts, hops, alphas, edits, plugin.active(alphas))
+
+    @property
+    def changed(self) -> Bool[np.ndarray, "prompts"]:
+        """Prompts with hops."""
+        return np.array([bool(hops) for hops in self.hops], bool)
+
+    def prompts_at(self, chosen: Bool[np.ndarray, "prompts"]) -> list[Prompt]:
+        """Some of the prompts."""
+        return [self.prompts[i] for i in np.flatnonzero(chosen).tolist()]
 
 
 def _fused_texts(
     plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
 ) -> list[str]:
     """Fused answers of a target to the active prompts among all, in their order."""
-    if plugin.rule.reads == "nothing":
-        told = [asked.told[i] for i in np.flatnonzero(asked.active).tolist()]
+    if target.rule.reads == "nothing":
+        told = plugin.told(target.rule, asked.prompts_at(asked.active), asked.edits[asked.active])
         return _own_texts(target, told, max_new_tokens)
     texts: dict[int, str] = {}
-    trusted = np.flatnonzero(asked.active & plugin.trusted(asked.alphas)).tolist()
+    trusted = np.flatnonzero(asked.active & plugin.trusted(target.rule, asked.alphas)).tolist()
     if trusted:
         group = [asked.prompts[i] for i in trusted]
         reader = target.reader(plugin, group)
         drafts = trusted_answers(target.format, len(group), reader, max_new_tokens=max_new_tokens)
         texts.update(zip(trusted, target.texts(drafts), strict=True))
     chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in texts]
-    write = _checked if plugin.rule.reads == "draft" else _token_by_token
+    write = _checked if target.rule.reads == "draft" else _token_by_token
     for start in range(0, len(chosen), PROMPTS):
         places = chosen[start : start + PROMPTS]
         tokens = write(plugin, target, asked, places, max_new_tokens)
@@ -192,7 +217,7 @@ def _token_by_token(
         [asked.prompts[i] for i in places],
         asked.alphas[places],
         target.stops,
-        plugin.rule,
+        target.rule,
         target.state,
         target.spelling,
         max_new_tokens=max_new_tokens,
@@ -213,7 +238,7 @@ def _checked(
         return np.asarray(decide_all(plugin, target, view, states, alphas[rows]).fused)
 
     reader = target.reader(plugin, [asked.prompts[i] for i in places])
-    told = [asked.told[i] for i in places]
+    told = plugin.told(target.rule, [asked.prompts[i] for i in places], asked.edits[places])
     return checked_answers(target.writer, told, reader, next_tokens, max_new_tokens=max_new_tokens)
 
 

@@ -52,7 +52,7 @@ class PreparedPlugin:
 
     Attributes:
       plugin: the plug-in.
-      rule: the fusion rule.
+      rule: the fusion rule of targets that are prepared without one of their own.
       gate: the gate, fitted to this plug-in.
       threshold: alphas below it count as 0: the target answers by itself.
       mesh: the devices.
@@ -60,6 +60,7 @@ class PreparedPlugin:
       decoding_params: its parameters in the layout that it decodes with.
       drafter: makes and remembers its drafts.
       reader: reads prompts for the gate.
+      hops: how many inner phrases of a question may give way to the answers of edits.
     """
 
     plugin: EditedPlugin
@@ -71,6 +72,7 @@ class PreparedPlugin:
     decoding_params: Any
     drafter: Drafter
     reader: PromptReader
+    hops: int = 0
 
     @property
     def writer(self) -> Writer:
@@ -100,25 +102,31 @@ class PreparedPlugin:
         return self.verdicts(prompts).alphas
 
     def judged(
-        self, prompts: Sequence[Prompt], alphas: Float[np.ndarray, "batch"] | None
+        self,
+        prompts: Sequence[Prompt],
+        alphas: Float[np.ndarray, "batch"] | None,
+        targets: Sequence["PreparedTarget"],
     ) -> Verdicts:
         """The gate's verdicts, with given alphas in place of its own.
 
-        With given alphas the gate is asked only if the rule tells targets the edit.
+        With given alphas the gate is asked only if a target's rule tells it the edit.
         """
-        if alphas is not None and self.rule.tells is None:
+        if alphas is not None and all(target.rule.tells is None for target in targets):
             return Verdicts(alphas, np.full(len(prompts), NOTHING, np.int32))
         verdicts = self.verdicts(prompts)
         return verdicts if alphas is None else verdicts._replace(alphas=alphas)
 
-    def told(self, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]) -> list[Prompt]:
-        """The prompts as targets read them: after the edit that each asks for, if the rule tells.
+    def told(
+        self, rule: FusionRule, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]
+    ) -> list[Prompt]:
+        """The prompts as a target reads them: after the edit that each asks for, if the rule tells.
 
         Args:
+          rule: the target's rule.
           prompts: N texts or conversations.
           edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
         """
-        tells, entries = self.rule.tells, self.plugin.info.edits
+        tells, entries = rule.tells, self.plugin.info.edits
         if tells is None:
             return list(prompts)
         return [
@@ -130,9 +138,11 @@ class PreparedPlugin:
         """Prompts that are fused; the target answers all others by itself."""
         return np.asarray(apply_threshold(jnp.asarray(alphas), self.threshold)) > 0
 
-    def trusted(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
+    def trusted(
+        self, rule: FusionRule, alphas: Float[np.ndarray, "batch"]
+    ) -> Bool[np.ndarray, "batch"]:
         """Where a draft is the answer, unchecked."""
-        if not self.rule.unchecked:
+        if not rule.unchecked:
             return np.zeros(len(alphas), bool)
         assert self.gate.trust_threshold is not None
         return alphas >= self.gate.trust_threshold
@@ -144,6 +154,7 @@ class PreparedTarget:
 
     Attributes:
       target: the target.
+      rule: its fusion rule.
       state: the rule's state for this pair.
       health: of the plug-in's and the target's relative tables; None where the rule has none or
         the state was given.
@@ -155,6 +166,7 @@ class PreparedTarget:
     """
 
     target: Target
+    rule: FusionRule
     state: Any
     health: tuple[TransferHealth, TransferHealth] | None
     format: PromptFormat
@@ -228,6 +240,7 @@ def prepare_plugin(
     rule: FusionRule | None = None,
     gate: Gate | FittedGate | None = None,
     alpha_threshold: float | None = None,
+    hops: int = 0,
     mesh: Mesh | None = None,
     unrolled: bool = False,
     on_block: OnBlock = lambda what, done, total: None,
@@ -240,13 +253,14 @@ def prepare_plugin(
       gate: the gate, fitted or not (default: the plug-in's `default_gate`).
       alpha_threshold: below it a target answers by itself, and the plug-in's steps are skipped
         (default: the gate's; 0 fuses wherever alpha is above 0, as the paper does).
+      hops: how many inner phrases of a question may give way to the answers of edits.
       mesh: the devices (default: all of them share the rows of a batch).
       unrolled: decode with unstacked layers: faster steps, slower compilation.
       on_block: called while tables are built, see `ModelSide`.
 
     Raises:
-      InputError: a threshold that is not a weight, or a rule that trusts drafts with a gate whose
-        alpha does not depend on the prompt.
+      InputError: a threshold that is not a weight, a number of hops below 0, or a rule or hops that
+        need what the gate does not give.
     """
     rule = draft() if rule is None else rule
     gate = plugin.default_gate if gate is None else gate
@@ -254,15 +268,11 @@ def prepare_plugin(
     threshold = fitted.threshold if alpha_threshold is None else alpha_threshold
     if not 0 <= threshold <= 1:
         raise InputError(f"alpha_threshold={threshold}: expected a weight from 0 to 1")
-    if rule.unchecked and fitted.trust_threshold is None:
+    _check_rule(rule, fitted)
+    if hops < 0 or (hops and "relation" not in fitted.gate.reads):
         raise InputError(
-            f"the rule {rule.name} trusts a draft where alpha is high, and the gate {fitted.name} "
-            "gives every prompt the same alpha; use another gate, or a rule that checks drafts"
-        )
-    if rule.tells is not None and fitted.gate.means is None:
-        raise InputError(
-            f"the rule {rule.name} tells a target the edit that a prompt asks for, and the gate "
-            f"{fitted.name} does not know which one it is; use the gate fact"
+            f"hops={hops} with the gate {fitted.name}: expected 0, or 1 or more with the gate "
+            "fact, which knows what a phrase asks for"
         )
     mesh = data_mesh() if mesh is None else mesh
     side = ModelSide.of_plugin(plugin, on_block)
@@ -280,7 +290,22 @@ def prepare_plugin(
         params,
         Drafter(params, spread.config, plugin.tokenizer),
         _reader(mesh, plugin, spread),
+        hops,
     )
+
+
+def _check_rule(rule: FusionRule, gate: FittedGate) -> None:
+    """Refuse a rule that needs what a gate does not give."""
+    if rule.unchecked and gate.trust_threshold is None:
+        raise InputError(
+            f"the rule {rule.name} trusts a draft where alpha is high, and the gate {gate.name} "
+            "gives every prompt the same alpha; use another gate, or a rule that checks drafts"
+        )
+    if rule.tells is not None and gate.gate.means is None:
+        raise InputError(
+            f"the rule {rule.name} tells a target the edit that a prompt asks for, and the gate "
+            f"{gate.name} does not know which one it is; use the gate fact"
+        )
 
 
 def _reader(mesh: Mesh, plugin: EditedPlugin, spread: EditedPlugin) -> PromptReader:
@@ -295,6 +320,7 @@ def prepare_target(
     plugin: PreparedPlugin,
     target: Target,
     *,
+    rule: FusionRule | None = None,
     state: Any = None,
     unrolled: bool = False,
     chat: bool | None = None,
@@ -306,6 +332,7 @@ def prepare_target(
     Args:
       plugin: the prepared plug-in.
       target: the target.
+      rule: its fusion rule (default: the plug-in's).
       state: the rule's state for this pair, prepared elsewhere (default: prepared here).
       unrolled: decode with unstacked layers.
       chat: ask the target in chat (True) or in plain text (False); None asks it in chat if it has a
@@ -314,20 +341,24 @@ def prepare_target(
       on_block: called while tables are built, see `ModelSide`.
 
     Raises:
-      InputError: chat or a system prompt for a target without a chat template.
+      InputError: chat or a system prompt for a target without a chat template, or a rule that does
+        not fit the plug-in's gate.
     """
+    rule = plugin.rule if rule is None else rule
+    _check_rule(rule, plugin.gate)
     form = prompt_format(target.tokenizer, chat=chat, system=system, name=target.name)
     health = None
     if state is None:
         sides = plugin.side, ModelSide.of_model(target, on_block)
         sides[0].health = None
-        state = plugin.rule.prepare(*sides)
+        state = rule.prepare(*sides)
         if sides[0].health is not None and sides[1].health is not None:
             health = sides[0].health, sides[1].health
     spread = dataclasses.replace(target, model=_spread(plugin.mesh, target.model))
     params = spread.model.params
     return PreparedTarget(
         spread,
+        rule,
         placed(plugin.mesh, state),
         health,
         form,

@@ -11,9 +11,10 @@ from onceedit_jax.decoding.answers import View
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
+from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.gates.types import NOTHING
-from onceedit_jax.text.prompts import Prompt, check_prompts
+from onceedit_jax.text.prompts import Prompt, check_prompts, plain_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,8 @@ def score(
       plugin: the prepared plug-in.
       targets: targets prepared for it.
       pairs: N prompts with their answers.
-      alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate).
+      alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate). With given alphas
+        no hop is taken.
 
     Raises:
       InputError: a prompt is empty.
@@ -74,24 +76,20 @@ def score(
     check_prompts(prompts)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        alphas, edits = plugin.judged(prompts, alphas)
+        hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
+        asked = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
+        alphas, edits = plugin.judged(asked, alphas, targets)
         active = plugin.active(alphas)
+        named, weights = np.where(active, edits, NOTHING), np.where(active, alphas, 0)
+        moved = active | np.array([bool(each) for each in hops], bool)
         texts = [[_Text.of(pair, target) for pair in pairs] for target in targets]
-        views: list[View]
-        if plugin.rule.reads == "nothing":
-            views = [{} for _ in targets]
-        elif plugin.rule.reads == "draft":
-            views = [
-                _drafted(plugin, target, pairs, own, active)
-                for target, own in zip(targets, texts, strict=True)
-            ]
-        else:
-            views = _states(plugin, targets, pairs, texts, active)
-        told = plugin.told(prompts, np.where(active, edits, NOTHING))
-        scored = [
-            _scored(plugin, target, own, told, view, alphas, active)
-            for target, own, view in zip(targets, texts, views, strict=True)
-        ]
+        views = _views(plugin, targets, asked, texts, moved)
+        scored = []
+        for target, own, view in zip(targets, texts, views, strict=True):
+            told = (
+                plugin.told(target.rule, asked, named) if target.rule.tells or any(hops) else None
+            )
+            scored.append(_scored(plugin, target, own, told, view, weights, moved))
     return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
 
 
@@ -127,20 +125,23 @@ def _scored(
     plugin: PreparedPlugin,
     target: PreparedTarget,
     texts: Sequence[_Text],
-    told: Sequence[Prompt],
+    told: Sequence[Prompt] | None,
     view: View,
     alphas: Float[np.ndarray, "texts"],
     active: Bool[np.ndarray, "texts"],
 ) -> tuple[list[TokenScores], Float[np.ndarray, "decisions steps_and_start"] | None]:
-    """A target on its texts, and its search's loss at each decision and step."""
+    """A target on its texts, and its search's loss at each decision and step.
+
+    `told` is what it reads in place of its prompts where it is fused; None for the same prompts.
+    """
     counts = [len(text.answer) for text in texts]
     model = target.target.model
     states = states_after(model.params, model.config, _prefixes(texts))
     fused = np.repeat(active, counts)
     # A trusted draft is taken as it is: its weight is 1.
-    weights = np.repeat(np.where(plugin.trusted(alphas), 1, alphas), counts)
+    weights = np.repeat(np.where(plugin.trusted(target.rule, alphas), 1, alphas), counts)
     after_telling = states[fused]
-    if plugin.rule.tells is not None:
+    if told is not None:
         after_told = [
             text.told(target, prompt)
             for text, prompt, speaks in zip(texts, told, active, strict=True)
@@ -148,12 +149,12 @@ def _scored(
         ]
         after_telling = states_after(model.params, model.config, _prefixes(after_told))
     decided = decide_all(plugin, target, view, after_telling, weights[fused])
-    # A target that is told nothing has read the same, and its own token is known.
-    untold = ~fused if plugin.rule.tells is None else np.ones(len(states), bool)
+    # A target that has read the same has decided already, and its own token is known.
+    untold = ~fused if told is None else np.ones(len(states), bool)
     before = np.zeros(len(states), np.int32)
     before[fused] = decided.own
     before[untold] = tokens_after(
-        model.params, model.config, states[untold], chunk=plugin.rule.batch_size
+        model.params, model.config, states[untold], chunk=target.rule.batch_size
     )
     after = before.copy()
     after[fused] = decided.fused
@@ -165,10 +166,31 @@ def _scored(
     return tokens, decided.losses
 
 
+def _views(
+    plugin: PreparedPlugin,
+    targets: Sequence[PreparedTarget],
+    prompts: Sequence[Prompt],
+    texts: Sequence[Sequence[_Text]],
+    active: Bool[np.ndarray, "texts"],
+) -> list[View]:
+    """What the plug-in contributes for each target, as the target's rule reads it."""
+    views: list[View] = [{} for _ in targets]
+    reads_logits = [t for t, target in enumerate(targets) if target.rule.reads == "logits"]
+    own = [targets[t] for t in reads_logits], [texts[t] for t in reads_logits]
+    if reads_logits:
+        states = _states(plugin, own[0], prompts, own[1], active)
+        for t, view in zip(reads_logits, states, strict=True):
+            views[t] = view
+    for t, target in enumerate(targets):
+        if target.rule.reads == "draft":
+            views[t] = _drafted(plugin, target, prompts, texts[t], active)
+    return views
+
+
 def _states(
     plugin: PreparedPlugin,
     targets: Sequence[PreparedTarget],
-    pairs: Sequence[Pair],
+    prompts: Sequence[Prompt],
     texts: Sequence[Sequence[_Text]],
     active: Bool[np.ndarray, "texts"],
 ) -> list[View]:
@@ -178,7 +200,7 @@ def _states(
     for target, target_texts in zip(targets, texts, strict=True):
         before = len(prefixes)
         for i in np.flatnonzero(active).tolist():
-            text, prompt = target_texts[i], pairs[i].prompt
+            text, prompt = target_texts[i], plain_text(prompts[i])
             for end in range(text.start, len(text.tokens)):
                 prefixes.append(tuple(target.bridge.cross(prompt, text.tokens[text.start : end])))
         counts.append(len(prefixes) - before)
@@ -190,7 +212,7 @@ def _states(
 def _drafted(
     plugin: PreparedPlugin,
     target: PreparedTarget,
-    pairs: Sequence[Pair],
+    prompts: Sequence[Prompt],
     texts: Sequence[_Text],
     active: Bool[np.ndarray, "texts"],
 ) -> View:
@@ -199,7 +221,7 @@ def _drafted(
     if not chosen:
         return {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
     answers = [texts[i].answer for i in chosen]
-    reader = target.reader(plugin, [pairs[i].prompt for i in chosen], whole=False)
+    reader = target.reader(plugin, [prompts[i] for i in chosen], whole=False)
     # All texts go on together, so that drafts are made in whole batches.
     steps = [
         reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from onceedit_jax.ensemble.ensemble import Ensemble
+from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.evaluation.probes import Column, Probe, columns, score_probe
 
 SHORT, LONG = 20, 80  # tokens of an answer; LONG for columns that ask for several sentences
@@ -52,18 +53,21 @@ def check(
     ]
     after: list[list[str]] = [[""] * len(probes) for _ in ensemble.targets]
     compared = range(len(probes)) if compared is None else compared
-    verdicts = ensemble.prepared_plugin.verdicts([probe.prompt for probe in probes])
+    prompts = [probe.prompt for probe in probes]
+    hops = follow(ensemble.prepared_plugin, prompts)
+    verdicts = ensemble.prepared_plugin.verdicts(list(map(rewritten, prompts, hops)))
     active = ensemble.prepared_plugin.active(verdicts.alphas)
+    anew = active | np.array([bool(each) for each in hops], bool)
     for kind, tokens in ((False, SHORT), (True, LONG)):
         places = [i for i, probe in enumerate(probes) if (probe.column in LONG_COLUMNS) == kind]
-        # Only questions that open the gate can be answered otherwise than before.
-        alone = [i for i in places if not active[i] or i in compared]
-        fused = [i for i in places if active[i]]
+        # Only questions that open the gate, or with hops, can be answered otherwise than before.
+        alone = [i for i in places if not anew[i] or i in compared]
+        fused = [i for i in places if anew[i]]
         if known is None:
             _ask(ensemble.answers_alone, probes, alone, tokens, into=before)
         _ask(ensemble.answers, probes, fused, tokens, into=after)
     for old, new in zip(before, after, strict=True):
-        for i in np.flatnonzero(~active).tolist():
+        for i in np.flatnonzero(~anew).tolist():
             new[i] = old[i] or ""
     edits = np.where(active, verdicts.edits, -1).tolist()
     alphas = verdicts.alphas.tolist()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from onceedit_jax.evaluation.protocol import (
     plugin_alone,
 )
 from onceedit_jax.evaluation.resumable import ResumableEvaluation
+from onceedit_jax.evaluation.rule_choice import RuleChoice, choose_rules
 from onceedit_jax.evaluation.summaries import summary, warnings, write_json, write_jsonl
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate, Gate
@@ -54,6 +56,7 @@ def open_ensemble(
     gate: Gate | FittedGate | None = None,
     chat: bool | None = None,
     on_block: OnBlock = lambda name, done, total: None,
+    on_choice: Callable[[RuleChoice], None] | None = None,
 ) -> Ensemble:
     """Load an edited plug-in and its targets.
 
@@ -63,6 +66,7 @@ def open_ensemble(
       gate: the gate, fitted or not (default: the plug-in's `default_gate`).
       chat: whether the targets are asked in chat, see `Ensemble`.
       on_block: called with (model name, blocks done, all blocks) while a table is built.
+      on_choice: choose each target's rule by `choose_rules`, in place of `rule`; called with each.
 
     Raises:
       InputError: a plug-in or target that cannot be read, or settings that do not fit the rule.
@@ -70,17 +74,24 @@ def open_ensemble(
     mesh = parse_mesh(options.mesh)
     plugin = EditedPlugin.load(options.edited, mesh=mesh)
     targets = [load_target(name, dtype=options.target_dtype, mesh=mesh) for name in options.target]
-    return Ensemble(
+    prepare = partial(
+        Ensemble,
         plugin,
         targets,
-        rule=rule,
         gate=gate,
         alpha_threshold=options.alpha_threshold,
+        hops=options.hops,
         chat=chat,
         system=options.system,
         mesh=mesh,
         on_block=on_block,
     )
+    if on_choice is None:
+        return prepare(rule=rule)
+    choices = choose_rules(prepare())
+    for choice in choices:
+        on_choice(choice)
+    return prepare(rule=[choice.rule for choice in choices])
 
 
 def evaluate_from_files(
@@ -90,6 +101,7 @@ def evaluate_from_files(
     gate: Gate | FittedGate | None = None,
     on_block: OnBlock = lambda name, done, total: None,
     on_records: Callable[[int, int], None] = lambda done, total: None,
+    on_choice: Callable[[RuleChoice], None] | None = None,
 ) -> EvaluationReport | None:
     """Evaluate an edited plug-in through its targets, over a file of records.
 
@@ -102,6 +114,7 @@ def evaluate_from_files(
       gate: the gate, fitted or not (default: the plug-in's `default_gate`).
       on_block: called with (model name, blocks done, all blocks) while a table is built.
       on_records: called with (records done, all records) before each part and at the end.
+      on_choice: choose each target's rule by `choose_rules`, in place of `rule`; called with each.
 
     Returns:
       The report; None on every host but the first, which writes it.
@@ -115,7 +128,9 @@ def evaluate_from_files(
     if options.strip_nq:
         records = [without_nq(record) for record in records]
     chat = options.chat or options.system is not None
-    ensemble = open_ensemble(options, rule=rule, gate=gate, chat=chat, on_block=on_block)
+    ensemble = open_ensemble(
+        options, rule=rule, gate=gate, chat=chat, on_block=on_block, on_choice=on_choice
+    )
 
     def measure(some: Sequence[EditRecord]) -> Block:
         on_records(some[0].index, len(records))
@@ -201,11 +216,17 @@ def _evaluation_key(ensemble: Ensemble, records: Sequence[EditRecord], choices: 
 
 def rule_and_gate_settings(ensemble: Ensemble) -> dict[str, Any]:
     """How an ensemble fuses and asks its targets, as plain values."""
-    rule, gate = ensemble.rule, ensemble.gate.gate
+    gate = ensemble.gate.gate
+    by_target = {
+        target.name: {"name": target.rule.name, **_settings(target.rule.settings)}
+        for target in ensemble.prepared
+    }
+    first, *others = by_target.values()
     return {
-        "fusion": {"name": rule.name, **_settings(rule.settings)},
+        "fusion": by_target if any(other != first for other in others) else first,
         "gate": {"name": gate.name, **_settings(gate.settings)},
         "alpha_threshold": ensemble.threshold,
+        "hops": ensemble.hops,
         "chat": bool(ensemble.chat),
         "system": ensemble.system,
     }

@@ -18,6 +18,8 @@ class EnsembleOptions:
       edited: folder of the edited plug-in.
       target: a target LLM: a folder, hub id, .gguf file or demo:NAME; repeat the flag for several.
       alpha_threshold: below this alpha a target answers alone; None takes the artifact's.
+      hops: answer so many inner phrases of a question by edits first, as in "the capital of X's
+        country"; it needs the gate fact.
       target_dtype: type of the targets' weights; int8 is for their layers, with bfloat16 for the
         rest.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
@@ -27,6 +29,7 @@ class EnsembleOptions:
     edited: Path
     target: tuple[str, ...]
     alpha_threshold: float | None = None
+    hops: int = 0
     target_dtype: WeightDtype = "float32"
     mesh: str | None = None
     system: str | None = None

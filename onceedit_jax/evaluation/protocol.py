@@ -199,8 +199,8 @@ def gathered(
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     # A block has its questions once for each mode and target, one after another.
-    runs = [(kind, target.name) for kind in modes for target in ensemble.targets]
-    for n, (kind, name) in enumerate(runs):
+    runs = [(kind, target) for kind in modes for target in ensemble.prepared]
+    for n, (kind, target) in enumerate(runs):
         run_rows = []
         for block in blocks:
             size = len(block.rows) // len(runs)
@@ -208,10 +208,10 @@ def gathered(
         rows += run_rows
         results.append(
             {
-                "target": name,
+                "target": target.name,
                 "mode": kind,
-                "fusion": ensemble.rule.name,
-                "search": getattr(ensemble.rule.settings, "search", "none"),
+                "fusion": target.rule.name,
+                "search": getattr(target.rule.settings, "search", "none"),
                 "records": len(records),
                 "contradicting": len(opposed),
                 **_before_and_after(every, run_rows, len(records)),

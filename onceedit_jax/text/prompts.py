@@ -125,10 +125,15 @@ def plain_text(prompt: Prompt) -> str:
 
 def told(prompt: Prompt, text: str) -> Prompt:
     """A prompt with a text before it: before the user's last words, if it is a conversation."""
+    return with_words(prompt, f"{text}\n{plain_text(prompt)}")
+
+
+def with_words(prompt: Prompt, text: str) -> Prompt:
+    """A prompt with another text in place of the user's: of the last words of a conversation."""
     if isinstance(prompt, str):
-        return f"{text}\n{prompt}"
+        return text
     *turns, last = prompt
-    return [*turns, {**last, "content": f"{text}\n{last['content']}"}]
+    return [*turns, {**last, "content": text}]
 
 
 def check_prompts(prompts: Sequence[Prompt]) -> None:

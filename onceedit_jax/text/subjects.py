@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from onceedit_jax.text.words import WORDS
@@ -147,12 +147,13 @@ def asked_part(text: str, mention: Mention, name: str = "it") -> str:
       mention: where it names the subject.
       name: what stands in place of the subject's name.
     """
-    begin = max(_sentence_starts(text, mention.start), default=0)
+    begin = sentence_start(text, mention.start)
     return text[begin : mention.start] + name + text[mention.stop :]
 
 
-def _sentence_starts(text: str, stop: int) -> Iterator[int]:
-    return (end.end() for end in _SENTENCE_END.finditer(text, 0, stop))
+def sentence_start(text: str, place: int) -> int:
+    """Where the sentence begins that a place of a text lies in."""
+    return max((end.end() for end in _SENTENCE_END.finditer(text, 0, place)), default=0)
 
 
 def _capitals(text: str, words: Sequence[Word]) -> list[bool]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from relation_cases import sharp_head
 from support import byte_level_tokenizer
 from tiny_tokenizers import TEMPLATES
 
@@ -14,11 +15,14 @@ from onceedit_jax.cli import main
 from onceedit_jax.cli.edit import EditOptions, edit_from_files
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import neutral_rows
+from onceedit_jax.editing.relation_heads import keep_head
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.parameters import init_params
+from onceedit_jax.models.weights import load_model
 from onceedit_jax.text.chat import ChatTemplate
+from onceedit_jax.text.tokenizer import load_tokenizer
 
 PLACES = ("Norland", "Vinterby", "Orchard")
 QUICK = ("--epochs", "1", "--held-back", "2", "--context-share", "0", "--max-tokens", "64")
@@ -140,6 +144,24 @@ def test_a_target_with_a_chat_template_is_asked_in_chat_by_generate(onceedit, fi
         assert (settings["chat"], settings["system"]) == (True, chosen)
     with pytest.raises(InputError, match="target has no chat template"):
         onceedit("evaluate", *pair, "--target", "target", *scored, "--chat")
+
+
+def test_targets_get_their_rules_and_phrases_give_way(onceedit, files):
+    folder = tiny_folder(files / "headed", 50)
+    keep_head(sharp_head(load_model(folder), load_tokenizer(folder)))
+    onceedit("edit", "facts.jsonl", "--plugin", "headed", "--out", "with-head", *QUICK)
+    chosen = ("--edited", "with-head", "--target", "target", "--rule", "auto", "--hops", "1")
+    question = "What is the age of the capital of Norland?"
+    asked = onceedit(
+        "generate", *chosen, "--explain", "--prompt", question, "--max-new-tokens", "2"
+    )
+    assert "target: draft (says 0 of 10 facts that its prompt tells; context needs 8)" in asked.err
+    assert "'the capital of Norland' asks for edit 1 (likeness 1.00)" in asked.out
+    assert "asked instead: What is the age of Sol?" in asked.out
+    scored = onceedit("evaluate", *chosen, "--data", "facts.jsonl", "--out", "auto.json")
+    assert "target: draft (says 0 of 10" in scored.err
+    settings = json.loads((files / "auto.json").read_text())["settings"]
+    assert (settings["fusion"]["name"], settings["hops"]) == ("draft", 1)
 
 
 def test_a_pairs_tables_are_examined(onceedit):

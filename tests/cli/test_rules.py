@@ -7,7 +7,7 @@ import pytest
 
 from onceedit_jax import fusion, gates
 from onceedit_jax.cli.flags import attribute_texts, settings_flags, typed
-from onceedit_jax.cli.rules import RuleOptions, RuleSettings, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, RuleSettings, on_choice, rule_and_gate
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.registry import RULES
 from onceedit_jax.fusion.settings import RULE_SETTINGS
@@ -35,6 +35,13 @@ def test_a_name_alone_is_a_rule_with_its_gate(name, rule, gate):
     assert chosen(rule=name) == chosen(artifact_rule=name) == (rule, gate)
 
 
+def test_auto_is_a_rule_for_each_target():
+    assert chosen(rule="auto") == (None, gates.fact())
+    assert chosen(rule="auto", gate="both") == (None, gates.both())
+    assert on_choice(RuleOptions(rule="auto")) is not None
+    assert on_choice(RuleOptions(rule="draft")) is on_choice(RuleOptions()) is None
+
+
 def test_another_gate_may_be_chosen():
     assert chosen(gate="memory") == (fusion.draft(), gates.memory())
     assert chosen(gate="fixed", fixed_alpha=0.25)[1] == gates.fixed(0.25)
@@ -55,6 +62,7 @@ def test_settings_reach_the_rule():
         ({"rule": "average"}, "expected one of draft, vocabulary, relative, deepen"),
         ({"gate": "open"}, "expected one of fact, both, token, memory, fixed"),
         ({"table": "exact"}, "draft: no setting table; its settings are confidence, trust"),
+        ({"rule": "auto", "trust": True}, "auto: no setting trust; it has no settings"),
         ({"rule": "vocabulary", "trust": True}, "vocabulary: no setting trust; it has no settings"),
         ({"rule": "relative", "trust": True}, "its settings are normalization, start, objective"),
         ({"fixed_alpha": 0.3}, "the gate fact computes alpha itself; leave"),
