@@ -72,7 +72,7 @@ def short_forms(question: str) -> list[list[str]]:
 
 
 def sentence_forms(question: str) -> list[str]:
-    """A question in every form that asks for a whole sentence."""
+    """A question in every form that asks for a whole sentence, or for more."""
     return [_filled(form, question) for form in _WHOLE_SENTENCE]
 
 

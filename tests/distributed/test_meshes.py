@@ -31,7 +31,9 @@ RECORDS = [
     EditRecord("Which river runs through Vinterby?", "the Ask", subject="Vinterby"),
 ]
 UNRELATED = [UnrelatedRow(f"How far is the harbour from bridge {n}?") for n in range(12)]
-SETTINGS = EditSettings(learning_rate=1e-3, epochs=4, batch_size=8, held_back=1)
+SETTINGS = EditSettings(
+    method="full", learning_rate=1e-3, epochs=4, batch_size=8, held_back=1, paraphrase_ratio=2
+)
 PROMPTS = [record.prompt for record in RECORDS]
 
 
