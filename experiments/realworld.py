@@ -30,6 +30,7 @@ class RealSetup(Setup):
       asked: at most so many facts of a draw are asked about, evenly spread; 0 asks about all.
       chat_targets: targets that are asked in chat, apart from the others.
       chat_draws: the draws that they are asked about.
+      others: texts that the perplexity of targets is taken on, and at most so many simple facts.
       development: take the topics that anything may be tuned on, not those that are measured.
     """
 
@@ -37,6 +38,7 @@ class RealSetup(Setup):
     asked: int = 0
     chat_targets: Sequence[str] = ()
     chat_draws: Mapping[int, int] = field(default_factory=dict)
+    others: int = 50
     development: bool = False
 
 
@@ -56,7 +58,7 @@ def cells(setup: RealSetup) -> Mapping[str, Cell]:
                 found.setdefault(name, cell)
     for size in setup.draws:
         facts = min(int(size), setup.limit)
-        cell = {"facts": facts, "draw": 0, "other": True, "development": setup.development}
+        cell = {"facts": facts, "draw": 0, "others": setup.others, **asked}
         found.setdefault(f"{facts} facts: other abilities", cell)
     return found
 
@@ -65,7 +67,7 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
     """Edit once, then ask every target with each method; answers before the edit are shared."""
     drawn = draw(workspace.data, cell["facts"], cell["draw"], development=cell["development"])
     edited = workspace.edit_alone(drawn.records, workspace.settings())
-    if "other" in cell:
+    if "others" in cell:
         return {"abilities": {OURS: _other_abilities(workspace, setup, edited)}}
     drawn = drawn.asking(cell["asked"])
     targets = setup.chat_targets if cell["chat"] else setup.targets
@@ -100,7 +102,8 @@ def _other_abilities(
     workspace: Workspace, setup: RealSetup, edited: EditedPlugin
 ) -> dict[str, Abilities]:
     """What is left of each target's other abilities."""
-    texts, ensemble = workspace.texts("even"), workspace.ensemble(edited, setup.targets)
+    texts = workspace.texts("even")[: setup.others]
+    ensemble = workspace.ensemble(edited, setup.targets)
     return {
         short(spec): abilities(fused(ensemble, place), workspace.alone(spec), texts)
         for place, spec in enumerate(setup.targets)
@@ -188,7 +191,7 @@ def _by_size(setup: RealSetup, results: Results) -> dict[str, list[Result]]:
     """The results of all draws of a size, those in chat apart."""
     groups: dict[str, list[Result]] = {}
     for name, cell in cells(setup).items():
-        if name in results and "other" not in cell:
+        if name in results and "others" not in cell:
             label = f"{cell['facts']} facts" + ", in chat" * cell["chat"]
             groups.setdefault(label, []).append(results[name])
     return {

@@ -52,8 +52,9 @@ def cells(setup: RivalsSetup) -> Mapping[str, Cell]:
     """For each draw each rule of fusion, each method and target, and ours."""
     found: dict[str, Cell] = {}
     for name, cell in realworld.cells(setup).items():
-        if "other" in cell:
+        if "others" in cell:
             continue
+        cell = {**cell, "abilities": setup.others}
         for rule, options in setup.fused.items():
             asked = {"targets": list(setup.targets), **options}
             found[f"{name}: {rule}"] = {**cell, "method": FUSED, "name": rule, **asked}
@@ -78,7 +79,7 @@ def run(workspace: Workspace, setup: RivalsSetup, cell: Cell) -> Result:
 def _ours(workspace: Workspace, setup: RivalsSetup, cell: Cell) -> Result:
     """The methods of `realworld` on the same draw."""
     result = realworld.run(workspace, setup, cell)
-    other = realworld.run(workspace, setup, {**cell, "other": True})
+    others = realworld.run(workspace, setup, {**cell, "others": setup.others})
     settings, (model, _) = workspace.settings(), workspace.base(setup.plugin)
     described = {"method": settings.method}
     budget = {
@@ -89,7 +90,7 @@ def _ours(workspace: Workspace, setup: RivalsSetup, cell: Cell) -> Result:
         "effort": f"{result['epochs']} epochs",
         "parameters": parameters(settings, described, model.params, model.config, cell["facts"]),
     }
-    return {**result, **other, "budget": [budget]}
+    return {**result, **others, "budget": [budget]}
 
 
 def _fused(workspace: Workspace, setup: RivalsSetup, cell: Cell, drawn: Draw) -> Result:
@@ -108,7 +109,7 @@ def _fused(workspace: Workspace, setup: RivalsSetup, cell: Cell, drawn: Draw) ->
         "effort": f"{plugin.info.metrics.epochs} epochs",
         "parameters": parameters(settings, described, model.params, model.config, cell["facts"]),
     }
-    return {**_measured(workspace, drawn, cell["name"], systems), "budget": [budget]}
+    return {**_measured(workspace, cell, drawn, cell["name"], systems), "budget": [budget]}
 
 
 def _alone(workspace: Workspace, setup: RivalsSetup, cell: Cell, drawn: Draw) -> Result:
@@ -129,11 +130,14 @@ def _alone(workspace: Workspace, setup: RivalsSetup, cell: Cell, drawn: Draw) ->
         "effort": effort(editor, edited.result),
         "parameters": parameters(settings, cell, target.model.params, config, cell["facts"]),
     }
-    return {**_measured(workspace, drawn, method, {cell["target"]: system}), "budget": [budget]}
+    return {
+        **_measured(workspace, cell, drawn, method, {cell["target"]: system}),
+        "budget": [budget],
+    }
 
 
 def _measured(
-    workspace: Workspace, drawn: Draw, method: str, systems: Mapping[str, System]
+    workspace: Workspace, cell: Cell, drawn: Draw, method: str, systems: Mapping[str, System]
 ) -> Result:
     """Each system as it is, and behind the gate.
 
@@ -141,7 +145,8 @@ def _measured(
     elsewhere the target answers as before. GRACE has no such row: it would have a value for prompts
     that are far from its keys.
     """
-    gate, texts = _gate(workspace, tuple(drawn.records)), workspace.texts("even")
+    gate = _gate(workspace, tuple(drawn.records))
+    texts = workspace.texts("even")[: cell["abilities"]]
     variants = {method: systems}
     if method != "grace":
         behind = {spec: replace(system, reaches=gate) for spec, system in systems.items()}

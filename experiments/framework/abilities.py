@@ -12,26 +12,24 @@ from onceedit_jax.data.records import demo_path
 from onceedit_jax.evaluation.perplexity import perplexity_of
 from onceedit_jax.evaluation.probes import says
 
-TEXTS = 50  # that perplexity is taken on
 ANSWER = 10  # tokens of an answer to a simple fact
 Abilities = Mapping[str, Any]
 
 
 def abilities(system: System, before: Alone, texts: Sequence[str]) -> Abilities:
-    """Perplexity on texts, and the share of forty simple facts answered right, before and after.
+    """Perplexity on texts, and the share of simple facts answered right, before and after.
 
     Args:
       system: the edited target.
       before: the same target before the edit.
-      texts: that no edit is about; the first `TEXTS` are read.
+      texts: that no edit is about; as many simple facts are asked, if there are so many.
 
     Returns:
       `texts reached`, how many of the texts the edit reaches; `perplexity before` and `perplexity
       after`, None where it reaches some and gives no distribution; `facts before` and `facts
       after`, by free generation.
     """
-    texts = texts[:TEXTS]
-    facts = load_records(demo_path("simple_facts.jsonl"))
+    facts = load_records(demo_path("simple_facts.jsonl"))[: len(texts)]
     prompts = [fact.prompt for fact in facts]
     old = before.answers(prompts, ANSWER)
     reached = system.reaches(prompts)
@@ -78,8 +76,8 @@ def abilities_table(results: Results) -> Table:
     )
     return Table(
         "abilities",
-        f"What is left of other abilities: perplexity on {TEXTS} texts that no edit is about, how "
-        "many of them the edit reaches, and the share of forty simple facts answered right. A "
+        "What is left of other abilities: perplexity on texts that no edit is about, how many of "
+        "them the edit reaches, and the share of forty simple facts answered right. A "
         "fused system gives tokens and no distribution: where it is reached it has no perplexity.",
         ("facts", "method", "target", *names),
         [
