@@ -30,7 +30,8 @@ class RealSetup(Setup):
       asked: at most so many facts of a draw are asked about, evenly spread; 0 asks about all.
       chat_targets: targets that are asked in chat, apart from the others.
       chat_draws: the draws that they are asked about.
-      others: texts that the perplexity of targets is taken on, and at most so many simple facts.
+      others: texts that the perplexity of targets is taken on, and at most so many simple facts; 0
+        leaves their other abilities out.
       development: take the topics that anything may be tuned on, not those that are measured.
     """
 
@@ -56,7 +57,7 @@ def cells(setup: RealSetup) -> Mapping[str, Cell]:
                 name = f"{facts} facts, draw {number}" + ", in chat" * chat
                 cell = {"facts": facts, "draw": number, "chat": chat, **asked}
                 found.setdefault(name, cell)
-    for size in setup.draws:
+    for size in setup.draws if setup.others else ():
         facts = min(int(size), setup.limit)
         cell = {"facts": facts, "draw": 0, "others": setup.others, **asked}
         found.setdefault(f"{facts} facts: other abilities", cell)
