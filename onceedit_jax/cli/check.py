@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from onceedit_jax.cli.rules import RuleOptions, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, on_choice, rule_and_gate
 from onceedit_jax.evaluation.options import CheckOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def check(options: Annotated[CheckOptions, arg(name="")], rule: RuleOptions) -> 
             rule=fusion_rule,
             gate=gate,
             on_block=on_block,
+            on_choice=on_choice(rule),
             on_questions=on_questions,
         )
     print_check(report, show=options.show)

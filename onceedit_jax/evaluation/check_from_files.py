@@ -17,6 +17,7 @@ from onceedit_jax.evaluation.options import CheckOptions
 from onceedit_jax.evaluation.own_probes import Edits, probes_of
 from onceedit_jax.evaluation.probes import Probe
 from onceedit_jax.evaluation.questions import load_questions
+from onceedit_jax.evaluation.rule_choice import RuleChoice
 from onceedit_jax.evaluation.summaries import write_json
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import Gate
@@ -74,6 +75,7 @@ def check_from_files(
     rule: FusionRule | None = None,
     gate: Gate | None = None,
     on_block: OnBlock = lambda name, done, total: None,
+    on_choice: Callable[[RuleChoice], None] | None = None,
     on_questions: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckReport:
     """Check an edited plug-in with questions about its edits.
@@ -83,6 +85,7 @@ def check_from_files(
       rule: the fusion rule (default: `fusion.draft()`).
       gate: the gate (default: the plug-in's `default_gate`).
       on_block: called with (model name, blocks done, all blocks) while a table is built.
+      on_choice: choose each target's rule by `choose_rules`, in place of `rule`; called with each.
       on_questions: called with (questions asked, all questions) before each part and at the end.
 
     Raises:
@@ -90,7 +93,9 @@ def check_from_files(
       RunError: the file of all answers cannot be written.
     """
     chat = None if options.chat else False
-    ensemble = open_ensemble(options, rule=rule, gate=gate, chat=chat, on_block=on_block)
+    ensemble = open_ensemble(
+        options, rule=rule, gate=gate, chat=chat, on_block=on_block, on_choice=on_choice
+    )
     if options.questions is None:
         probes = _own_probes(ensemble.plugin, options)
     else:

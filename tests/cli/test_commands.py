@@ -162,6 +162,8 @@ def test_targets_get_their_rules_and_phrases_give_way(onceedit, files):
     assert "target: draft (says 0 of 10" in scored.err
     settings = json.loads((files / "auto.json").read_text())["settings"]
     assert (settings["fusion"]["name"], settings["hops"]) == ("draft", 1)
+    checked = onceedit("check", *chosen, "--limit", "1", "--show", "0")
+    assert "target: draft (says 0 of 10" in checked.err and "wrong answers" in checked.out
 
 
 def test_a_pairs_tables_are_examined(onceedit):
