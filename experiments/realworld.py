@@ -175,12 +175,11 @@ def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
         for target in measured[0]["teacher_forced"]
     ]
     title = "One edit, teacher-forced, each target apart: the mean over draws."
+    others = {name.partition(":")[0]: each for name, each in results.items() if "abilities" in each}
     return [
         *probe_tables(groups),
-        abilities_table(
-            {name.partition(":")[0]: each for name, each in results.items() if "abilities" in each}
-        ),
         Table("forced", title, ("facts", "target", "Rel", "Gen"), forced),
+        *([abilities_table(others)] if others else []),
     ]
 
 

@@ -43,13 +43,15 @@ class RivalsSetup(realworld.RealSetup, MethodsSetup):
     Attributes:
       fused: further rules by name: `rule` as in a cell's description, `editing` settings of the
         plug-in's edit, and `targets` where not all are asked.
+      ours: measure the methods of `realworld` on the same facts too.
     """
 
     fused: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ours: bool = True
 
 
 def cells(setup: RivalsSetup) -> Mapping[str, Cell]:
-    """For each draw each rule of fusion, each method and target, and ours."""
+    """For each draw each rule of fusion, each method and target, and perhaps ours."""
     found: dict[str, Cell] = {}
     for name, cell in realworld.cells(setup).items():
         if "others" in cell:
@@ -62,7 +64,8 @@ def cells(setup: RivalsSetup) -> Mapping[str, Cell]:
         for method in setup.methods:
             for spec, described in by_target.items():
                 found[f"{name}: {method}, {short(spec)}"] = {**cell, **described[method]}
-        found[f"{name}: {OURS}"] = {**cell, "method": OURS}
+        if setup.ours:
+            found[f"{name}: {OURS}"] = {**cell, "method": OURS}
     return found
 
 
