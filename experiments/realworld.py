@@ -9,7 +9,7 @@ from experiments.framework import Cell, Experiment, Result, Results, Setup, Tabl
 from experiments.framework.abilities import Abilities, abilities, abilities_table
 from experiments.framework.definition import short
 from experiments.framework.probe_tables import OURS, by_fact, probe_tables
-from experiments.framework.real_facts import Draw, draw
+from experiments.framework.real_facts import Draw, draw, named_edits
 from experiments.framework.systems import fused
 from onceedit_jax import fusion
 from onceedit_jax.editing.artifact import EditedPlugin
@@ -76,7 +76,7 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
     ensemble = workspace.ensemble(edited, targets)
     forced = {} if cell["chat"] else _forced(workspace, ensemble, drawn)
     ensemble = ensemble.with_chat(cell["chat"]).unrolled_for(steps)
-    named = _named(drawn)
+    named = named_edits(drawn.records, [probe.prompt for probe in drawn.probes])
     compared = {
         i
         for i, probe in enumerate(drawn.probes)
@@ -136,15 +136,6 @@ def _keep_answers(
     write_jsonl(
         folder / f"realworld-{'chat-' * cell['chat']}{cell['facts']}-{cell['draw']}.jsonl", rows
     )
-
-
-def _named(drawn: Draw) -> list[int | None]:
-    """For each probe, the first edit whose subject it names."""
-    subjects = [str(record.subject).lower() for record in drawn.records]
-    return [
-        next((n for n, subject in enumerate(subjects) if subject in probe.prompt.lower()), None)
-        for probe in drawn.probes
-    ]
 
 
 def _lookup(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.framework.real_facts import named_edits
 from experiments.framework.workspace import Workspace
 from onceedit_jax import gates
 from onceedit_jax.data.records import EditRecord
@@ -53,11 +54,7 @@ def ask(plugin: EditedPlugin, probes: Sequence[Probe]) -> list[Row]:
     prompts = [probe.prompt for probe in probes]
     verdicts = plugin.verdicts(prompts, gates.fact())
     memory = plugin.alphas(prompts, gates.memory()) > 0
-    subjects = [str(record.subject).lower() for record in plugin.records]
-    looked = [
-        next((n for n, subject in enumerate(subjects) if subject in prompt.lower()), None)
-        for prompt in prompts
-    ]
+    looked = named_edits(plugin.records, prompts)
     return [
         {
             "record": probe.fact,

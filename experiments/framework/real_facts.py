@@ -104,6 +104,15 @@ def draw(data: Path, size: int, number: int, *, development: bool = False) -> Dr
     return Draw(records, probes)
 
 
+def named_edits(records: Sequence[EditRecord], prompts: Sequence[str]) -> list[int | None]:
+    """A lookup of subjects as strings: for each prompt the first edit whose subject it holds."""
+    subjects = [str(record.subject).lower() for record in records]
+    return [
+        next((n for n, subject in enumerate(subjects) if subject in prompt.lower()), None)
+        for prompt in prompts
+    ]
+
+
 def _probes(
     fact: int, row: Row, others: Sequence[Row], rest: Sequence[Row], unrelated: str
 ) -> list[Probe]:

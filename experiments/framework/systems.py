@@ -23,7 +23,7 @@ from onceedit_jax.editors.codebook import grace_reaches
 from onceedit_jax.editors.side_memory import wise_params, wise_reaches
 from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.ensemble.generation import answer
-from onceedit_jax.evaluation.check import LONG, LONG_COLUMNS, SHORT, Checked, checked
+from onceedit_jax.evaluation.check import Checked, by_length, checked
 from onceedit_jax.evaluation.perplexity import losses
 from onceedit_jax.evaluation.probes import Probe
 from onceedit_jax.text.prompts import PromptFormat
@@ -221,10 +221,8 @@ def where(mask: Mask, after: Sequence[Any], before: Sequence[Any]) -> list[Any]:
 def _asked(write: Write, probes: Sequence[Probe], mask: Mask) -> list[str]:
     """Answers to some of the probes, each of its own length; nothing to the others."""
     found = [""] * len(probes)
-    for long, tokens in ((False, SHORT), (True, LONG)):
-        places = [
-            i for i in np.flatnonzero(mask).tolist() if (probes[i].column in LONG_COLUMNS) == long
-        ]
+    for tokens, all_places in by_length(probes):
+        places = [i for i in all_places if mask[i]]
         answers = write([probes[i].prompt for i in places], tokens)
         for i, text in zip(places, answers, strict=True):
             found[i] = text

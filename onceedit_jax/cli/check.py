@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from onceedit_jax.cli.rules import RuleOptions, on_choice, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, fusion_arguments
 from onceedit_jax.evaluation.options import CheckOptions
 
 if TYPE_CHECKING:
@@ -20,18 +20,15 @@ def check(options: Annotated[CheckOptions, arg(name="")], rule: RuleOptions) -> 
     """Ask questions about the edits: in other forms, and about what must stay as it was."""
     from onceedit_jax.cli.console import note, out
     from onceedit_jax.cli.progress import check_progress
-    from onceedit_jax.editing.artifact_info import read_info
     from onceedit_jax.evaluation.check_from_files import check_from_files
 
-    fusion_rule, gate = rule_and_gate(rule, read_info(options.edited).rule.fusion)
+    fusion = fusion_arguments(rule, options.edited)
     note(f"loading {options.edited} and {', '.join(options.target)}")
     with check_progress() as (on_block, on_questions):
         report = check_from_files(
             options,
-            rule=fusion_rule,
-            gate=gate,
             on_block=on_block,
-            on_choice=on_choice(rule),
+            **fusion,
             on_questions=on_questions,
         )
     print_check(report, show=options.show)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from onceedit_jax.cli.rules import RuleOptions, on_choice, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, fusion_arguments
 from onceedit_jax.evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
@@ -20,18 +20,15 @@ def evaluate(options: Annotated[EvaluationOptions, arg(name="")], rule: RuleOpti
     """Measure reliability, generality, locality and portability of each target."""
     from onceedit_jax.cli.console import note
     from onceedit_jax.cli.progress import evaluation_progress
-    from onceedit_jax.editing.artifact_info import read_info
     from onceedit_jax.evaluation.from_files import evaluate_from_files
 
-    fusion_rule, gate = rule_and_gate(rule, read_info(options.edited).rule.fusion)
+    fusion = fusion_arguments(rule, options.edited)
     note(f"loading {options.edited} and {', '.join(options.target)}")
     with evaluation_progress() as (on_block, on_records):
         report = evaluate_from_files(
             options,
-            rule=fusion_rule,
-            gate=gate,
             on_block=on_block,
-            on_choice=on_choice(rule),
+            **fusion,
             on_records=on_records,
         )
     if report is None:

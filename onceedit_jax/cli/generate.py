@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from onceedit_jax.cli.rules import RuleOptions, on_choice, rule_and_gate
+from onceedit_jax.cli.rules import RuleOptions, fusion_arguments
 from onceedit_jax.evaluation.options import EnsembleOptions
 
 if TYPE_CHECKING:
@@ -36,18 +36,15 @@ def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOption
     """Answer prompts with each target, before and after the edit, and show alpha."""
     from onceedit_jax.cli.progress import table_progress
     from onceedit_jax.decoding.answers import PROMPTS
-    from onceedit_jax.editing.artifact_info import read_info
     from onceedit_jax.evaluation.from_files import open_ensemble
 
-    fusion_rule, gate = rule_and_gate(rule, read_info(options.edited).rule.fusion)
+    fusion = fusion_arguments(rule, options.edited)
     with table_progress() as on_block:
         ensemble = open_ensemble(
             options,
-            rule=fusion_rule,
-            gate=gate,
             chat=None if options.chat else False,
             on_block=on_block,
-            on_choice=on_choice(rule),
+            **fusion,
         )
     groups = -(-len(options.prompt) // PROMPTS)
     ensemble = ensemble.unrolled_for(groups * options.max_new_tokens)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
@@ -85,3 +86,19 @@ def on_choice(options: RuleOptions) -> "Callable[[RuleChoice], None] | None":
     from onceedit_jax.cli.console import note
 
     return (lambda choice: note(str(choice))) if options.rule == AUTO else None
+
+
+def fusion_arguments(options: RuleOptions, edited: Path) -> dict[str, Any]:
+    """What the library's calls over files take of these options: `rule`, `gate`, `on_choice`.
+
+    Args:
+      options: names and settings as they are typed.
+      edited: folder of the edited plug-in, whose rule is taken where none is typed.
+
+    Raises:
+      InputError: as `rule_and_gate`, or there is no edited plug-in.
+    """
+    from onceedit_jax.editing.artifact_info import read_info
+
+    rule, gate = rule_and_gate(options, read_info(edited).rule.fusion)
+    return {"rule": rule, "gate": gate, "on_choice": on_choice(options)}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.decoding.answers import PROMPTS, Writer, own_answers
+from onceedit_jax.decoding.answers import Writer, own_texts
 from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.distributed.mesh import mesh_of, using
 from onceedit_jax.editing.rewording import as_text, reworded
@@ -46,12 +46,7 @@ def paraphrases_by(
 
     def write(conversations: Sequence[Sequence[Message]]) -> list[str]:
         prompts = conversations if form.chat else [as_text(turns) for turns in conversations]
-        texts: list[str] = []
-        for start in range(0, len(prompts), PROMPTS):
-            group = prompts[start : start + PROMPTS]
-            for tokens in own_answers(writer, group, stops, max_new_tokens=LENGTH):
-                texts.append(target.tokenizer.decode(tokens, continuation=True))
-        return texts
+        return own_texts(writer, prompts, stops, max_new_tokens=LENGTH)
 
     with using(mesh_of(model.params)):
         return reworded(write, records, count=count, seed=seed, evaluated=evaluated)

@@ -36,6 +36,8 @@ def check(
     known: Sequence[Checked] | None = None,
     compared: Collection[int] | None = None,
     seed: int = 0,
+    part: int | None = None,
+    on_questions: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
     """Ask every target every probe, before and after the edit, in free generation.
 
@@ -46,6 +48,8 @@ def check(
       compared: places of the probes whose answer before the edit is needed even where the gate
         opens (default: all). It must have those that expect an unchanged answer.
       seed: of the bootstrap intervals.
+      part: questions that are asked at once (default: all of one length).
+      on_questions: called with (questions asked, all questions) before each part and at the end.
     """
     before: list[list[str | None]] = [
         [None] * len(probes) if known is None else [row["before"] for row in known[t].rows]
@@ -58,14 +62,19 @@ def check(
     verdicts = ensemble.prepared_plugin.verdicts(list(map(rewritten, prompts, hops)))
     active = ensemble.prepared_plugin.active(verdicts.alphas)
     anew = active | np.array([bool(each) for each in hops], bool)
-    for kind, tokens in ((False, SHORT), (True, LONG)):
-        places = [i for i, probe in enumerate(probes) if (probe.column in LONG_COLUMNS) == kind]
-        # Only questions that open the gate, or with hops, can be answered otherwise than before.
-        alone = [i for i in places if not anew[i] or i in compared]
-        fused = [i for i in places if anew[i]]
-        if known is None:
-            _ask(ensemble.answers_alone, probes, alone, tokens, into=before)
-        _ask(ensemble.answers, probes, fused, tokens, into=after)
+    asked = 0
+    for tokens, places in by_length(probes):
+        size = part or len(places) or 1
+        for some in (places[start : start + size] for start in range(0, len(places), size)):
+            on_questions(asked, len(probes))
+            # Only questions that open the gate, or with hops, can be answered otherwise.
+            alone = [i for i in some if not anew[i] or i in compared]
+            fused = [i for i in some if anew[i]]
+            if known is None:
+                _ask(ensemble.answers_alone, probes, alone, tokens, into=before)
+            _ask(ensemble.answers, probes, fused, tokens, into=after)
+            asked += len(some)
+    on_questions(asked, len(probes))
     for old, new in zip(before, after, strict=True):
         for i in np.flatnonzero(~anew).tolist():
             new[i] = old[i] or ""
@@ -75,6 +84,14 @@ def check(
         checked(target.name, probes, before[t], after[t], alphas=alphas, edits=edits, seed=seed)
         for t, target in enumerate(ensemble.targets)
     ]
+
+
+def by_length(probes: Sequence[Probe]) -> list[tuple[int, list[int]]]:
+    """Lengths of answers in tokens, each with the places of the probes that get it."""
+    places: dict[int, list[int]] = {SHORT: [], LONG: []}
+    for i, probe in enumerate(probes):
+        places[LONG if probe.column in LONG_COLUMNS else SHORT].append(i)
+    return list(places.items())
 
 
 def checked(

@@ -9,9 +9,8 @@ import numpy as np
 
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.relation_heads import known_relations
-from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.ensemble.side import OnBlock
-from onceedit_jax.evaluation.check import LONG_COLUMNS, Checked, check, checked
+from onceedit_jax.evaluation.check import Checked, check
 from onceedit_jax.evaluation.from_files import open_ensemble, rule_and_gate_settings
 from onceedit_jax.evaluation.options import CheckOptions
 from onceedit_jax.evaluation.own_probes import Edits, probes_of
@@ -100,7 +99,10 @@ def check_from_files(
         probes = _own_probes(ensemble.plugin, options)
     else:
         probes = load_questions(options.questions, ensemble.plugin.records)
-    report = CheckReport(probes, _in_parts(ensemble, probes, options.seed, on_questions))
+    report = CheckReport(
+        probes,
+        check(ensemble, probes, seed=options.seed, part=PART, on_questions=on_questions),
+    )
     if options.json:
         settings = rule_and_gate_settings(ensemble)
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -115,37 +117,6 @@ def _own_probes(plugin: EditedPlugin, options: CheckOptions) -> list[Probe]:
     return probes_of(edits, sorted(order[: options.limit].tolist()), seed=options.seed)
 
 
-def _in_parts(
-    ensemble: Ensemble,
-    probes: Sequence[Probe],
-    seed: int,
-    on_questions: Callable[[int, int], None],
-) -> list[Checked]:
-    """`check`, with signs of progress."""
-    # Answers of one length together: fewer shapes are compiled.
-    order = sorted(range(len(probes)), key=lambda i: probes[i].column in LONG_COLUMNS)
-    rows: list[list[Any]] = [[None] * len(probes) for _ in ensemble.targets]
-    for start in range(0, len(order), PART):
-        on_questions(start, len(order))
-        part = order[start : start + PART]
-        for found, own in zip(check(ensemble, [probes[i] for i in part]), rows, strict=True):
-            for i, row in zip(part, found.rows, strict=True):
-                own[i] = row
-    on_questions(len(order), len(order))
-    return [
-        checked(
-            target.name,
-            probes,
-            [row["before"] for row in own],
-            [row["after"] for row in own],
-            alphas=[row["alpha"] for row in own],
-            edits=[row["edit"] for row in own],
-            seed=seed,
-        )
-        for target, own in zip(ensemble.targets, rows, strict=True)
-    ]
-
-
 def _row(probe: Probe, row: Any) -> dict[str, Any]:
     """A question with its answers, edits numbered from 1."""
     return {
@@ -157,7 +128,6 @@ def _row(probe: Probe, row: Any) -> dict[str, Any]:
         "before": row["before"],
         "after": row["after"],
         "right": bool(row["right"]),
-        **({"intrusion": bool(row["intrusion"])} if "intrusion" in row else {}),
         **({"intrusion": bool(row["intrusion"])} if "intrusion" in row else {}),
         "alpha": row["alpha"],
         "edit_meant": row["edit"] + 1 or None,

@@ -4,30 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from editing_cases import FAST, RECORDS, UNRELATED
-from relation_cases import sharp_head
+from editing_cases import RECORDS, UNRELATED
 
 from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import Pair
-from onceedit_jax.editing.edit import edit
-from onceedit_jax.ensemble import Ensemble, Target
+from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.context_rule import new_fact
 from onceedit_jax.text.prompts import told
 
 PROMPTS = [RECORDS[0].prompt, UNRELATED[0].prompt, RECORDS[2].prompt]
-
-
-@pytest.fixture(scope="module")
-def plugin(tiny_model):
-    model, tokenizer = tiny_model()
-    head = sharp_head(model, tokenizer)
-    return edit(model, tokenizer, RECORDS, UNRELATED, FAST, head=head)
-
-
-@pytest.fixture(scope="module")
-def targets(tiny_model):
-    return [Target(*tiny_model(80, 1)), Target(*tiny_model(20, 2))]
 
 
 def as_told(prompt):

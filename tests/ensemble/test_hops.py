@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from editing_cases import FAST, RECORDS, UNRELATED
-from relation_cases import sharp_head
+from editing_cases import RECORDS
 
 from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import Pair
-from onceedit_jax.editing.edit import edit
-from onceedit_jax.ensemble import Ensemble, Target
+from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.ensemble.hops import followed, rewritten
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.check import check
@@ -127,18 +125,6 @@ OTHERS = [
     RECORDS[0].prompt,
 ]
 OTHERS_INSTEAD = ["What is the age of Vinterby?", *OTHERS[1:]]
-
-
-@pytest.fixture(scope="module")
-def plugin(tiny_model):
-    model, tokenizer = tiny_model()
-    head = sharp_head(model, tokenizer)
-    return edit(model, tokenizer, RECORDS, UNRELATED, FAST, head=head)
-
-
-@pytest.fixture(scope="module")
-def targets(tiny_model):
-    return [Target(*tiny_model(80, 1)), Target(*tiny_model(20, 2))]
 
 
 @pytest.mark.parametrize("rule", [fusion.draft(), fusion.context(), fusion.vocabulary()])

@@ -3,6 +3,7 @@
 import pytest
 
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.decoding import answers as decoding
 from onceedit_jax.ensemble import paraphrasing
 from onceedit_jax.ensemble.paraphrasing import paraphrases_by
 from onceedit_jax.ensemble.target import Target
@@ -26,8 +27,8 @@ def test_a_tiny_model_is_asked_and_what_it_writes_is_no_wording(writer, monkeypa
         written.extend(own_answers(*arguments, **options))
         return written[-len(arguments[1]) :]
 
-    own_answers = paraphrasing.own_answers
-    monkeypatch.setattr(paraphrasing, "own_answers", recorded)
+    own_answers = decoding.own_answers
+    monkeypatch.setattr(decoding, "own_answers", recorded)
     assert paraphrases_by(writer, RECORDS, count=2) == [[], []]
     assert len(written) == 4 and all(len(tokens) <= paraphrasing.LENGTH for tokens in written)
 
@@ -41,7 +42,7 @@ def test_what_it_writes_is_kept(writer, monkeypatch):
         asked.extend(prompts)
         return [tokens] * len(prompts)
 
-    monkeypatch.setattr(paraphrasing, "own_answers", answers)
+    monkeypatch.setattr(decoding, "own_answers", answers)
     assert paraphrases_by(writer, RECORDS, count=2) == [[line.strip()], []]
     assert all(isinstance(prompt, str) and prompt.endswith("words:") for prompt in asked)
 
