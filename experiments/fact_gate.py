@@ -20,6 +20,7 @@ from experiments.framework.gate_rows import (
     untrained_plugin,
 )
 from experiments.framework.known_relations import in_bank
+from experiments.framework.probe_tables import with_interval
 from experiments.framework.real_facts import draw, load_rows
 from experiments.framework.separation import (
     area,
@@ -225,7 +226,7 @@ def _kinds(real: Result) -> Table:
             [
                 kind,
                 by_gate["fact"][kind]["probes"],
-                _with_interval(by_gate["fact"][kind]),
+                _shown(by_gate["fact"][kind]),
                 by_gate["fact, right edit"][kind]["value"] if kind.startswith(ASKING) else None,
                 *(by_gate[gate][kind]["value"] for gate in ("lookup", "memory")),
             ]
@@ -256,7 +257,7 @@ def _separated(real: Result) -> Table:
                 row["against"],
                 row["prompts"],
                 *row["area"].values(),
-                _with_interval(row[PARAPHRASE]),
+                _shown(row[PARAPHRASE]),
                 row["forms"],
                 row["bar"],
                 row["shut"],
@@ -298,7 +299,7 @@ def _bank(real: Result) -> Table:
                 name,
                 group["facts"],
                 *(
-                    _with_interval(group["kinds"][kind]) if kind in group["kinds"] else None
+                    _shown(group["kinds"][kind]) if kind in group["kinds"] else None
                     for kind in kinds
                 ),
                 group["area"],
@@ -318,7 +319,7 @@ def _datasets(results: Results) -> Table:
                 name,
                 OF_RECORDS[kind],
                 column["probes"],
-                _with_interval(column),
+                _shown(column),
                 result["kinds"]["fact, right edit"][kind]["value"]
                 if kind in ("rel", "gen")
                 else None,
@@ -330,8 +331,8 @@ def _datasets(results: Results) -> Table:
     )
 
 
-def _with_interval(column: Mapping[str, float]) -> str:
-    return f"{column['value']:.3f} ({column['low']:.3f} to {column['high']:.3f})"
+def _shown(column: Mapping[str, float]) -> str | None:
+    return with_interval(column["value"], column["low"], column["high"])
 
 
 def figures(setup: FactGateSetup, results: Results) -> Sequence[Figure]:

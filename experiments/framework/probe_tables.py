@@ -42,14 +42,14 @@ def probe_tables(groups: Mapping[str, Sequence[Result]]) -> list[Table]:
         pooled = _pooled(measured)
         ours = pooled.get(OURS, {})
         for method, found in pooled.items():
-            main.append([label, method, *(_shown(*_worse(found, name)) for name in MAIN)])
+            main.append([label, method, *(with_interval(*_worse(found, name)) for name in MAIN)])
             reasoned.append([label, method, *(_worse(found, name)[0] for name in REASONED)])
             targets += [
                 [label, target, method, *(_mean(values, name)[0] for name in MAIN)]
                 for target, values in found.items()
             ]
             against += [
-                [label, target, method, _shown(*_difference(ours[target], values))]
+                [label, target, method, with_interval(*_difference(ours[target], values))]
                 for target, values in found.items()
                 if method != OURS and target in ours
             ]
@@ -135,5 +135,6 @@ def _difference(ours: Values, other: Values) -> tuple[float | None, ...]:
     return _mean({"difference": differences}, "difference")
 
 
-def _shown(mean: float | None, low: float | None, high: float | None) -> str | None:
+def with_interval(mean: float | None, low: float | None, high: float | None) -> str | None:
+    """A mean and its interval as a table shows them."""
     return None if mean is None else f"{mean:.3f} ({low:.3f} to {high:.3f})"
