@@ -34,17 +34,31 @@ class BaseInfo:
 
 @dataclasses.dataclass(frozen=True)
 class EditEntry:
-    """One edit: its prompt, its new answer (`target` in files), its subject and its other names."""
+    """One edit.
+
+    Attributes:
+      prompt: what is asked.
+      target: the new answer.
+      subject: what it is about.
+      aliases: other names of the subject.
+      rephrase: the prompt in other words, which `onceedit check` asks; never trained on.
+    """
 
     prompt: str
     target: str
     subject: str | None = None
     aliases: tuple[str, ...] = ()
+    rephrase: str | None = None
 
     def record(self, index: int = 0) -> EditRecord:
         """The edit as it was given."""
         return EditRecord(
-            self.prompt, self.target, subject=self.subject, aliases=self.aliases, index=index
+            self.prompt,
+            self.target,
+            subject=self.subject,
+            rephrase=self.rephrase,
+            aliases=self.aliases,
+            index=index,
         )
 
 

@@ -96,7 +96,9 @@ def finalize_artifact(
     gates = {gate.name: fit_gate(gate, features, labels) for gate in (token(), memory(), both())}
     info = EditInfo(
         base=BaseInfo(model.name, model.content_hash, model.hf_config, model.config.to_dict()),
-        edits=tuple(EditEntry(r.prompt, r.target, r.subject, r.aliases) for r in records),
+        edits=tuple(
+            EditEntry(r.prompt, r.target, r.subject, r.aliases, r.rephrase) for r in records
+        ),
         edited_before=edited_before,
         contradicting=len(contradicting(records)),
         unrelated=UnrelatedInfo(

@@ -227,7 +227,8 @@ def test_an_artifact_comes_back_as_it_was_saved(tiny_model, tmp_path):
     )
     assert again.config == edited.config
     assert json.dumps(again.info.as_dict()) == json.dumps(edited.info.as_dict())
-    assert again.info.edits[0].prompt == RECORDS[0].prompt
+    assert again.records[0].prompt == RECORDS[0].prompt
+    assert again.records[0].rephrase == RECORDS[0].rephrase
     assert again.tokenizer.encode("the capital") == tokenizer.encode("the capital")
     assert not list(tmp_path.glob("*.partial"))
 
