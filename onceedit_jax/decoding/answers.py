@@ -20,10 +20,12 @@ from onceedit_jax.decoding.stopping import Answer
 from onceedit_jax.distributed.bucketing import group_height, round_up
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, to_host
 from onceedit_jax.fusion.types import FusionRule
+from onceedit_jax.models.adapters import adapted
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.prompts import Prompt, PromptFormat, plain_text
 from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.types import Params
 
 PROMPTS = 16  # prompts answered at once
 
@@ -47,11 +49,15 @@ class Writer(NamedTuple):
       params: its parameters, in the layout that it decodes with.
       config: its configuration.
       format: how it is asked.
+      adapters: its adapters; None for a model without any.
+      chosen: for each of the prompts that it is asked, the adapter that answers.
     """
 
     params: Any
     config: ModelConfig
     format: PromptFormat
+    adapters: Params | None = None
+    chosen: Int[np.ndarray, "prompts"] | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -62,6 +68,12 @@ class Writer(NamedTuple):
     def model(self) -> tuple[Any, ModelConfig]:
         """Parameters and configuration, without the tokenizer."""
         return self.params, self.config
+
+    def params_of(self, rows: Sequence[int]) -> Any:
+        """The parameters that answer some of the prompts."""
+        if self.adapters is None or self.chosen is None:
+            return self.params
+        return adapted(self.params, self.adapters, self.chosen[list(rows)])
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Answers in tokens as texts."""
@@ -146,7 +158,8 @@ def fused_answers(
         # One of the target's tokens may be several of the plug-in's.
         plugin.config.check_length(max(map(len, plugin_texts)) + texts.most_pieces * limit)
         written = fused_continuation(
-            *plugin.model,
+            plugin.params_of(rows),
+            plugin.config,
             *target.model,
             *_batches(mesh, plugin_texts, target_texts),
             jnp.asarray(alphas[rows]),

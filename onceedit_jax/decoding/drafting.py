@@ -17,9 +17,11 @@ from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.stopping import draft_stops
 from onceedit_jax.distributed.mesh import mesh_of, to_host
+from onceedit_jax.models.adapters import NO_ADAPTER, adapted
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.prompts import PromptFormat
 from onceedit_jax.text.tokenizer import Tokenizer
+from onceedit_jax.types import Params
 
 DRAFT_TOKENS = 32  # the most plug-in tokens of a draft
 FIRST_TOKENS = 8  # written first where the rest is seldom read
@@ -76,24 +78,34 @@ class Start(NamedTuple):
       text: the text that it continues.
       opens: whether it opens an answer. Such a draft does not begin with an end of the answer: the
         gate is open, so the plug-in has something to say.
+      adapter: which of the plug-in's adapters writes it; -1 for none.
     """
 
     text: bytes
     opens: bool
+    adapter: int = NO_ADAPTER
 
 
 class Drafter:
     """Writes drafts, and remembers them: a draft depends on the text, not on the target."""
 
-    def __init__(self, params: Any, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        params: Any,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        adapters: Params | None = None,
+    ) -> None:
         """Remember nothing yet.
 
         Args:
           params: the plug-in's parameters.
           config: its configuration.
           tokenizer: its tokenizer.
+          adapters: its adapters, if its edits are in adapters.
         """
         self.params, self.config, self.tokenizer = params, config, tokenizer
+        self.adapters = adapters
         self._drafts: dict[Start, _Written] = {}
         self._stops = draft_stops(PromptFormat(tokenizer), config.vocab_size)
 
@@ -137,8 +149,10 @@ class Drafter:
             start.opens and not written.tokens
             for start, written in zip(starts, earlier, strict=True)
         ]
+        chosen = np.full(len(opens), starts[0].adapter, np.int32)
+        chosen[: len(rows)] = [start.adapter for start in starts]
         continuation = greedy_continuation(
-            self.params,
+            adapted(self.params, self.adapters, chosen),
             self.config,
             *batch,
             self._stops,
@@ -196,6 +210,7 @@ class DraftReader:
         target: Tokenizer,
         prompts: Sequence[str],
         *,
+        adapters: Sequence[int] | None = None,
         spaced: bool = True,
         whole: bool = True,
     ) -> None:
@@ -205,6 +220,7 @@ class DraftReader:
           drafter: writes the drafts.
           target: the target's tokenizer.
           prompts: of the B rows, as the plug-in reads them.
+          adapters: the adapter that writes each row's drafts (default: none).
           spaced: whether the target's answers begin with the space that joins prompt and answer.
           whole: ask for whole drafts. Without it drafts come in two parts, the second when the
             first is used up. That is quicker where true tokens are accepted, since most of these
@@ -212,6 +228,7 @@ class DraftReader:
         """
         self.drafter, self.target, self.whole, self.spaced = drafter, target, whole, spaced
         self.prompts = [prompt.encode("utf-8") for prompt in prompts]
+        self.adapters = [NO_ADAPTER] * len(prompts) if adapters is None else list(adapters)
         self.texts = list(self.prompts)
         self.accepted = [0] * len(prompts)
         self.used = [0] * len(prompts)
@@ -271,7 +288,8 @@ class DraftReader:
     def _start(self, i: int) -> Start:
         """Where the current draft of a row begins."""
         text = self.texts[i][: len(self.texts[i]) - self.used[i]]
-        return Start(text, opens=not text[len(self.prompts[i]) :].strip())
+        opens = not text[len(self.prompts[i]) :].strip()
+        return Start(text, opens, self.adapters[i])
 
     def _is_paused(self, i: int) -> bool:
         """Whether the first part of a row's draft is used up, and the draft has more."""

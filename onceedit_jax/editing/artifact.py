@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, neutral_rows
+from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.distributed.hosts import is_first
 from onceedit_jax.distributed.mesh import mesh_of, replicate, sharding, spans_hosts
 from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
-from onceedit_jax.editing.relation_reading import RelationReader, lower_layers, subjects_of
+from onceedit_jax.editing.relation_reading import RelationReader, subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
 from onceedit_jax.gates.fact_memory import both, memory
@@ -28,13 +29,24 @@ from onceedit_jax.gates.fitting import Verdicts, fit_gate
 from onceedit_jax.gates.relation_head import RelationHead
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
+from onceedit_jax.models.adapters import (
+    NO_ADAPTER,
+    adapted,
+    adapted_layers,
+    merged,
+    number_of_adapters,
+    split_for,
+)
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.sharding import param_shardings
+from onceedit_jax.models.weights import load_model
 from onceedit_jax.storage.checkpoints import load_tree, save_tree
 from onceedit_jax.storage.files import FolderKind, fresh_folder
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
+from onceedit_jax.types import Params
 
 ARTIFACT = FolderKind(MARK, ("params", "tokenizer"))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
@@ -60,6 +72,8 @@ class EditedPlugin:
       info: everything else: the base model, the edits, the settings, the thresholds.
       relation: the state of the gate `fact`: `head`, `keys`, `subjects`; and `base`, the lower
         layers of the unedited model, where the edit changed them. None without a relation head.
+      adapters: the factors of its adapters, see `onceedit_jax.models.adapters`; None if the edits
+        are in `params`.
     """
 
     params: dict[str, Any]
@@ -70,6 +84,7 @@ class EditedPlugin:
     tokenizer: Tokenizer
     info: EditInfo
     relation: dict[str, Any] | None = None
+    adapters: Params | None = None
 
     @property
     def name(self) -> str:
@@ -129,6 +144,53 @@ class EditedPlugin:
         """The edits that it holds."""
         return [entry.record(i) for i, entry in enumerate(self.info.edits)]
 
+    @property
+    def is_light(self) -> bool:
+        """Whether its parameters are those of the base model, which an artifact need not hold."""
+        return (
+            self.adapters is not None
+            and self.info.base.spec is not None
+            and all(entry.adapter is not None for entry in self.info.edits)
+        )
+
+    @property
+    def routes(self) -> bool:
+        """Whether its edits are in several adapters, so that each prompt needs its own."""
+        return self.adapters is not None and number_of_adapters(self.adapters) > 1
+
+    def adapters_of(self, edits: Int[np.ndarray, "prompts"]) -> Int[np.ndarray, "prompts"]:
+        """The adapter of prompts that ask for some edits; a single one serves every prompt.
+
+        Args:
+          edits: `[N]`, the place of the edit that each prompt asks for, `NOTHING` for none.
+        """
+        if self.adapters is None:
+            return np.full(len(edits), NO_ADAPTER, np.int32)
+        if not self.routes:
+            return np.zeros(len(edits), np.int32)
+        own = [NO_ADAPTER if e.adapter is None else e.adapter for e in self.info.edits]
+        return np.where(edits >= 0, np.array(own, np.int32)[edits], NO_ADAPTER)
+
+    def states_after(
+        self, prefixes: Sequence[Sequence[int]], edits: Int[np.ndarray, "prefixes"]
+    ) -> Float[np.ndarray, "prefixes hidden"]:
+        """The final state after each prefix, `[N, D]`, by the adapter of its edit.
+
+        Args:
+          prefixes: N token sequences, none empty.
+          edits: `[N]`, the place of each one's edit, `NOTHING` for none.
+        """
+        chosen = self.adapters_of(edits)
+        states = np.zeros((len(prefixes), self.config.hidden_size), np.float32)
+        params = self.params
+        if self.adapters is not None:
+            params = split_for(params, adapted_layers(self.adapters))
+        for adapter in np.unique(chosen):
+            places = np.flatnonzero(chosen == adapter)
+            own = adapted(params, self.adapters, chosen[places[:1]])
+            states[places] = states_after(own, self.config, [prefixes[i] for i in places.tolist()])
+        return states
+
     @cached_property
     def reader(self) -> PromptReader:
         """What reads prompts for its gates."""
@@ -144,7 +206,7 @@ class EditedPlugin:
         assert self.relation is not None and self.info.relation is not None
         params = {**self.params, **self.relation.get("base", {})}
         embed = {**params["embed"], "tokens": self.base_embeddings}
-        lower, config = lower_layers(
+        lower, config = lower_part(
             {**params, "embed": embed}, self.config, self.info.relation.layers
         )
         mesh = mesh_of(self.params)
@@ -188,28 +250,42 @@ class EditedPlugin:
         """
         folder = Path(folder)
         with fresh_folder(folder, EXPORT) as fresh:
-            export_hf(fresh, self.params, self.config, self.info.base.hf_config, dtype=dtype)
+            export_hf(
+                fresh, self._whole_params(), self.config, self.info.base.hf_config, dtype=dtype
+            )
             self.tokenizer.save(fresh)
             save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT.mark)
         return folder
 
+    def _whole_params(self) -> Params:
+        """Parameters that hold every edit."""
+        if self.adapters is None:
+            return self.params
+        if self.routes:
+            raise InputError(
+                f"{self.name} has its edits in {number_of_adapters(self.adapters)} adapters, which "
+                "cannot be added to one set of weights: they would change each other's answers"
+            )
+        return merged(self.params, self.adapters, 0)
+
     def save(self, folder: str | Path) -> Path:
         """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.
 
-        The folder appears only when it is complete; an earlier artifact is replaced. Where the
-        parameters lie over several hosts, all of them save it, on a file system that they share.
+        Where all edits are in adapters, their factors are written and the base model's weights are
+        not: `load` reads these from where they were. The folder appears only when it is complete;
+        an earlier artifact is replaced. Where the parameters lie over several hosts, all of them
+        save it, on a file system that they share.
 
         Raises:
           InputError: if the folder holds something else.
         """
         folder = Path(folder)
         together = spans_hosts(self.params)
-        arrays = {
-            "params": self.params,
-            "gate": self.gate,
-            "memory": self.memory,
-            "base_embeddings": self.base_embeddings,
-        }
+        arrays: dict[str, Any] = {"gate": self.gate, "memory": self.memory}
+        if not self.is_light:
+            arrays |= {"params": self.params, "base_embeddings": self.base_embeddings}
+        if self.adapters is not None:
+            arrays["adapters"] = self.adapters
         if self.relation is not None:
             arrays["relation"] = {**self.relation, "head": self.relation["head"]._asdict()}
         with fresh_folder(folder, ARTIFACT, together=together) as fresh:
@@ -221,15 +297,20 @@ class EditedPlugin:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, mesh: Mesh | None = None) -> "EditedPlugin":
+    def load(
+        cls, folder: str | Path, *, base: str | Path | None = None, mesh: Mesh | None = None
+    ) -> "EditedPlugin":
         """Read an artifact back, whatever devices it was written on.
 
         Args:
           folder: the artifact.
+          base: the model that was edited, for an artifact without its weights (default: the one
+            that the artifact names). Artifacts of one base share it in memory.
           mesh: where its arrays shall lie (default: on one device).
 
         Raises:
-          InputError: if the folder is no artifact, is incomplete, or is of a newer format.
+          InputError: if the folder is no artifact, is incomplete, or is of a newer format; or its
+            base model is not there, or is another one.
         """
         folder = Path(folder)
         info = read_info(folder)
@@ -238,6 +319,9 @@ class EditedPlugin:
         tokenizer = load_tokenizer(folder / "tokenizer")
         if "relation" in tree:
             tree["relation"]["head"] = RelationHead(**tree["relation"]["head"])
+        if "params" not in tree:
+            tree["params"] = _base_params(folder, info, base, mesh)
+            tree["base_embeddings"] = input_embeddings(tree["params"])
         found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
         if found != expected:
             raise InputError(
@@ -252,6 +336,34 @@ def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
         SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else sharding(mesh, ())
     )
     places: dict[str, Any] = jax.tree.map(lambda _: everywhere, shapes)
-    if mesh is not None:
+    if mesh is not None and "params" in shapes:
         places["params"] = param_shardings(mesh, shapes["params"])
     return places
+
+
+_base = lru_cache(maxsize=2)(load_model)
+
+
+def _base_params(
+    folder: Path, info: EditInfo, base: str | Path | None, mesh: Mesh | None
+) -> Params:
+    """The parameters of the model that an artifact of adapters was made for."""
+    spec = info.base.spec if base is None else base
+    if spec is None:
+        raise InputError(
+            f"{folder}: holds adapters without the weights of {info.base.name}, and does not say "
+            "where these are; name the model (`base`)"
+        )
+    try:
+        model = _base(str(spec), mesh=mesh)
+    except InputError as error:
+        raise InputError(
+            f"{folder}: holds adapters without the weights of {info.base.name}, and these are not "
+            f"where they were ({error}); name the model (`base`)"
+        ) from error
+    if model.content_hash != info.base.content_hash:
+        raise InputError(
+            f"{folder}: was made for {info.base.name} with hash {info.base.content_hash[:12]}; "
+            f"{spec} has {model.content_hash[:12]}: name the model that was edited (`base`)"
+        )
+    return model.params

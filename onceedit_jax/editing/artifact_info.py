@@ -10,8 +10,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
 
-FORMAT = 5
-READABLE = (4, 5)
+FORMAT = 6
+READABLE = (4, 5, 6)
 MARK = "edit.json"
 
 
@@ -24,12 +24,14 @@ class BaseInfo:
       content_hash: hash of its unedited weights, the key of its transfer tables.
       hf_config: its config.json.
       config: its configuration, as `ModelConfig.to_dict` gives it.
+      spec: where it was loaded from, see `LoadedModel`; an artifact of adapters loads it again.
     """
 
     name: str
     content_hash: str
     hf_config: dict[str, Any]
     config: dict[str, Any]
+    spec: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class EditEntry:
       subject: what it is about.
       aliases: other names of the subject.
       rephrase: the prompt in other words, which `onceedit check` asks; never trained on.
+      adapter: the adapter that has learnt it; None if it is in the weights.
     """
 
     prompt: str
@@ -49,6 +52,7 @@ class EditEntry:
     subject: str | None = None
     aliases: tuple[str, ...] = ()
     rephrase: str | None = None
+    adapter: int | None = None
 
     def record(self, index: int = 0) -> EditRecord:
         """The edit as it was given."""

@@ -1,7 +1,7 @@
 """From records to training arrays: rows of tokens, then padded batches in a seeded order."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from onceedit_jax.text.tokenizer import Tokenizer
 
 LINE = 64  # tokens of a packed line, unless a row is longer
 TEXT_TOKENS = 64  # tokens kept of a text that is no edit
+
+RowStream = Float[np.ndarray, "length embed"]  # of one row of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Batch(NamedTuple):
       gate_columns: the column where each row's gate is read.
       gate_labels: 1 for rows about an edit, 0 for unrelated ones.
       gate_mask: 0 for rows that do not train the gate or only fill the batch.
+      stream: float32, the residual stream below the layers that are trained; None where the whole
+        model runs.
     """
 
     tokens: Int[Array, "lines length"]
@@ -76,6 +80,7 @@ class Batch(NamedTuple):
     gate_columns: Int[Array, "rows"]
     gate_labels: Float[Array, "rows"]
     gate_mask: Float[Array, "rows"]
+    stream: Float[Array, "lines length embed"] | None = None
 
 
 class TextBatch(NamedTuple):
@@ -138,23 +143,44 @@ def epoch_batches(
     *,
     pools: Sequence[Sequence[TrainingRow]] = (),
     multiple: int = 1,
+    streams: Mapping[tuple[int, ...], RowStream] | None = None,
 ) -> Iterator[Batch]:
     """Packed batches of one epoch: all rows and one of each pool, in an order of (seed, epoch)."""
+    for group in epoch_groups(rows, settings, epoch, pools=pools):
+        yield make_batch(group, settings.batch_size, multiple=multiple, streams=streams)
+
+
+def epoch_groups(
+    rows: Sequence[TrainingRow],
+    settings: EditSettings,
+    epoch: int,
+    *,
+    pools: Sequence[Sequence[TrainingRow]] = (),
+) -> list[list[TrainingRow]]:
+    """The rows of each batch of one epoch, before they are packed."""
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(rows) + len(pools))
     present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]
-    for start in range(0, len(present), settings.batch_size):
-        chosen = [present[i] for i in order[start : start + settings.batch_size]]
-        yield make_batch(chosen, settings.batch_size, multiple=multiple)
+    size = settings.batch_size
+    return [
+        [present[i] for i in order[start : start + size]] for start in range(0, len(present), size)
+    ]
 
 
-def make_batch(rows: Sequence[TrainingRow], height: int, *, multiple: int = 1) -> Batch:
+def make_batch(
+    rows: Sequence[TrainingRow],
+    height: int,
+    *,
+    multiple: int = 1,
+    streams: Mapping[tuple[int, ...], RowStream] | None = None,
+) -> Batch:
     """Pack rows into one batch.
 
     Args:
       rows: at most `height`.
       height: rows of the batch; those that only fill it are masked everywhere.
       multiple: the number of lines is a multiple of it.
+      streams: by a row's tokens, the stream below the layers that are trained.
     """
     lengths = [len(row.tokens) for row in rows]
     # A step takes long to compile: few shapes.
@@ -168,6 +194,12 @@ def make_batch(rows: Sequence[TrainingRow], height: int, *, multiple: int = 1) -
         tokens[line, span] = row.tokens
         positions[line, span] = np.arange(len(row.tokens))
         segments[line, span] = i
+    stream = None
+    if streams is not None:
+        depth = next(iter(streams.values())).shape[1]
+        stream = np.zeros((*shape, depth), np.float32)
+        for row, (line, first) in zip(rows, places, strict=True):
+            stream[line, first : first + len(row.tokens)] = streams[row.tokens]
     answers = [
         (i, first + max(column - 1, 0), row.tokens[column])
         for i, (row, (_, first)) in enumerate(zip(rows, places, strict=True))
@@ -192,4 +224,6 @@ def make_batch(rows: Sequence[TrainingRow], height: int, *, multiple: int = 1) -
         "gate_labels": np.array([row.related is True for row in rows] + filler, np.float32),
         "gate_mask": np.array([row.related is not None for row in rows] + filler, np.float32),
     }
+    if stream is not None:
+        arrays["stream"] = stream
     return Batch(**{name: jnp.asarray(array) for name, array in arrays.items()})

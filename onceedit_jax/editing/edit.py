@@ -18,7 +18,7 @@ from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, neutral_rows, strip_nq
 from onceedit_jax.distributed.mesh import data_mesh, lay, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.artifact_info import EditorInfo
+from onceedit_jax.editing.artifact_info import EditEntry, EditorInfo
 from onceedit_jax.editing.augmentation import TrainingTexts, training_texts, unrelated_counts
 from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.editor import (
@@ -36,6 +36,7 @@ from onceedit_jax.editing.trainer import Progress, Trained
 from onceedit_jax.editing.tuning import editor_of, recorded_settings
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.weight_token import init_gate
+from onceedit_jax.models.adapters import joined, number_of_adapters
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.weights import LoadedModel
@@ -112,17 +113,20 @@ def edit(
     begun = time.monotonic()
     editor = editor or editor_of(settings)
     _check(model, records, unrelated or (), editor)
+    if editor.apart:
+        replay = 0.0
     for text in key_warnings(records, unconcerned_texts(unrelated or ())):
         on_warning(text)
     head = _head(head, model)
     # Rows of the embedding that are no tokens are never predicted.
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))
     model = dataclasses.replace(model, config=config)
-    earlier = _continued(start, model, records, replay)
+    kept = _continued(start, model, records, replay, editor)
+    earlier = [entry.record(i) for i, entry in enumerate(kept)]
     replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
     if unrelated is None:
         unrelated = drop_leaks(neutral_rows(), [*records, *evaluated, *earlier])[0]
-        if head is not None:
+        if head is not None or editor.apart:
             settings = _without_gate_rows(settings)
         settings = _within(settings, len(unrelated), len(records) + len(replayed))
     else:
@@ -162,14 +166,18 @@ def edit(
     params = _over(mesh, (start or model).params)
     prepared = time.monotonic() - begun
     result, seconds = _timed(editor, params, config, inputs)
+    trained = _trained(result, config, start)
+    # The new adapter is the last one.
+    own = number_of_adapters(trained.adapters) - 1 if trained.adapters else None
     return finalize_artifact(
         model,
         tokenizer,
-        _trained(result, config, start),
+        trained,
         [*records, *earlier],
         augmented,
         settings,
         spent=prepared + seconds,
+        adapters=[*[own] * len(records), *(entry.adapter for entry in kept)],
         editor=EditorInfo(**editor.describe()),
         recorded=recorded,
         ungated=ungated,
@@ -181,12 +189,7 @@ def edit(
 
 def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
     """The edits of an earlier stage, without those whose prompt is also in `records`."""
-    prompts = {normalise(record.prompt) for record in records}
-    return [
-        entry.record(i)
-        for i, entry in enumerate(start.info.edits)
-        if normalise(entry.prompt) not in prompts
-    ]
+    return [entry.record(i) for i, entry in enumerate(_kept(start, records))]
 
 
 def parameter_hash(tree: Any) -> str:
@@ -244,8 +247,12 @@ def _check(
 
 
 def _continued(
-    start: EditedPlugin | None, model: LoadedModel, records: Sequence[EditRecord], replay: float
-) -> list[EditRecord]:
+    start: EditedPlugin | None,
+    model: LoadedModel,
+    records: Sequence[EditRecord],
+    replay: float,
+    editor: Editor,
+) -> list[EditEntry]:
     """The earlier edits that stay, after a check that `start` fits."""
     if replay < 0:
         raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
@@ -256,7 +263,17 @@ def _continued(
             f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
             f"{model.name}, {model.content_hash[:12]}: continue from a plug-in of the same base"
         )
-    return earlier_edits(start, records)
+    if start.adapters is not None and not editor.apart:
+        raise InputError(
+            f"start: its edits are in adapters, which belong to the weights as they are, and the "
+            f"method {editor.name} changes these; use the method adapter, or edit the model anew"
+        )
+    return _kept(start, records)
+
+
+def _kept(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditEntry]:
+    prompts = {normalise(record.prompt) for record in records}
+    return [entry for entry in start.info.edits if normalise(entry.prompt) not in prompts]
 
 
 def _without_gate_rows(settings: EditSettings) -> EditSettings:
@@ -363,4 +380,6 @@ def _timed(
 def _trained(result: EditorResult, config: ModelConfig, start: EditedPlugin | None) -> Trained:
     """The result with a row for [WEIGHT]: the editor's own, else the one there was."""
     gate = result.gate or (start.gate if start else init_gate(config.hidden_size))
-    return Trained(result.params, gate, [dict(entry) for entry in result.history])
+    parts = [each for each in (start and start.adapters, result.adapters) if each]
+    history = [dict(entry) for entry in result.history]
+    return Trained(result.params, gate, history, joined(parts) if parts else None)

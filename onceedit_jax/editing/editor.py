@@ -76,6 +76,8 @@ class EditorResult:
       params: the parameters after the edit, in canonical form (one stack of layers).
       state: the memory that `Editor.read` reads; for other methods what `init` gave, if anything.
       gate: the trained gate, `{"kernel": [D]}`; None if the method trains none.
+      adapters: factors of one adapter, see `models.adapters`, if the edits are there and not in
+        `params`, which are then those of the model.
       history: one entry an epoch, with the names of `editing.checkpoint.HISTORY`.
       seconds: time of the edit, if it is not the time that `update` took (a resumed run).
     """
@@ -83,6 +85,7 @@ class EditorResult:
     params: Params
     state: Any = None
     gate: Params | None = None
+    adapters: Params | None = None
     history: Sequence[Mapping[str, float]] = ()
     seconds: float | None = None
 
@@ -121,6 +124,8 @@ class Editor:
         [B, T, D]`: the states after the final norm, for a method that keeps a memory beside the
         model. None if the edits are in the parameters.
       settings: a frozen record of the choices made, for reports.
+      apart: whether the edits are apart from the weights and from those of earlier stages, in an
+        adapter: nothing earlier is trained again, and no [WEIGHT] is trained.
     """
 
     name: str
@@ -128,6 +133,7 @@ class Editor:
     init: Init = no_state
     read: Read | None = None
     settings: Any = None
+    apart: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Name and settings as plain JSON values."""

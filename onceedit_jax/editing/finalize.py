@@ -26,7 +26,6 @@ from onceedit_jax.editing.artifact_info import (
 from onceedit_jax.editing.augmentation import TrainingTexts
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
 from onceedit_jax.editing.relation_heads import LearntHead
-from onceedit_jax.editing.relation_reading import lower_layers
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.gates.fact import THRESHOLD, fact_with
@@ -34,6 +33,7 @@ from onceedit_jax.gates.fact_memory import both, memory, reaches
 from onceedit_jax.gates.fitting import fit_gate
 from onceedit_jax.gates.types import EDIT, FittedGate, GateFeatures
 from onceedit_jax.gates.weight_token import alpha, token
+from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.versions import versions
@@ -51,6 +51,7 @@ def finalize_artifact(
     settings: EditSettings,
     *,
     spent: float,
+    adapters: Sequence[int | None] | None = None,
     editor: EditorInfo | None = None,
     recorded: dict[str, Any] | None = None,
     ungated: Collection[int] = (),
@@ -71,6 +72,7 @@ def finalize_artifact(
       texts: what was trained on, and what was held back.
       settings: of the editing stage.
       spent: seconds of editing so far.
+      adapters: of each edit, the adapter that has learnt it (default: none).
       editor: the editing method (default: the one that `settings` names).
       recorded: the settings as `edit.json` records them (default: `settings`).
       ungated: positions of edits that the gate was not taught.
@@ -95,9 +97,12 @@ def finalize_artifact(
     )
     gates = {gate.name: fit_gate(gate, features, labels) for gate in (token(), memory(), both())}
     info = EditInfo(
-        base=BaseInfo(model.name, model.content_hash, model.hf_config, model.config.to_dict()),
+        base=BaseInfo(
+            model.name, model.content_hash, model.hf_config, model.config.to_dict(), model.spec
+        ),
         edits=tuple(
-            EditEntry(r.prompt, r.target, r.subject, r.aliases, r.rephrase) for r in records
+            EditEntry(r.prompt, r.target, r.subject, r.aliases, r.rephrase, adapter)
+            for r, adapter in zip(records, adapters or [None] * len(records), strict=True)
         ),
         edited_before=edited_before,
         contradicting=len(contradicting(records)),
@@ -127,6 +132,7 @@ def finalize_artifact(
         tokenizer,
         info,
         relation,
+        trained.adapters,
     )
 
 
@@ -142,7 +148,7 @@ def _relation(
     reader = PromptReader(trained.params, trained.gate, model.config, tokenizer, relations)
     state = fit_gate(fact_with(head.head), *gate_rows({"relation"}, records, reader)).state
     lower = relations.params
-    edited, _ = lower_layers(trained.params, model.config, head.layers)
+    edited, _ = lower_part(trained.params, model.config, head.layers)
     unchanged = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), lower, edited)
     if not all(jax.tree.leaves(unchanged)):
         # The embeddings of tokens are stored in any case.

@@ -10,9 +10,10 @@ from onceedit_jax.data.relations import SUBJECT, Relation, relation_bank
 from onceedit_jax.editing.head_settings import HeadSettings
 from onceedit_jax.editing.head_training import calibrated, learn_projection, text_pairs, with_bank
 from onceedit_jax.editing.relation_heads import LearntHead
-from onceedit_jax.editing.relation_reading import RelationReader, lower_layers
+from onceedit_jax.editing.relation_reading import RelationReader
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
+from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.asking import drawn_form, sentence_forms, short_forms
 from onceedit_jax.text.subjects import Mention, Subjects, asked_part
@@ -51,7 +52,7 @@ def learn_relation_head(
     layers = settings.layers or model.config.num_layers * 16 // 30 or 1
     if layers > model.config.num_layers:
         raise InputError(f"layers={layers}: {model.name} has {model.config.num_layers}")
-    lower, config = lower_layers(model.params, model.config, layers)
+    lower, config = lower_part(model.params, model.config, layers)
     reader = RelationReader(lower, config, tokenizer, Subjects([]))
     rng = np.random.default_rng([settings.seed, 1])
     texts, relations = _texts(bank, settings.forms, rng)

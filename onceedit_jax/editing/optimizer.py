@@ -33,7 +33,7 @@ def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTr
     options = {"weight_decay": settings.weight_decay} if decays else {}
     optimizer = optax.partition(
         {
-            "model": make(schedule(settings.learning_rate), **options),
+            "model": make(schedule(settings.rate), **options),
             "gate": make(schedule(settings.gate_learning_rate), **options),
         },
         {"model": "model", "gate": "gate"},

@@ -18,7 +18,6 @@ from onceedit_jax.data.relations import Relation, relation_bank
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.relation_reading import (
     RelationReader,
-    lower_layers,
     names_of,
     own_parts,
     subjects_of,
@@ -26,6 +25,7 @@ from onceedit_jax.editing.relation_reading import (
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import THRESHOLD
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
+from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.subjects import Subjects, asked_part
@@ -63,7 +63,7 @@ class LearntHead:
           tokenizer: its tokenizer.
           records: the edits whose subjects are looked for.
         """
-        lower, config = lower_layers(model.params, model.config, self.layers)
+        lower, config = lower_part(model.params, model.config, self.layers)
         return RelationReader(lower, config, tokenizer, subjects_of(records))
 
     def bank_relations(

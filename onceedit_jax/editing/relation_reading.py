@@ -18,7 +18,6 @@ from onceedit_jax.distributed.mesh import mesh_of, to_host, using
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states
-from onceedit_jax.models.layout import stack_layers
 from onceedit_jax.text.subjects import Mention, Subjects, asked_part, folded, names_in
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
@@ -89,16 +88,6 @@ class RelationReader:
                 batch = shared_batch(mesh, [encoded[i] for i in chosen], largest=ROWS)
                 states[chosen] = to_host(_pooled(self.params, self.config, *batch))[: len(chosen)]
         return states
-
-
-def lower_layers(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
-    """The first layers of a model, as a model of its own, without a copy of the rest."""
-    stacked = stack_layers(params)
-    lower = jax.tree.map(lambda leaf: leaf[:count], stacked["layers"])
-    kept = {name: part for name, part in stacked.items() if name != "head"}
-    return {**kept, "layers": lower}, dataclasses.replace(
-        config, num_layers=count, sliding_layers=config.sliding_layers[:count]
-    )
 
 
 def subjects_of(records: Sequence[EditRecord]) -> Subjects:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from onceedit_jax.checks import check_settings
 
-Method = Literal["full", "lora", "last-n-layers"]
+Method = Literal["full", "lora", "last-n-layers", "adapter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class EditSettings:
     The paper trains all parameters, at a rate of 1e-4.
 
     Attributes:
-      learning_rate: peak learning rate.
+      learning_rate: peak learning rate. None: by the method, see `rate`.
       gate_learning_rate: peak learning rate of [WEIGHT]'s row, which starts from zero; the rest of
         the model needs only small changes.
       gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
@@ -45,18 +45,19 @@ class EditSettings:
         many of the unrelated rows have one too.
       held_back: unrelated rows that are not trained on, per edit, and the same share of the swapped
         prompts; they fix the gate's threshold.
-      method: what is trained: "full", "lora" or "last-n-layers". An editor that is passed to
-        `edit` comes before it.
+      method: what is trained: "full", "lora", "last-n-layers" or "adapter". An editor that is
+        passed to `edit` comes before it.
       lora_rank: rank of the LoRA factors.
       lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.
-      last_layers: layers trained by "last-n-layers". None: two fifths of the model's.
+      adapter_rank: rank of the factors of "adapter".
+      last_layers: layers trained by "last-n-layers" and "adapter". None: two fifths of the model's.
       early_stop: stop after this many epochs in a row with every edit predicted whole and the gate
         right on every row; 0 never stops early.
       max_tokens: longest row; unrelated texts are cut there, longer edits are refused.
       seed: the only source of randomness (row order, LoRA factors, choice of unrelated rows).
     """
 
-    learning_rate: float = 2e-4
+    learning_rate: float | None = None
     gate_learning_rate: float = 3e-3
     gate_weight: float = 0.8
     batch_size: int = 16
@@ -77,6 +78,7 @@ class EditSettings:
     method: Method = "last-n-layers"
     lora_rank: int = 16
     lora_alpha: float = 32.0
+    adapter_rank: int = 8
     last_layers: int | None = None
     early_stop: int = 2
     max_tokens: int = 256
@@ -91,7 +93,8 @@ class EditSettings:
         check_settings(
             self,
             above_zero=(
-                "learning_rate", "batch_size", "epochs", "lora_rank", "last_layers", "max_tokens",
+                "learning_rate", "batch_size", "epochs", "lora_rank", "adapter_rank",
+                "last_layers", "max_tokens",
             ),
             not_negative=(
                 "gate_weight", "weight_decay", "warmup_steps", "clip_norm", "unrelated_ratio",
@@ -107,6 +110,11 @@ class EditSettings:
         Many edits make more steps a pass, and share the forms of questions.
         """
         return self.epochs or round(min(20.0, max(4.0, 20 * (10 / max(edits, 1)) ** 0.4)))
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate: `learning_rate`, or 2e-3 for an adapter and 2e-4 for weights."""
+        return self.learning_rate or (2e-3 if self.method == "adapter" else 2e-4)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

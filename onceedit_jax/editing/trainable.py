@@ -1,4 +1,4 @@
-"""Which parameters gradient training may change: all, the last n layers, or low-rank factors."""
+"""What gradient training may change: all parameters, the last layers, low-rank factors."""
 
 import dataclasses
 import math
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from onceedit_jax.checks import check_settings
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.layout import INPUT_AXES, split_layers
+from onceedit_jax.models.adapters import init_adapter, split_for
+from onceedit_jax.models.layout import INPUT_AXES, group_size, split_layers
 from onceedit_jax.types import Params
 
 UPPER = 0.4  # share of the layers that are trained by default
@@ -40,12 +41,16 @@ class Trainable:
       join: from the trainable and the frozen part to parameters that the decoder runs. It is called
         inside `jit` and differentiated. The layers may come in several groups.
       settings: a frozen record of the choices made, for reports; None if there are none.
+      below: from canonical parameters to the number of lowest layers that training leaves as they
+        are. Each row then runs through them once, in place of once a step; `join` must put a
+        boundary between two groups after them. None runs the whole model at every step.
     """
 
     name: str
     split: Callable[[Params, jax.Array], Parts]
     join: Callable[[Params, Params], Params]
     settings: Any = None
+    below: Callable[[Params], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +72,27 @@ class LoRASettings:
           InputError: naming the setting, its value and what was expected.
         """
         check_settings(self, above_zero=["rank"])
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterSettings:
+    """The size of an adapter.
+
+    Attributes:
+      rank: rank of the factors A and B of each matrix.
+      layers: number of layers, counted from the last one. None: two fifths of the model's.
+    """
+
+    rank: int = EditSettings.adapter_rank
+    layers: int | None = EditSettings.last_layers
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that train nothing.
+
+        Raises:
+          InputError: naming the setting, its value and what was expected.
+        """
+        check_settings(self, above_zero=["rank", "layers"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +128,17 @@ def low_rank(settings: LoRASettings) -> Trainable:
 
 
 @lru_cache
+def adapters(settings: AdapterSettings) -> Trainable:
+    """Train an adapter of the last layers, beside weights that stay as they are.
+
+    The result has it as `params["adapters"]`, see `models.adapters`. `split` raises InputError if
+    the model has fewer layers.
+    """
+    split = partial(_split_adapter, settings)
+    return Trainable("adapter", split, _join_adapter, settings, partial(_below, settings))
+
+
+@lru_cache
 def upper_layers(settings: LastLayersSettings) -> Trainable:
     """Train the last layers. `split` raises InputError if the model has fewer layers."""
     return Trainable("last-n-layers", partial(_split_layers, settings), _join_layers, settings)
@@ -111,6 +148,8 @@ def trainable_of(settings: EditSettings) -> Trainable:
     """What `settings.method` trains, with the sizes in `settings`."""
     if settings.method == "lora":
         return low_rank(LoRASettings(settings.lora_rank, settings.lora_alpha))
+    if settings.method == "adapter":
+        return adapters(AdapterSettings(settings.adapter_rank, settings.last_layers))
     if settings.method == "last-n-layers":
         return upper_layers(LastLayersSettings(settings.last_layers))
     return all_parameters()
@@ -124,11 +163,35 @@ def _join_nothing(trainable: Params, frozen: Params) -> Params:
     return trainable
 
 
+def last_layers_of(params: Params, count: int | None) -> int:
+    """How many of a model's last layers are trained; two fifths of them for None.
+
+    Raises:
+      InputError: the model has fewer layers.
+    """
+    layers = group_size(params["layers"])
+    last = max(1, round(UPPER * layers)) if count is None else count
+    if last > layers:
+        raise InputError(f"last_layers={last}: the model has {layers} layers")
+    return last
+
+
+def _split_adapter(settings: AdapterSettings, params: Params, key: jax.Array) -> Parts:
+    last = last_layers_of(params, settings.layers)
+    return Parts(init_adapter(params, last, settings.rank, key), split_for(params, last))
+
+
+def _join_adapter(trainable: Params, frozen: Params) -> Params:
+    return {**frozen, "adapters": trainable}
+
+
+def _below(settings: AdapterSettings, params: Params) -> int:
+    return group_size(params["layers"]) - last_layers_of(params, settings.layers)
+
+
 def _split_layers(settings: LastLayersSettings, params: Params, key: jax.Array) -> Parts:
-    count = jax.tree.leaves(params["layers"])[0].shape[0]
-    last = max(1, round(UPPER * count)) if settings.count is None else settings.count
-    if last > count:
-        raise InputError(f"last_layers={last}: the model has {count} layers")
+    count = group_size(params["layers"])
+    last = last_layers_of(params, settings.count)
     if last == count:
         lower, upper = (), params["layers"]
     else:

@@ -1,5 +1,6 @@
 """Trains a plug-in on its edits: one jitted step, resumable to the same result (section 3.1)."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
@@ -21,9 +22,16 @@ from onceedit_jax.distributed.mesh import (
     shard_batch,
     using,
 )
-from onceedit_jax.editing.batches import Batch, TrainingRow, epoch_batches
+from onceedit_jax.editing.batches import (
+    Batch,
+    RowStream,
+    TrainingRow,
+    epoch_batches,
+    epoch_groups,
+)
 from onceedit_jax.editing.checkpoint import HISTORY, Checkpoint, History
 from onceedit_jax.editing.loss import edit_loss
+from onceedit_jax.editing.lower_states import lower_streams
 from onceedit_jax.editing.optimizer import make_optimizer
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainable import Trainable, trainable_of
@@ -31,9 +39,11 @@ from onceedit_jax.errors import RunError
 from onceedit_jax.gates.weight_token import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
-from onceedit_jax.models.layout import stack_layers
+from onceedit_jax.models.layout import stack_layers, upper_part
 from onceedit_jax.models.sharding import divided
 from onceedit_jax.types import Params
+
+STREAMS = 4096  # rows whose streams are kept at once: with 25 tokens of 576 numbers each, 240 MB
 
 
 class Progress(NamedTuple):
@@ -48,11 +58,20 @@ class Progress(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Edited parameters in canonical form, the gate, and one entry of history per epoch."""
+    """What training gives.
+
+    Attributes:
+      params: parameters in canonical form.
+      gate: the gate.
+      history: one entry per epoch.
+      adapters: factors of the adapter that was trained, beside unchanged parameters; None if the
+        parameters were trained.
+    """
 
     params: Params
     gate: Params
     history: History
+    adapters: Params | None = None
 
 
 class StepOutcome(NamedTuple):
@@ -71,12 +90,25 @@ class _Program(NamedTuple):
 
 
 def batch_loss(
-    params: Params, gate: Params, batch: Batch, config: ModelConfig, gate_weight: float
+    params: Params,
+    gate: Params,
+    batch: Batch,
+    config: ModelConfig,
+    gate_weight: float,
+    below: int = 0,
 ) -> tuple[Float[Array, ""], StepOutcome]:
-    """The objective on one batch; the vocabulary head runs at the target positions only."""
-    params, config = divided(params, config)
+    """The objective on one batch; the vocabulary head runs at the target positions only.
+
+    The first `below` layers do not run: the batch has the stream after them.
+    """
+    params, config = divided(*upper_part(params, config, below))
     hidden, _ = hidden_states(
-        params, config, batch.tokens, batch.positions, segments=batch.segments
+        params,
+        config,
+        batch.tokens,
+        batch.positions,
+        segments=batch.segments,
+        stream=batch.stream,
     )
     places = batch.lines[batch.target_rows], batch.target_columns
     # Devices share these as they share rows: the head is a third of the work.
@@ -140,7 +172,9 @@ def train(
     parts = trainable.split(params, jax.random.key(settings.seed))
     steps = -(-(len(rows) + len(pools)) // settings.batch_size)
     epochs = settings.passes(sum(row.target_start < len(row.tokens) for row in rows))
-    program = _program(config, settings, trainable, steps * epochs)
+    below = trainable.below(params) if trainable.below else 0
+    program = _program(config, settings, trainable, steps * epochs, below)
+    streams = _Streams(params, config, below, rows, pools, settings, epochs)
     mesh, history = mesh_of(params), History()
     state = _fresh_state(parts.trainable, gate or init_gate(config.hidden_size), program, mesh)
     if checkpoint is not None:
@@ -149,7 +183,14 @@ def train(
     for epoch in range(len(history), epochs):
         if _learnt(history, settings.early_stop):
             break
-        batches = epoch_batches(rows, settings, epoch, pools=pools, multiple=batch_multiple(mesh))
+        batches = epoch_batches(
+            rows,
+            settings,
+            epoch,
+            pools=pools,
+            multiple=batch_multiple(mesh),
+            streams=streams.of(epoch),
+        )
         run = partial(program.step, frozen=parts.frozen)
         state, entry = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
         history.append(entry)
@@ -158,22 +199,63 @@ def train(
             checkpoint.save(state, history)
             saved_at = time.monotonic()
     trained = state["trainable"]
-    edited = stack_layers(trainable.join(trained["model"], parts.frozen))
-    return Trained(edited, trained["gate"], history)
+    joined = trainable.join(trained["model"], parts.frozen)
+    if adapters := joined.get("adapters"):
+        return Trained(params, trained["gate"], history, adapters)
+    return Trained(stack_layers(joined), trained["gate"], history)
 
 
 # The schedule is part of the program, so that another number of steps is another program: the
 # last few are kept.
 @lru_cache(maxsize=4)
 def _program(
-    config: ModelConfig, settings: EditSettings, trainable: Trainable, total_steps: int
+    config: ModelConfig, settings: EditSettings, trainable: Trainable, total_steps: int, below: int
 ) -> _Program:
     """The optimizer and the compiled step; runs with equal arguments compile it once."""
     optimizer = make_optimizer(settings, total_steps)
     step = partial(
-        _step, config=config, settings=settings, trainable=trainable, optimizer=optimizer
+        _step,
+        config=config,
+        settings=settings,
+        trainable=trainable,
+        optimizer=optimizer,
+        below=below,
     )
     return _Program(optimizer, jax.jit(step, donate_argnames="state"))
+
+
+@dataclasses.dataclass
+class _Streams:
+    """The streams below the trained layers, for some epochs at a time, so that they fit in memory.
+
+    A resumed run computes those of the same epochs together, and so the same numbers.
+    """
+
+    params: Params
+    config: ModelConfig
+    below: int
+    rows: Sequence[TrainingRow]
+    pools: Sequence[Sequence[TrainingRow]]
+    settings: EditSettings
+    epochs: int
+    first: int = -1  # of the epochs that are there
+    there: dict[tuple[int, ...], RowStream] | None = None
+
+    def of(self, epoch: int) -> dict[tuple[int, ...], RowStream] | None:
+        """Those of an epoch's rows, by their tokens; None if the whole model is trained."""
+        if not self.below:
+            return None
+        size = max(1, STREAMS // (len(self.rows) + len(self.pools)))
+        first = epoch - epoch % size
+        if first != self.first:
+            groups = [
+                epoch_groups(self.rows, self.settings, e, pools=self.pools)
+                for e in range(first, min(first + size, self.epochs))
+            ]
+            rows = (row for epoch_of in groups for group in epoch_of for row in group)
+            self.there = lower_streams(self.params, self.config, self.below, rows)
+            self.first = first
+        return self.there
 
 
 def _fresh_state(model: Params, gate: Params, program: _Program, mesh: Mesh) -> Any:
@@ -207,7 +289,7 @@ def _epoch(
         if not np.isfinite(values[0]):
             raise RunError(
                 f"the loss or its gradient became {values[0]} in epoch {epoch + 1}, "
-                f"step {i + 1}: lower learning_rate (now {settings.learning_rate}) or set "
+                f"step {i + 1}: lower learning_rate (now {settings.rate}) or set "
                 "clip_norm; the last checkpoint is untouched"
             )
         sums += values
@@ -234,10 +316,11 @@ def _step(
     settings: EditSettings,
     trainable: Trainable,
     optimizer: optax.GradientTransformation,
+    below: int,
 ) -> tuple[Any, StepOutcome]:
     def objective(trained: Params) -> tuple[jax.Array, StepOutcome]:
         params = trainable.join(trained["model"], frozen)
-        return batch_loss(params, trained["gate"], batch, config, settings.gate_weight)
+        return batch_loss(params, trained["gate"], batch, config, settings.gate_weight, below)
 
     gradients, outcome = jax.grad(objective, has_aux=True)(state["trainable"])
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["trainable"])
@@ -252,8 +335,9 @@ def _shared(mesh: Mesh, batch: Batch) -> Batch:
     """A batch whose lines the devices share; the lists over all its rows are small."""
     if mesh.size == 1:
         return batch
-    lines = shard_batch(mesh, (batch.tokens, batch.positions, batch.segments))
-    return batch._replace(tokens=lines[0], positions=lines[1], segments=lines[2])
+    shared = ("tokens", "positions", "segments", "stream")
+    lines = {name: getattr(batch, name) for name in shared}
+    return batch._replace(**shard_batch(mesh, lines))
 
 
 def _share(right: float, count: float) -> float:

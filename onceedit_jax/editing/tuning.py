@@ -7,9 +7,11 @@ from typing import Any
 from onceedit_jax.editing.editor import Editor, EditorInputs, EditorResult, editor_factory
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainable import (
+    AdapterSettings,
     LastLayersSettings,
     LoRASettings,
     Trainable,
+    adapters,
     all_parameters,
     low_rank,
     trainable_of,
@@ -28,7 +30,8 @@ def trained(trainable: Trainable) -> Editor:
       trainable: which part; `full`, `lora` and `last_layers` are such editors.
     """
     update = partial(_update, trainable)
-    return Editor(trainable.name, update, settings=trainable.settings)
+    apart = isinstance(trainable.settings, AdapterSettings)
+    return Editor(trainable.name, update, settings=trainable.settings, apart=apart)
 
 
 def full() -> Editor:
@@ -40,6 +43,12 @@ def full() -> Editor:
 def lora(settings: LoRASettings) -> Editor:
     """Train low-rank factors of every layer matrix. Takes the fields of `LoRASettings`."""
     return trained(low_rank(settings))
+
+
+@editor_factory(AdapterSettings)
+def adapter(settings: AdapterSettings) -> Editor:
+    """Train an adapter beside the model's weights. Takes the fields of `AdapterSettings`."""
+    return trained(adapters(settings))
 
 
 @editor_factory(LastLayersSettings)
@@ -56,11 +65,13 @@ def editor_of(settings: EditSettings) -> Editor:
 def recorded_settings(editor: Editor, settings: EditSettings) -> dict[str, Any]:
     """Settings of the editing stage as an artifact records them.
 
-    `method`, `lora_rank`, `lora_alpha` and `last_layers` agree with the editor.
+    `method`, and the sizes that belong to it, agree with the editor.
     """
     own = editor.settings
     if isinstance(own, LoRASettings):
         settings = dataclasses.replace(settings, lora_rank=own.rank, lora_alpha=own.alpha)
+    elif isinstance(own, AdapterSettings):
+        settings = dataclasses.replace(settings, adapter_rank=own.rank, last_layers=own.layers)
     elif isinstance(own, LastLayersSettings):
         settings = dataclasses.replace(settings, last_layers=own.count)
     return {**settings.as_dict(), "method": editor.name}
@@ -82,4 +93,11 @@ def _update(
     )
     # Epochs carry their own time: some may be of an earlier run that was interrupted.
     seconds = sum(entry["seconds"] for entry in result.history)
-    return EditorResult(result.params, gate=result.gate, history=result.history, seconds=seconds)
+    return EditorResult(
+        result.params,
+        # [WEIGHT] would have to be read with an adapter, before it is known which one.
+        gate=None if result.adapters else result.gate,
+        adapters=result.adapters,
+        history=result.history,
+        seconds=seconds,
+    )

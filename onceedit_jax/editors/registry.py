@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from onceedit_jax.editing.editor import Editor
-from onceedit_jax.editing.tuning import full, last_layers, lora
+from onceedit_jax.editing.tuning import adapter, full, last_layers, lora
 from onceedit_jax.editors.codebook import grace
 from onceedit_jax.editors.ftl import ft_l
 from onceedit_jax.editors.multi_layer import alphaedit, memit
@@ -21,6 +21,7 @@ EDITORS: dict[str, Callable[..., Editor]] = {
     "full": full,
     "lora": lora,
     "last-n-layers": last_layers,
+    "adapter": adapter,
     "ft-l": ft_l,
     "rome": rome,
     "memit": memit,

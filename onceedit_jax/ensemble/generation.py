@@ -191,7 +191,7 @@ def _fused_texts(
     trusted = np.flatnonzero(asked.active & plugin.trusted(target.rule, asked.alphas)).tolist()
     if trusted:
         group = [asked.prompts[i] for i in trusted]
-        reader = target.reader(plugin, group)
+        reader = target.reader(plugin, group, asked.edits[trusted])
         drafts = trusted_answers(target.format, len(group), reader, max_new_tokens=max_new_tokens)
         texts.update(zip(trusted, target.texts(drafts), strict=True))
     chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in texts]
@@ -212,7 +212,7 @@ def _token_by_token(
 ) -> list[list[int]]:
     """Answers of a rule that reads both models' logits at every token."""
     return fused_answers(
-        plugin.writer,
+        plugin.writer(asked.edits[places]),
         target.writer,
         [asked.prompts[i] for i in places],
         asked.alphas[places],
@@ -237,8 +237,9 @@ def _checked(
     def next_tokens(view: View, states: Any, rows: Int[np.ndarray, "decisions"]) -> Any:
         return np.asarray(decide_all(plugin, target, view, states, alphas[rows]).fused)
 
-    reader = target.reader(plugin, [asked.prompts[i] for i in places])
-    told = plugin.told(target.rule, [asked.prompts[i] for i in places], asked.edits[places])
+    prompts, edits = [asked.prompts[i] for i in places], asked.edits[places]
+    reader = target.reader(plugin, prompts, edits)
+    told = plugin.told(target.rule, prompts, edits)
     return checked_answers(target.writer, told, reader, next_tokens, max_new_tokens=max_new_tokens)
 
 

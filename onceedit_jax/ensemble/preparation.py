@@ -27,6 +27,7 @@ from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.fitting import Verdicts
 from onceedit_jax.gates.types import NOTHING, FittedGate, Gate
 from onceedit_jax.gates.weight_token import apply_threshold
+from onceedit_jax.models.adapters import adapted_layers, split_for
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.sharding import place
 from onceedit_jax.models.weights import LoadedModel
@@ -74,11 +75,11 @@ class PreparedPlugin:
     reader: PromptReader
     hops: int = 0
 
-    @property
-    def writer(self) -> Writer:
-        """The plug-in as a model that writes."""
-        form = PromptFormat(self.plugin.tokenizer)
-        return Writer(self.decoding_params, self.plugin.config, form)
+    def writer(self, edits: Int[np.ndarray, "prompts"]) -> Writer:
+        """The plug-in as a model that writes, for prompts that ask for these edits."""
+        plugin, form = self.plugin, PromptFormat(self.plugin.tokenizer)
+        chosen = plugin.adapters_of(edits)
+        return Writer(self.decoding_params, plugin.config, form, plugin.adapters, chosen)
 
     def verdicts(self, prompts: Sequence[Prompt]) -> Verdicts:
         """Alpha of each prompt by the gate, and the edit that it asks for.
@@ -109,9 +110,11 @@ class PreparedPlugin:
     ) -> Verdicts:
         """The gate's verdicts, with given alphas in place of its own.
 
-        With given alphas the gate is asked only if a target's rule tells it the edit.
+        With given alphas the gate is asked only if a target's rule tells it the edit, or if edits
+        are in different adapters.
         """
-        if alphas is not None and all(target.rule.tells is None for target in targets):
+        needed = self.plugin.routes or any(target.rule.tells for target in targets)
+        if alphas is not None and not needed:
             return Verdicts(alphas, np.full(len(prompts), NOTHING, np.int32))
         verdicts = self.verdicts(prompts)
         return verdicts if alphas is None else verdicts._replace(alphas=alphas)
@@ -218,13 +221,19 @@ class PreparedTarget:
         return dataclasses.replace(self, target=target, decoding_params=params)
 
     def reader(
-        self, plugin: PreparedPlugin, prompts: Sequence[Prompt], *, whole: bool = True
+        self,
+        plugin: PreparedPlugin,
+        prompts: Sequence[Prompt],
+        edits: Int[np.ndarray, "prompts"],
+        *,
+        whole: bool = True,
     ) -> DraftReader:
-        """What the plug-in's drafts propose to this target."""
+        """What the plug-in's drafts propose to this target, for prompts that ask for some edits."""
         return DraftReader(
             plugin.drafter,
             self.target.tokenizer,
             [plain_text(prompt) for prompt in prompts],
+            adapters=plugin.plugin.adapters_of(edits).tolist(),
             spaced=self.format.spaced,
             whole=whole,
         )
@@ -269,6 +278,11 @@ def prepare_plugin(
     if not 0 <= threshold <= 1:
         raise InputError(f"alpha_threshold={threshold}: expected a weight from 0 to 1")
     _check_rule(rule, fitted)
+    if plugin.routes and fitted.gate.means is None:
+        raise InputError(
+            f"the edits of {plugin.name} are in several adapters, and the gate {fitted.name} does "
+            "not know which edit a prompt asks for; use the gate fact"
+        )
     if hops < 0 or (hops and "relation" not in fitted.gate.reads):
         raise InputError(
             f"hops={hops} with the gate {fitted.name}: expected 0, or 1 or more with the gate "
@@ -276,8 +290,11 @@ def prepare_plugin(
         )
     mesh = data_mesh() if mesh is None else mesh
     side = ModelSide.of_plugin(plugin, on_block)
-    whole = {"gate": placed(mesh, plugin.gate), "memory": placed(mesh, plugin.memory)}
+    whole = {name: placed(mesh, getattr(plugin, name)) for name in ("gate", "memory", "adapters")}
     spread = dataclasses.replace(_spread(mesh, plugin), **whole)
+    if spread.adapters is not None:
+        split = split_for(spread.params, adapted_layers(spread.adapters))
+        spread = dataclasses.replace(spread, params=split)
     fitted = dataclasses.replace(fitted, state=placed(mesh, fitted.state))
     params = unstack_layers(spread.params) if unrolled else spread.params
     return PreparedPlugin(
@@ -288,7 +305,7 @@ def prepare_plugin(
         mesh,
         side,
         params,
-        Drafter(params, spread.config, plugin.tokenizer),
+        Drafter(params, spread.config, plugin.tokenizer, spread.adapters),
         _reader(mesh, plugin, spread),
         hops,
     )

@@ -83,7 +83,7 @@ def score(
         named, weights = np.where(active, edits, NOTHING), np.where(active, alphas, 0)
         moved = active | np.array([bool(each) for each in hops], bool)
         texts = [[_Text.of(pair, target) for pair in pairs] for target in targets]
-        views = _views(plugin, targets, asked, texts, moved)
+        views = _views(plugin, targets, asked, texts, moved, edits)
         scored = []
         for target, own, view in zip(targets, texts, views, strict=True):
             told = (
@@ -172,18 +172,19 @@ def _views(
     prompts: Sequence[Prompt],
     texts: Sequence[Sequence[_Text]],
     active: Bool[np.ndarray, "texts"],
+    edits: Int[np.ndarray, "texts"],
 ) -> list[View]:
     """What the plug-in contributes for each target, as the target's rule reads it."""
     views: list[View] = [{} for _ in targets]
     reads_logits = [t for t, target in enumerate(targets) if target.rule.reads == "logits"]
     own = [targets[t] for t in reads_logits], [texts[t] for t in reads_logits]
     if reads_logits:
-        states = _states(plugin, own[0], prompts, own[1], active)
+        states = _states(plugin, own[0], prompts, own[1], active, edits)
         for t, view in zip(reads_logits, states, strict=True):
             views[t] = view
     for t, target in enumerate(targets):
         if target.rule.reads == "draft":
-            views[t] = _drafted(plugin, target, prompts, texts[t], active)
+            views[t] = _drafted(plugin, target, prompts, texts[t], active, edits)
     return views
 
 
@@ -193,9 +194,11 @@ def _states(
     prompts: Sequence[Prompt],
     texts: Sequence[Sequence[_Text]],
     active: Bool[np.ndarray, "texts"],
+    edits: Int[np.ndarray, "texts"],
 ) -> list[View]:
     """The plug-in's states after every true prefix, for all targets from shared passes."""
     prefixes: list[tuple[int, ...]] = []
+    owners: list[int] = []  # the text of each prefix
     counts = []
     for target, target_texts in zip(targets, texts, strict=True):
         before = len(prefixes)
@@ -203,8 +206,9 @@ def _states(
             text, prompt = target_texts[i], plain_text(prompts[i])
             for end in range(text.start, len(text.tokens)):
                 prefixes.append(tuple(target.bridge.cross(prompt, text.tokens[text.start : end])))
+                owners.append(i)
         counts.append(len(prefixes) - before)
-    states = states_after(plugin.plugin.params, plugin.plugin.config, prefixes)
+    states = plugin.plugin.states_after(prefixes, edits[owners])
     ends = np.cumsum(counts)
     return [{"states": states[end - n : end]} for n, end in zip(counts, ends, strict=True)]
 
@@ -215,13 +219,14 @@ def _drafted(
     prompts: Sequence[Prompt],
     texts: Sequence[_Text],
     active: Bool[np.ndarray, "texts"],
+    edits: Int[np.ndarray, "texts"],
 ) -> View:
     """What the drafts propose at every answer token, the true tokens fed to their reader."""
     chosen = np.flatnonzero(active).tolist()
     if not chosen:
         return {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
     answers = [texts[i].answer for i in chosen]
-    reader = target.reader(plugin, [prompts[i] for i in chosen], whole=False)
+    reader = target.reader(plugin, [prompts[i] for i in chosen], edits[chosen], whole=False)
     # All texts go on together, so that drafts are made in whole batches.
     steps = [
         reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])

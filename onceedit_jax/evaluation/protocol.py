@@ -4,14 +4,15 @@ Definitions are those of EasyEdit and WISE, see `metrics`. All edits are in plac
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, Pair, contradicting
-from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
+from onceedit_jax.decoding.prefix_batching import Tokens, states_after, tokens_after
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.ensemble.scoring import TokenScores
@@ -24,11 +25,13 @@ from onceedit_jax.evaluation.metrics import (
     token_accuracy,
 )
 from onceedit_jax.evaluation.options import Mode
+from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
 METRICS = ("rel", "gen", "loc", "portability")
+States = Float[np.ndarray, "prefixes hidden"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,17 +256,44 @@ def _mean_losses(ensemble: Ensemble, blocks: Sequence[Block]) -> dict[str, list[
 
 def plugin_alone(plugin: EditedPlugin, records: Sequence[EditRecord]) -> Scores:
     """Teacher-forced scores of the edited plug-in by itself."""
-    return model_alone(plugin.params, plugin.config, plugin.tokenizer, records)
+
+    def states(prefixes: Sequence[Tokens], prompts: Sequence[str]) -> States:
+        edits = np.full(len(prompts), NOTHING)
+        if plugin.routes:
+            edits = plugin.verdicts(prompts).edits
+        return plugin.states_after(prefixes, edits)
+
+    return _alone(states, plugin.params, plugin.config, plugin.tokenizer, records)
 
 
 def model_alone(
     params: Params, config: ModelConfig, tokenizer: Tokenizer, records: Sequence[EditRecord]
 ) -> Scores:
     """Teacher-forced scores of one model alone, which has no locality."""
+
+    def states(prefixes: Sequence[Tokens], prompts: Sequence[str]) -> States:
+        return states_after(params, config, prefixes)
+
+    return _alone(states, params, config, tokenizer, records)
+
+
+def _alone(
+    states_of: Callable[[Sequence[Tokens], Sequence[str]], States],
+    params: Params,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    records: Sequence[EditRecord],
+) -> Scores:
+    """Scores of a model alone, from its states after prefixes and the prompt of each."""
     every = [q for q in questions(records) if q.metric != "loc"]
     texts = [tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in every]
     prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
-    states = states_after(params, config, prefixes)
+    prompts = [
+        q.pair.prompt
+        for q, (tokens, start) in zip(every, texts, strict=True)
+        for _ in range(start, len(tokens))
+    ]
+    states = states_of(prefixes, prompts)
     predicted = tokens_after(params, config, states)
     values, offset = [], 0
     for tokens, start in texts:

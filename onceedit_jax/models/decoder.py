@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.distributed.mesh import constrain
+from onceedit_jax.models.adapters import factors_of_groups
 from onceedit_jax.models.cache import (
     Cache,
     init_cache,
@@ -112,6 +113,8 @@ def hidden_states(
     segments: Int[AnyArray, "batch length"] | None = None,
     compute_dtype: DTypeLike = "float32",
     probe: Probe | None = None,
+    stream: Hidden | None = None,
+    normed: bool = True,
 ) -> tuple[Hidden, Cache | None]:
     """`forward` without the head.
 
@@ -125,6 +128,9 @@ def hidden_states(
             of its own segment, and positions start at 0 in each.
         compute_dtype: See `forward`.
         probe: Hooks into one layer.
+        stream: The residual stream before the first of the layers, in place of the tokens'
+            embeddings: of a model that is the upper part of another one.
+        normed: Whether the final norm is applied; the lower part of a model gives its stream.
 
     Returns:
         States after the final norm, in `compute_dtype`, and the extended cache.
@@ -133,11 +139,15 @@ def hidden_states(
     key_positions = positions if cache is None else write_positions(cache, positions)
     shared = _shared(config, positions, key_positions, segments, cache, compute_dtype)
 
-    x = _embed(params["embed"], config, tokens, jnp.maximum(positions, 0), jnp.dtype(compute_dtype))
+    x = stream
+    if x is None:
+        places = jnp.maximum(positions, 0)
+        x = _embed(params["embed"], config, tokens, places, jnp.dtype(compute_dtype))
     carry: _Carry = (x,) if cache is None else (x, cache["keys"], cache["values"])
     first = 0
-    for group in layer_groups(params["layers"]):
-        carry = _run_group(shared, carry, group, first, probe)
+    groups = layer_groups(params["layers"])
+    for group, factors in zip(groups, factors_of_groups(params), strict=True):
+        carry = _run_group(shared, carry, group, factors, first, probe)
         first += group_size(group)
 
     if cache is not None:
@@ -147,7 +157,8 @@ def hidden_states(
             "positions": key_positions,
             "length": cache["length"] + positions.shape[1],
         }
-    return nnx.merge(shared.norm, params["final_norm"])(carry[0]), cache
+    x = carry[0]
+    return nnx.merge(shared.norm, params["final_norm"])(x) if normed else x, cache
 
 
 def unembed(
@@ -245,24 +256,29 @@ def _structures(config: ModelConfig) -> tuple[Any, Any]:
 
 
 def _run_group(
-    shared: _Shared, carry: _Carry, group: Params, first: int, probe: Probe | None
+    shared: _Shared,
+    carry: _Carry,
+    group: Params,
+    factors: Params | None,
+    first: int,
+    probe: Probe | None,
 ) -> _Carry:
     """Run a stack of consecutive layers, from number `first` up; a single layer without a scan."""
     size = group_size(group)
     flags = shared.config.sliding_layers[first : first + size]
     if size == 1:
-        only = jax.tree.map(lambda a: a[0], group)
+        weights, own = jax.tree.map(lambda a: a[0], (group, factors))
         probe = probe if probe is not None and probe.layer == first else None
-        return _run_layer(shared, carry, only, first, flags[0], probe)
+        return _run_layer(shared, carry, weights, own, first, flags[0], probe)
     uniform = flags[0] if len(set(flags)) == 1 else None
 
     def step(carry: _Carry, layer: Any) -> tuple[_Carry, None]:
-        weights, index, sliding = layer
+        weights, own, index, sliding = layer
         sliding = sliding if uniform is None else uniform
-        return _run_layer(shared, carry, weights, index, sliding), None
+        return _run_layer(shared, carry, weights, own, index, sliding), None
 
     indices = np.arange(first, first + size, dtype=np.int32)
-    carry, _ = jax.lax.scan(step, carry, (group, indices, np.array(flags)))
+    carry, _ = jax.lax.scan(step, carry, (group, factors, indices, np.array(flags)))
     return carry
 
 
@@ -270,6 +286,7 @@ def _run_layer(
     shared: _Shared,
     carry: _Carry,
     weights: Params,
+    factors: Params | None,
     index: Any,
     sliding: Any,
     probe: Probe | None = None,
@@ -298,6 +315,7 @@ def _run_layer(
         mask=_pick(sliding, shared.nearby, shared.visible),
         rotation=_pick(sliding, shared.local_rotation, shared.rotation),
         update_cache=update_cache,
+        adapters=factors,
     )
     if probe is not None:
         probe.stream(x)

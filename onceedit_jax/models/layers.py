@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from onceedit_jax.models.adapters import NO_FACTORS, Factors, low_rank_product
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.rope import Rotation, rotate
 from onceedit_jax.types import Hidden
@@ -41,8 +43,16 @@ def einsum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
     )
 
 
-def _project(spec: str, x: jax.Array, kernel: Parameter, bias: Parameter | None) -> jax.Array:
+def _project(
+    spec: str,
+    x: jax.Array,
+    kernel: Parameter,
+    bias: Parameter | None,
+    factors: Mapping[str, jax.Array] | None = None,
+) -> jax.Array:
     out = einsum(spec, x, kernel[...])
+    if factors is not None:
+        out = out + low_rank_product(x, factors).reshape(out.shape)
     if bias is not None:
         out = out + bias[...].astype(jnp.float32)
     return out.astype(x.dtype)
@@ -112,6 +122,7 @@ class Attention(nnx.Module):
         mask: Bool[Array, "batch length slots"],
         rotation: Rotation | None,
         update_cache: CacheUpdate,
+        factors: Factors = NO_FACTORS,
     ) -> Hidden:
         """Attend from every token of `x` to the columns that `mask` allows.
 
@@ -120,10 +131,11 @@ class Attention(nnx.Module):
             mask: For every query, which of the S key columns it attends to.
             rotation: Cosine and sine of the rotary embedding, None for learned positions.
             update_cache: From the new keys and values [B, T, Hkv, K] to those of all S columns.
+            factors: Of the adapters of its matrices, by the matrix's name.
         """
-        queries = _project("btd,dhk->bthk", x, self.wq, self.bq)
-        keys = _project("btd,dhk->bthk", x, self.wk, self.bk)
-        values = _project("btd,dhk->bthk", x, self.wv, self.bv)
+        queries = _project("btd,dhk->bthk", x, self.wq, self.bq, factors.get("wq"))
+        keys = _project("btd,dhk->bthk", x, self.wk, self.bk, factors.get("wk"))
+        values = _project("btd,dhk->bthk", x, self.wv, self.bv, factors.get("wv"))
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         if rotation is not None and self.config.rope is not None:
@@ -138,7 +150,8 @@ class Attention(nnx.Module):
         scores = einsum("btngk,bsnk->bngts", queries, keys) * self.config.attention_scale
         weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, NEG_INF), axis=-1)
         mixed = einsum("bngts,bsnk->btngk", weights.astype(x.dtype), values).astype(x.dtype)
-        return _project("bthk,hkd->btd", mixed.reshape(batch, length, heads, k), self.wo, self.bo)
+        mixed = mixed.reshape(batch, length, heads, k)
+        return _project("bthk,hkd->btd", mixed, self.wo, self.bo, factors.get("wo"))
 
 
 class MLP(nnx.Module):
@@ -154,21 +167,24 @@ class MLP(nnx.Module):
         self.up_bias = init.bias(bias, f)
         self.down_bias = init.bias(bias, d)
 
-    def __call__(self, x: Hidden) -> Hidden:
+    def __call__(self, x: Hidden, factors: Factors = NO_FACTORS) -> Hidden:
         """`write(read(x))`: the MLP's output for normalised states."""
-        return self.write(self.read(x))
+        return self.write(self.read(x, factors), factors)
 
-    def read(self, x: Hidden) -> Float[Array, "batch length mlp"]:
+    def read(self, x: Hidden, factors: Factors = NO_FACTORS) -> Float[Array, "batch length mlp"]:
         """The input of the down-projection."""
-        inner = _project("btd,df->btf", x, self.up, self.up_bias)
+        inner = _project("btd,df->btf", x, self.up, self.up_bias, factors.get("up"))
         activation = _ACTIVATIONS[self.activation]
         if self.gate is None:
             return activation(inner)
-        return activation(_project("btd,df->btf", x, self.gate, self.gate_bias)) * inner
+        gate = _project("btd,df->btf", x, self.gate, self.gate_bias, factors.get("gate"))
+        return activation(gate) * inner
 
-    def write(self, inner: Float[Array, "batch length mlp"]) -> Hidden:
+    def write(
+        self, inner: Float[Array, "batch length mlp"], factors: Factors = NO_FACTORS
+    ) -> Hidden:
         """The output of the down-projection."""
-        return _project("btf,fd->btd", inner, self.down, self.down_bias)
+        return _project("btf,fd->btd", inner, self.down, self.down_bias, factors.get("down"))
 
 
 class Block(nnx.Module):
@@ -183,21 +199,29 @@ class Block(nnx.Module):
         self.mlp = MLP(config, init)
         self.mlp_post_norm = Norm(config, init, d, kind) if config.post_norms else None
 
-    def __call__(self, x: Hidden, **attention: Any) -> Hidden:
+    def __call__(
+        self, x: Hidden, *, adapters: Mapping[str, Factors] | None = None, **attention: Any
+    ) -> Hidden:
         """Add the outputs of attention and MLP to the residual stream `x`.
 
         Args:
             x: The stream before the layer.
+            adapters: Factors of the layer's adapters, by module; None for a layer without any.
             **attention: The further arguments of `Attention`.
         """
+        mlp: Callable[..., Hidden] = self.mlp
+        attend: Callable[..., Hidden] = self.attention
+        if adapters is not None:
+            mlp = partial(mlp, factors=adapters.get("mlp", NO_FACTORS))
+            attend = partial(attend, factors=adapters.get("attention", NO_FACTORS))
         normed = self.attention_norm(x)
-        attended = self.attention(normed, **attention)
+        attended = attend(normed, **attention)
         if self.mlp_norm is None:
-            return x + attended + self.mlp(normed)
+            return x + attended + mlp(normed)
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended)
         x = x + attended
-        out = self.mlp(self.mlp_norm(x))
+        out = mlp(self.mlp_norm(x))
         if self.mlp_post_norm is not None:
             out = self.mlp_post_norm(out)
         return x + out

