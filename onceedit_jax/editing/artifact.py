@@ -1,9 +1,8 @@
 """The edited plug-in: what an edit produces, on disk and in memory."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from safetensors.numpy import save_file
 
 from onceedit_jax.data.leakage import digest
@@ -19,14 +18,22 @@ from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.distributed.hosts import is_first
 from onceedit_jax.distributed.mesh import mesh_of, replicate, sharding, spans_hosts
-from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info
+from onceedit_jax.editing.adapter_folder import (
+    ADAPTERS,
+    HEAD,
+    LOCK,
+    adapted_parts,
+    write_adapter,
+    write_head,
+)
+from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info, write_info
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
-from onceedit_jax.editing.relation_reading import RelationReader, subjects_of
+from onceedit_jax.editing.relation_reading import RelationReader, own_parts, subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.fitting import Verdicts, fit_gate
-from onceedit_jax.gates.relation_head import RelationHead
+from onceedit_jax.gates.relation_head import RelationHead, relation_vectors
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.adapters import (
@@ -42,13 +49,12 @@ from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.sharding import param_shardings
-from onceedit_jax.models.weights import load_model
 from onceedit_jax.storage.checkpoints import load_tree, save_tree
 from onceedit_jax.storage.files import FolderKind, fresh_folder
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 from onceedit_jax.types import Params
 
-ARTIFACT = FolderKind(MARK, ("params", "tokenizer"))
+ARTIFACT = FolderKind(MARK, ("params", "tokenizer", ADAPTERS, HEAD, LOCK))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
 EXPORT = FolderKind(
     "gate.safetensors",
@@ -118,12 +124,17 @@ class EditedPlugin:
         library's neutral texts that were not trained on, as held-out rows.
         """
         rule = self.info.rule
+        if self.adapters is not None and gate in (token(), both()):
+            raise InputError(
+                f"{self.name}: its edits are in adapters, and no [WEIGHT] was trained for the gate "
+                f"{gate.name}; use the gate fact"
+            )
         if gate == fact():
             if self.relation is None:
                 raise InputError(f"{self.name}: {NO_HEAD}")
             state = {name: self.relation[name] for name in ("head", "keys", "subjects")}
             return FittedGate(gate, state, THRESHOLD, TRUST)
-        if gate in (token(), memory(), both()):
+        if gate in (token(), memory(), both()) and self.adapters is None:
             return FittedGate(
                 gate,
                 self.gate_state,
@@ -145,15 +156,6 @@ class EditedPlugin:
         return [entry.record(i) for i, entry in enumerate(self.info.edits)]
 
     @property
-    def is_light(self) -> bool:
-        """Whether its parameters are those of the base model, which an artifact need not hold."""
-        return (
-            self.adapters is not None
-            and self.info.base.spec is not None
-            and all(entry.adapter is not None for entry in self.info.edits)
-        )
-
-    @property
     def routes(self) -> bool:
         """Whether its edits are in several adapters, so that each prompt needs its own."""
         return self.adapters is not None and number_of_adapters(self.adapters) > 1
@@ -170,6 +172,12 @@ class EditedPlugin:
             return np.zeros(len(edits), np.int32)
         own = [NO_ADAPTER if e.adapter is None else e.adapter for e in self.info.edits]
         return np.where(edits >= 0, np.array(own, np.int32)[edits], NO_ADAPTER)
+
+    def relation_keys(self, records: Sequence[EditRecord]) -> Float[Array, "edits relation"]:
+        """The relation vectors of edits, which the gate `fact` compares prompts with, `[E, R]`."""
+        assert self.relation is not None and self.reader.relations is not None
+        states = self.reader.relations.read(own_parts(records))
+        return relation_vectors(self.relation["head"], jnp.asarray(states))
 
     def states_after(
         self, prefixes: Sequence[Sequence[int]], edits: Int[np.ndarray, "prefixes"]
@@ -271,8 +279,8 @@ class EditedPlugin:
     def save(self, folder: str | Path) -> Path:
         """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.
 
-        Where all edits are in adapters, their factors are written and the base model's weights are
-        not: `load` reads these from where they were. The folder appears only when it is complete;
+        Where the edits are in adapters, these are written and the base model's weights are not:
+        `load` reads the weights from where they were. The folder appears only when it is complete;
         an earlier artifact is replaced. Where the parameters lie over several hosts, all of them
         save it, on a file system that they share.
 
@@ -281,20 +289,34 @@ class EditedPlugin:
         """
         folder = Path(folder)
         together = spans_hosts(self.params)
-        arrays: dict[str, Any] = {"gate": self.gate, "memory": self.memory}
-        if not self.is_light:
-            arrays |= {"params": self.params, "base_embeddings": self.base_embeddings}
-        if self.adapters is not None:
-            arrays["adapters"] = self.adapters
+        arrays = {
+            "params": self.params,
+            "gate": self.gate,
+            "memory": self.memory,
+            "base_embeddings": self.base_embeddings,
+        }
         if self.relation is not None:
             arrays["relation"] = {**self.relation, "head": self.relation["head"]._asdict()}
         with fresh_folder(folder, ARTIFACT, together=together) as fresh:
-            save_tree(fresh / "params", arrays)
+            if self.adapters is None:
+                save_tree(fresh / "params", arrays)
+            elif is_first(together):
+                self._save_adapters(fresh)
             if is_first(together):
                 self.tokenizer.save(fresh / "tokenizer")
-                text = json.dumps(self.info.as_dict(), indent=2, ensure_ascii=False)
-                (fresh / ARTIFACT.mark).write_text(text + "\n", encoding="utf-8")
+                write_info(fresh, self.info)
         return folder
+
+    def _save_adapters(self, folder: Path) -> None:
+        """Write each adapter with the keys of its edits, and the relation head."""
+        assert self.adapters is not None and self.relation is not None
+        write_head(folder, self.relation["head"])
+        keys = np.asarray(self.relation["keys"])
+        for number in range(number_of_adapters(self.adapters)):
+            own = [i for i, entry in enumerate(self.info.edits) if entry.adapter == number]
+            factors = jax.tree.map(lambda leaf, n=number: leaf[n : n + 1], self.adapters)
+            entries = [self.info.edits[i] for i in own]
+            write_adapter(folder, number, factors, keys[own], entries)
 
     @classmethod
     def load(
@@ -314,14 +336,13 @@ class EditedPlugin:
         """
         folder = Path(folder)
         info = read_info(folder)
+        if info.in_adapters:
+            return cls(**adapted_parts(folder, info, base, mesh))
         config = ModelConfig.from_dict(info.base.config)
         tree = load_tree(folder / "params", partial(_layout, mesh))
         tokenizer = load_tokenizer(folder / "tokenizer")
         if "relation" in tree:
             tree["relation"]["head"] = RelationHead(**tree["relation"]["head"])
-        if "params" not in tree:
-            tree["params"] = _base_params(folder, info, base, mesh)
-            tree["base_embeddings"] = input_embeddings(tree["params"])
         found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
         if found != expected:
             raise InputError(
@@ -336,34 +357,6 @@ def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
         SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else sharding(mesh, ())
     )
     places: dict[str, Any] = jax.tree.map(lambda _: everywhere, shapes)
-    if mesh is not None and "params" in shapes:
+    if mesh is not None:
         places["params"] = param_shardings(mesh, shapes["params"])
     return places
-
-
-_base = lru_cache(maxsize=2)(load_model)
-
-
-def _base_params(
-    folder: Path, info: EditInfo, base: str | Path | None, mesh: Mesh | None
-) -> Params:
-    """The parameters of the model that an artifact of adapters was made for."""
-    spec = info.base.spec if base is None else base
-    if spec is None:
-        raise InputError(
-            f"{folder}: holds adapters without the weights of {info.base.name}, and does not say "
-            "where these are; name the model (`base`)"
-        )
-    try:
-        model = _base(str(spec), mesh=mesh)
-    except InputError as error:
-        raise InputError(
-            f"{folder}: holds adapters without the weights of {info.base.name}, and these are not "
-            f"where they were ({error}); name the model (`base`)"
-        ) from error
-    if model.content_hash != info.base.content_hash:
-        raise InputError(
-            f"{folder}: was made for {info.base.name} with hash {info.base.content_hash[:12]}; "
-            f"{spec} has {model.content_hash[:12]}: name the model that was edited (`base`)"
-        )
-    return model.params

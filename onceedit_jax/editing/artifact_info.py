@@ -4,11 +4,13 @@ import dataclasses
 import json
 import types
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.files import write_whole
 
 FORMAT = 6
 READABLE = (4, 5, 6)
@@ -45,6 +47,11 @@ class EditEntry:
       aliases: other names of the subject.
       rephrase: the prompt in other words, which `onceedit check` asks; never trained on.
       adapter: the adapter that has learnt it; None if it is in the weights.
+      id: its number in the ledger, from 1; no two edits of a folder ever had the same.
+      added: when, in UTC (ISO 8601).
+      source: "file:line" that it was read from.
+      superseded_by: id of the later edit of the same fact that answers in its place.
+      reverted: whether it was taken back.
     """
 
     prompt: str
@@ -53,6 +60,31 @@ class EditEntry:
     aliases: tuple[str, ...] = ()
     rephrase: str | None = None
     adapter: int | None = None
+    id: int = 0
+    added: str = ""
+    source: str = ""
+    superseded_by: int | None = None
+    reverted: bool = False
+
+    @property
+    def state(self) -> Literal["live", "superseded", "reverted"]:
+        """Whether it answers."""
+        if self.reverted:
+            return "reverted"
+        return "live" if self.superseded_by is None else "superseded"
+
+    @classmethod
+    def of(cls, record: EditRecord, **known: Any) -> "EditEntry":
+        """The entry of an edit, with what else is known of it."""
+        return cls(
+            record.prompt,
+            record.target,
+            record.subject,
+            record.aliases,
+            record.rephrase,
+            source=record.source,
+            **known,
+        )
 
     def record(self, index: int = 0) -> EditRecord:
         """The edit as it was given."""
@@ -63,7 +95,25 @@ class EditEntry:
             rephrase=self.rephrase,
             aliases=self.aliases,
             index=index,
+            source=self.source,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """What was done to the edits of a folder.
+
+    Attributes:
+      time: when, in UTC (ISO 8601).
+      kind: "edit", "add", "replace", "revert" or "compact".
+      edits: ids of the edits that were made, taken back or trained again.
+      seconds: that it took.
+    """
+
+    time: str
+    kind: str
+    edits: tuple[int, ...]
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +196,7 @@ class EditInfo:
 
     Attributes:
       base: the model that was edited.
-      edits: all edits that the parameters hold.
+      edits: all edits; those of a ledger that do not answer any more are among them.
       edited_before: how many of them an earlier stage made.
       contradicting: how many contradict another one.
       unrelated: the unrelated rows.
@@ -158,6 +208,7 @@ class EditInfo:
       history: one entry for each epoch.
       versions: of the packages that made it.
       relation: the relation head; None where the edit was made without one.
+      operations: what was done to the edits, oldest first.
       format: of the file that it was read from.
     """
 
@@ -174,12 +225,38 @@ class EditInfo:
     history: tuple[dict[str, float], ...]
     versions: dict[str, str]
     relation: RelationInfo | None = None
+    operations: tuple[Operation, ...] = ()
     format: int = FORMAT
+
+    @property
+    def in_adapters(self) -> bool:
+        """Whether its edits are in adapters, beside the weights of the base model."""
+        return any(entry.adapter is not None for entry in self.edits)
+
+    @property
+    def live(self) -> tuple[EditEntry, ...]:
+        """The edits that answer."""
+        return tuple(entry for entry in self.edits if entry.state == "live")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, as `edit.json` holds them."""
         values = dataclasses.asdict(self)
         return {"format": FORMAT, **{key: values[key] for key in values if key != "format"}}
+
+
+def write_info(folder: Path, info: EditInfo) -> None:
+    """Write the `edit.json` of an artifact; an earlier one is replaced as a whole.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    text = json.dumps(info.as_dict(), indent=2, ensure_ascii=False)
+    write_whole(folder / MARK, text + "\n")
+
+
+def now() -> str:
+    """The time in UTC, to the second (ISO 8601)."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_info(folder: Path) -> EditInfo:

@@ -18,7 +18,7 @@ from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, neutral_rows, strip_nq
 from onceedit_jax.distributed.mesh import data_mesh, lay, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.artifact_info import EditEntry, EditorInfo
+from onceedit_jax.editing.artifact_info import EditorInfo
 from onceedit_jax.editing.augmentation import TrainingTexts, training_texts, unrelated_counts
 from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.editor import (
@@ -28,7 +28,7 @@ from onceedit_jax.editing.editor import (
     editor_inputs,
     run_editor,
 )
-from onceedit_jax.editing.finalize import finalize_artifact
+from onceedit_jax.editing.finalize import finalize_adapter, finalize_artifact
 from onceedit_jax.editing.key_warnings import key_warnings, unconcerned_texts
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.settings import EditSettings, fingerprint
@@ -36,7 +36,6 @@ from onceedit_jax.editing.trainer import Progress, Trained
 from onceedit_jax.editing.tuning import editor_of, recorded_settings
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.weight_token import init_gate
-from onceedit_jax.models.adapters import joined, number_of_adapters
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.weights import LoadedModel
@@ -118,11 +117,16 @@ def edit(
     for text in key_warnings(records, unconcerned_texts(unrelated or ())):
         on_warning(text)
     head = _head(head, model)
+    if editor.apart and head is None:
+        raise InputError(
+            f"{model.name}: an adapter needs the gate fact, and no relation head is known for this "
+            "model; learn one (`onceedit gate-train`), or choose the method last-n-layers"
+        )
     # Rows of the embedding that are no tokens are never predicted.
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))
     model = dataclasses.replace(model, config=config)
     kept = _continued(start, model, records, replay, editor)
-    earlier = [entry.record(i) for i, entry in enumerate(kept)]
+    earlier = [start.records[i] for i in kept] if start else []
     replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
     if unrelated is None:
         unrelated = drop_leaks(neutral_rows(), [*records, *evaluated, *earlier])[0]
@@ -166,19 +170,30 @@ def edit(
     params = _over(mesh, (start or model).params)
     prepared = time.monotonic() - begun
     result, seconds = _timed(editor, params, config, inputs)
-    trained = _trained(result, config, start)
-    # The new adapter is the last one.
-    own = number_of_adapters(trained.adapters) - 1 if trained.adapters else None
+    spent, described = prepared + seconds, EditorInfo(**editor.describe())
+    if editor.apart and head is not None:
+        return finalize_adapter(
+            model,
+            tokenizer,
+            result,
+            records,
+            augmented,
+            recorded,
+            spent=spent,
+            editor=described,
+            head=head,
+            start=start,
+            kept=kept,
+        )
     return finalize_artifact(
         model,
         tokenizer,
-        trained,
+        _trained(result, config, start),
         [*records, *earlier],
         augmented,
         settings,
-        spent=prepared + seconds,
-        adapters=[*[own] * len(records), *(entry.adapter for entry in kept)],
-        editor=EditorInfo(**editor.describe()),
+        spent=spent,
+        editor=described,
         recorded=recorded,
         ungated=ungated,
         edited_before=len(earlier),
@@ -189,7 +204,7 @@ def edit(
 
 def earlier_edits(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditRecord]:
     """The edits of an earlier stage, without those whose prompt is also in `records`."""
-    return [entry.record(i) for i, entry in enumerate(_kept(start, records))]
+    return [start.records[i] for i in _kept(start, records)]
 
 
 def parameter_hash(tree: Any) -> str:
@@ -252,8 +267,8 @@ def _continued(
     records: Sequence[EditRecord],
     replay: float,
     editor: Editor,
-) -> list[EditEntry]:
-    """The earlier edits that stay, after a check that `start` fits."""
+) -> list[int]:
+    """The places of the earlier edits that stay, after a check that `start` fits."""
     if replay < 0:
         raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
     if start is None:
@@ -263,17 +278,19 @@ def _continued(
             f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
             f"{model.name}, {model.content_hash[:12]}: continue from a plug-in of the same base"
         )
-    if start.adapters is not None and not editor.apart:
+    if (start.adapters is not None) != editor.apart:
+        there = "adapters beside the weights" if start.adapters is not None else "the weights"
         raise InputError(
-            f"start: its edits are in adapters, which belong to the weights as they are, and the "
-            f"method {editor.name} changes these; use the method adapter, or edit the model anew"
+            f"start: its edits are in {there}, and the method {editor.name} does not go with them; "
+            "choose the method that it was edited with, or edit the model anew"
         )
     return _kept(start, records)
 
 
-def _kept(start: EditedPlugin, records: Sequence[EditRecord]) -> list[EditEntry]:
+def _kept(start: EditedPlugin, records: Sequence[EditRecord]) -> list[int]:
     prompts = {normalise(record.prompt) for record in records}
-    return [entry for entry in start.info.edits if normalise(entry.prompt) not in prompts]
+    edits = start.info.edits
+    return [i for i, entry in enumerate(edits) if normalise(entry.prompt) not in prompts]
 
 
 def _without_gate_rows(settings: EditSettings) -> EditSettings:
@@ -380,6 +397,4 @@ def _timed(
 def _trained(result: EditorResult, config: ModelConfig, start: EditedPlugin | None) -> Trained:
     """The result with a row for [WEIGHT]: the editor's own, else the one there was."""
     gate = result.gate or (start.gate if start else init_gate(config.hidden_size))
-    parts = [each for each in (start and start.adapters, result.adapters) if each]
-    history = [dict(entry) for entry in result.history]
-    return Trained(result.params, gate, history, joined(parts) if parts else None)
+    return Trained(result.params, gate, [dict(entry) for entry in result.history])

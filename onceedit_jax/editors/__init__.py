@@ -2,8 +2,9 @@
 
     plugin = oe.edit(model, tokenizer, records, editor=editors.memit(layers=(4, 5, 6)))
 
-`full`, `lora`, `last_layers` and `adapter` train by gradient. `ft_l`, `rome`, `memit` and `alphaedit` change
-down-projections of a few layers. `grace` and `wise` keep a memory beside the model.
+`full`, `lora`, `last_layers` and `adapter` train by gradient. `ft_l`, `rome`, `memit` and
+`alphaedit` change down-projections of a few layers. `grace` and `wise` keep a memory beside the
+model.
 """
 
 from onceedit_jax.editing.tuning import adapter, full, last_layers, lora, trained

@@ -79,13 +79,14 @@ def adapted(params: Params, adapters: Params | None, chosen: Int[np.ndarray, " r
 
     Args:
         params: Of the model, with a boundary between two groups where the adapters begin.
-        adapters: Factors of N adapters, N in place of `rows`; None gives the parameters unchanged.
+        adapters: Factors of N adapters, N in place of `rows`; None for a model without any.
         chosen: The adapter of each row, `NO_ADAPTER` for none.
 
     Returns:
-        The parameters with `adapters`; of one row, where all rows have the same one.
+        The parameters with `adapters`; of one row, where all rows have the same one. Where no row
+        has an adapter, the parameters as they are.
     """
-    if adapters is None:
+    if adapters is None or np.all(chosen == NO_ADAPTER):
         return params
     if np.all(chosen == chosen[0]):
         chosen = chosen[:1]

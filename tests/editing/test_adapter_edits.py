@@ -5,40 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from adapter_cases import ADAPTER, answers
+from editing_cases import RECORDS, UNRELATED
 
 from onceedit_jax.editing import edit as editing
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.edit import edit, parameter_hash
-from onceedit_jax.editing.settings import EditSettings
-from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.fusion import draft, vocabulary
 from onceedit_jax.gates import fact, memory
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.weights import load_model
-from tests.editing_cases import RECORDS, UNRELATED
-from tests.relation_cases import sharp_head
-
-ADAPTER = EditSettings(
-    method="adapter", learning_rate=3e-2, epochs=80, batch_size=4, paraphrase_ratio=0, early_stop=3
-)
-
-
-@pytest.fixture(scope="module")
-def base(tiny_model, tmp_path_factory):
-    """A tiny model in a folder of its own, so that an artifact can name it."""
-    model, tokenizer = tiny_model(200)
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    folder.mkdir()
-    export_hf(folder, model.params, model.config, model.hf_config)
-    tokenizer.save(folder)
-    return load_model(folder, num_tokens=len(tokenizer.vocabulary)), tokenizer
-
-
-@pytest.fixture(scope="module")
-def head(base):
-    return sharp_head(*base)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +24,6 @@ def stages(base, head):
     """Two edits in one adapter, and then a third one in another."""
     first = edit(*base, RECORDS[:2], UNRELATED, ADAPTER, head=head)
     return first, edit(*base, RECORDS[2:], UNRELATED, ADAPTER, head=head, start=first)
-
-
-def answers(plugin, base, prompts, **options):
-    """What a target of the same base says."""
-    target = Target(*base)
-    return Ensemble(plugin, [target], **options).answers(prompts, max_new_tokens=12)[0]
 
 
 def test_an_adapter_learns_its_edits_and_leaves_the_weights_alone(base, stages):

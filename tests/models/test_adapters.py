@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny_config
 
 from onceedit_jax.models.adapters import (
     NO_ADAPTER,
@@ -19,7 +20,6 @@ from onceedit_jax.models.adapters import (
 )
 from onceedit_jax.models.decoder import forward, init_cache, unstack_layers
 from onceedit_jax.models.parameters import init_params
-from tests.support import tiny_config
 
 CONFIG = tiny_config(40)
 PARAMS = init_params(CONFIG, jax.random.key(0))

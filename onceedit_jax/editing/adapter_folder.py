@@ -1,0 +1,199 @@
+"""Adapters on disk: one folder for each, beside `edit.json`, so that one comes without the rest."""
+
+import dataclasses
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from filelock import FileLock, Timeout
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from onceedit_jax.editing.artifact_info import EditEntry, EditInfo
+from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
+from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.gates.relation_head import RelationHead
+from onceedit_jax.gates.weight_token import init_gate
+from onceedit_jax.models.adapters import joined
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.parameters import input_embeddings
+from onceedit_jax.models.weights import LoadedModel, load_model
+from onceedit_jax.storage.checkpoints import load_tree, save_tree
+from onceedit_jax.text.tokenizer import load_tokenizer
+from onceedit_jax.types import Params
+
+ADAPTERS, HEAD = "adapters", "head"  # folders inside an artifact
+LOCK = ".lock"  # held while an artifact is changed
+Keys = Float[np.ndarray, "edits relation"]
+
+
+@contextmanager
+def locked(folder: Path, *, seconds: float = 600.0) -> Iterator[None]:
+    """Hold an artifact, so that two programs that change it cannot lose each other's edits.
+
+    Args:
+      folder: the artifact.
+      seconds: how long another program is waited for.
+
+    Raises:
+      RunError: another program has held it all that time, or it cannot be written.
+    """
+    try:
+        with FileLock(folder / LOCK, timeout=seconds):
+            yield
+    except Timeout as error:
+        raise RunError(
+            f"{folder}: another program has been changing this artifact for {seconds:.0f} s; wait "
+            "until it has ended, and try again. Nothing was changed"
+        ) from error
+
+
+def write_head(folder: Path, head: RelationHead) -> None:
+    """Write the relation head of an artifact."""
+    save_tree(folder / HEAD, head._asdict())
+
+
+def read_head(folder: Path) -> RelationHead:
+    """The relation head of an artifact."""
+    return RelationHead(**_on_device(load_tree(folder / HEAD)))
+
+
+def write_adapter(
+    folder: Path, number: int, factors: Params, keys: Keys, entries: Sequence[EditEntry]
+) -> None:
+    """Write one adapter; it is complete when it appears.
+
+    Args:
+      folder: the artifact.
+      number: of the adapter.
+      factors: its factors, of one row.
+      keys: the relation vectors of its edits.
+      entries: these edits.
+    """
+    ids = np.array([entry.id for entry in entries], np.int32)
+    (folder / ADAPTERS).mkdir(exist_ok=True)
+    save_tree(_place(folder, number), {"factors": factors, "keys": np.asarray(keys), "ids": ids})
+
+
+def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | None, Keys]:
+    """The adapters of some edits, in the order of their numbers, and the edits' keys.
+
+    Args:
+      folder: the artifact.
+      entries: the edits.
+
+    Returns:
+      Factors with the adapters in place of rows, None for no edits; and `[E, R]`.
+
+    Raises:
+      InputError: an adapter is not there, or does not hold an edit that the ledger says it has.
+    """
+    numbers = adapter_numbers(entries)
+    trees: dict[int, Any] = {number: load_tree(_place(folder, number)) for number in numbers}
+    keys = []
+    for entry in entries:
+        tree = trees[entry.adapter]  # type: ignore[index]
+        places = np.flatnonzero(np.asarray(tree["ids"]) == entry.id)
+        if len(places) != 1:
+            raise InputError(
+                f"{_place(folder, entry.adapter or 0)}: does not hold edit {entry.id}, which "
+                "edit.json says it has; the folder is damaged: edit again"
+            )
+        keys.append(np.asarray(tree["keys"])[places[0]])
+    if not trees:
+        return None, np.zeros((0, 1), np.float32)
+    factors = joined([_on_device(trees[number]["factors"]) for number in numbers])
+    return factors, np.stack(keys)
+
+
+def adapter_numbers(entries: Iterable[EditEntry]) -> list[int]:
+    """The numbers of the adapters of some edits, in ascending order."""
+    return sorted({entry.adapter for entry in entries if entry.adapter is not None})
+
+
+def remove_other_adapters(folder: Path, needed: Collection[int]) -> None:
+    """Remove adapters that no edit needs, and what an interrupted write has left."""
+    keep = {_place(folder, number).name for number in needed}
+    for path in (folder / ADAPTERS).iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path)
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / ADAPTERS / f"{number:04d}"
+
+
+def _on_device(tree: Any) -> Any:
+    return jax.tree.map(jnp.asarray, tree)
+
+
+# Artifacts of one base share its parameters.
+_loaded = lru_cache(maxsize=2)(load_model)
+
+
+def base_model(
+    folder: Path, info: EditInfo, base: str | Path | None = None, mesh: Mesh | None = None
+) -> LoadedModel:
+    """The model that an artifact of adapters was made for, which does not hold its weights.
+
+    Args:
+      folder: the artifact.
+      info: what its `edit.json` says.
+      base: the model (default: the one that was edited, where it was then).
+      mesh: where its parameters shall lie.
+
+    Raises:
+      InputError: it is not there, or is another one.
+    """
+    spec = info.base.spec if base is None else str(base)
+    holds = f"{folder}: holds adapters without the weights of {info.base.name}"
+    if spec is None:
+        raise InputError(f"{holds}, and does not say where these are; name the model (`base`)")
+    try:
+        model = _loaded(spec, mesh=mesh)
+    except InputError as error:
+        raise InputError(
+            f"{holds}, and these are not where they were ({error}); name the model (`base`)"
+        ) from error
+    if model.content_hash != info.base.content_hash:
+        raise InputError(
+            f"{folder}: was made for {info.base.name} with hash {info.base.content_hash[:12]}; "
+            f"{spec} has {model.content_hash[:12]}: name the model that was edited (`base`)"
+        )
+    return model
+
+
+def adapted_parts(
+    folder: Path, info: EditInfo, base: str | Path | None, mesh: Mesh | None
+) -> dict[str, Any]:
+    """The fields of an edited plug-in whose edits are in adapters: those that answer."""
+    model = base_model(folder, info, base, mesh)
+    entries = info.live
+    adapters, keys = read_adapters(folder, entries)
+    numbers = adapter_numbers(entries)
+    entries = tuple(
+        dataclasses.replace(e, adapter=numbers.index(e.adapter)) if e.adapter is not None else e
+        for e in entries
+    )
+    records = [entry.record() for entry in entries]
+    return {
+        "params": model.params,
+        "gate": init_gate(model.config.hidden_size),
+        "memory": {},
+        "base_embeddings": input_embeddings(model.params),
+        "config": ModelConfig.from_dict(info.base.config),
+        "tokenizer": load_tokenizer(folder / "tokenizer"),
+        "info": dataclasses.replace(info, edits=entries),
+        "relation": {
+            "head": read_head(folder),
+            "keys": jnp.asarray(keys),
+            "subjects": own_subjects(records, subjects_of(records)),
+        },
+        "adapters": adapters,
+    }

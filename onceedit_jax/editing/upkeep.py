@@ -1,0 +1,321 @@
+"""Keeps an artifact of adapters current: facts come, change again and are taken back.
+
+Every function changes one folder, and no other program can change it meanwhile. What is new is
+written first and `edit.json`, which names it, last. So a program that is killed leaves the state
+before or the state after.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from onceedit_jax.data.normalization import normalise
+from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.adapter_folder import (
+    adapter_numbers,
+    base_model,
+    locked,
+    remove_other_adapters,
+    write_adapter,
+)
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.artifact_info import (
+    EditEntry,
+    EditInfo,
+    Operation,
+    now,
+    read_info,
+    write_info,
+)
+from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.ledger import added, find, needed_adapters, next_id, reverted
+from onceedit_jax.editing.relation_heads import LearntHead, find_head
+from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
+from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.editing.trainer import Progress
+from onceedit_jax.errors import InputError
+from onceedit_jax.gates.fact import THRESHOLD
+from onceedit_jax.gates.relation_head import RelationHead, likeness
+
+USUAL = EditSettings(method="adapter")
+
+
+class Added(NamedTuple):
+    """What `add` has done.
+
+    Attributes:
+      edits: the new edits.
+      superseded: by the id of a new one, the earlier ones in whose place it answers.
+      known: records that the folder held already; nothing was done for them.
+    """
+
+    edits: tuple[EditEntry, ...]
+    superseded: dict[int, list[int]]
+    known: list[EditRecord]
+
+
+def add(
+    folder: Path,
+    records: Sequence[EditRecord],
+    settings: EditSettings = USUAL,
+    *,
+    last_wins: bool = False,
+    replacing: Collection[int] = (),
+    base: str | Path | None = None,
+    head: LearntHead | None = None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Added:
+    """Teach an artifact more edits, in an adapter of their own; all others stay as they are.
+
+    An edit of a fact that the artifact holds, in whatever words, supersedes the earlier one. Which
+    facts are the same the gate `fact` says: the same subject, and relations that are alike.
+
+    Args:
+      folder: the artifact.
+      records: the edits.
+      settings: of the editing stage.
+      last_wins: where two of the records contradict each other, take the later one.
+      replacing: ids of edits that the records supersede, whatever the gate says.
+      base: the model that the artifact was made for (default: the one that it names).
+      head: the model's relation head (default: as for `edit`).
+      on_step: progress callback.
+      on_warning: called with one line about each edit whose key is weak.
+
+    Raises:
+      InputError: two records contradict each other; an artifact without adapters; and what `edit`
+        refuses. Nothing is changed then.
+    """
+    with locked(folder):
+        begun = time.monotonic()
+        info = _ledger(folder)
+        for number in replacing:
+            if find(info.edits, number).state != "live":
+                raise InputError(f"edit {number} does not answer any more; replace one that does")
+        live = {(normalise(e.prompt), normalise(e.target)) for e in info.live}
+        known = [r for r in records if (normalise(r.prompt), normalise(r.target)) in live]
+        fresh = [r for r in records if r not in known]
+        plugin = EditedPlugin.load(folder, base=base)
+        if not fresh:
+            return Added((), {}, known)
+        model = base_model(folder, info, base)
+        fresh = _consistent(plugin, fresh, last_wins=last_wins)
+        made = edit(
+            model,
+            plugin.tokenizer,
+            fresh,
+            settings=settings,
+            head=_head(plugin, head),
+            on_step=on_step,
+            on_warning=on_warning,
+        )
+        first, number = next_id(info.edits), _next_adapter(info)
+        new = tuple(
+            dataclasses.replace(entry, id=first + i, adapter=number)
+            for i, entry in enumerate(made.info.edits)
+        )
+        superseded = _superseded(plugin, made, [entry.id for entry in new])
+        for old in replacing:
+            by = next((one for one, olds in superseded.items() if old in olds), new[0].id)
+            superseded[by] = sorted({*superseded.get(by, []), old})
+        _write(folder, number, made, new)
+        kind = "replace" if replacing else "add"
+        ids, seconds = tuple(entry.id for entry in new), time.monotonic() - begun
+        write_info(
+            folder,
+            dataclasses.replace(
+                info,
+                edits=added(info.edits, new, superseded),
+                trained_texts=tuple(sorted({*info.trained_texts, *made.info.trained_texts})),
+                settings=made.info.settings,
+                metrics=made.info.metrics,
+                history=made.info.history,
+                operations=(*info.operations, Operation(now(), kind, ids, seconds)),
+            ),
+        )
+        return Added(new, superseded, known)
+
+
+def revert(folder: Path, ids: Sequence[int]) -> EditInfo:
+    """Take edits back: nothing is trained, and no weight is read.
+
+    What an edit had superseded answers again; everything else stays as it is.
+
+    Args:
+      folder: the artifact.
+      ids: of the edits.
+
+    Returns:
+      What the artifact says of itself now.
+
+    Raises:
+      InputError: an id that no edit has, or of one that was taken back before.
+    """
+    with locked(folder):
+        begun = time.monotonic()
+        info = _ledger(folder)
+        edits = reverted(info.edits, ids)
+        done = Operation(now(), "revert", tuple(ids), time.monotonic() - begun)
+        info = dataclasses.replace(info, edits=edits, operations=(*info.operations, done))
+        write_info(folder, info)
+        return info
+
+
+def compact(
+    folder: Path,
+    settings: EditSettings = USUAL,
+    *,
+    base: str | Path | None = None,
+    head: LearntHead | None = None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+) -> EditInfo:
+    """Train all edits that answer again, in one adapter, and remove adapters that nothing needs.
+
+    Args:
+      folder: the artifact.
+      settings: of the editing stage.
+      base: the model that the artifact was made for (default: the one that it names).
+      head: the model's relation head (default: as for `edit`).
+      on_step: progress callback.
+
+    Returns:
+      What the artifact says of itself now.
+
+    Raises:
+      InputError: an artifact without adapters, or without edits that answer.
+    """
+    with locked(folder):
+        begun = time.monotonic()
+        info = _ledger(folder)
+        if not info.live:
+            raise InputError(f"{folder}: no edit answers any more; there is nothing to train")
+        plugin = EditedPlugin.load(folder, base=base)
+        model = base_model(folder, info, base)
+        made = edit(
+            model,
+            plugin.tokenizer,
+            plugin.records,
+            settings=settings,
+            head=_head(plugin, head),
+            on_step=on_step,
+            on_warning=lambda text: None,
+        )
+        number, ids = _next_adapter(info), tuple(entry.id for entry in info.live)
+        edits = tuple(
+            dataclasses.replace(entry, adapter=number) if entry.state == "live" else entry
+            for entry in info.edits
+        )
+        _write(folder, number, made, [entry for entry in edits if entry.id in ids])
+        done = Operation(now(), "compact", ids, time.monotonic() - begun)
+        info = dataclasses.replace(
+            info,
+            edits=edits,
+            trained_texts=tuple(sorted({*info.trained_texts, *made.info.trained_texts})),
+            operations=(*info.operations, done),
+        )
+        write_info(folder, info)
+        remove_other_adapters(folder, needed_adapters(edits))
+        return info
+
+
+def _ledger(folder: Path) -> EditInfo:
+    """What an artifact says of itself, if its edits can come and go."""
+    info = read_info(folder)
+    if not info.in_adapters:
+        raise InputError(
+            f"{folder}: its edits are in the weights, and cannot come and go by themselves; edit "
+            "again with `--method adapter`"
+        )
+    return info
+
+
+def _head(plugin: EditedPlugin, head: LearntHead | None) -> LearntHead:
+    """The relation head of the plug-in's base, after a check that the artifact was made with it."""
+    head = find_head(plugin.base_hash) if head is None else head
+    assert plugin.relation is not None
+    own: RelationHead = plugin.relation["head"]
+    if head is None or not all(map(np.array_equal, head.head, own)):
+        raise InputError(
+            f"{plugin.name}: the relation head on this machine is not the one that the artifact "
+            "was made with, and could not compare new edits with old ones; edit all facts again, "
+            "or bring the earlier head back (`onceedit gate-train`)"
+        )
+    return head
+
+
+def _next_adapter(info: EditInfo) -> int:
+    return adapter_numbers(info.edits)[-1] + 1
+
+
+def _write(folder: Path, number: int, made: EditedPlugin, entries: Sequence[EditEntry]) -> None:
+    """Write the adapter of a plug-in that has one, after what was left of an earlier try."""
+    assert made.adapters is not None and made.relation is not None
+    remove_other_adapters(folder, needed_adapters(read_info(folder).edits))
+    write_adapter(folder, number, made.adapters, np.asarray(made.relation["keys"]), entries)
+
+
+def _consistent(
+    plugin: EditedPlugin, records: Sequence[EditRecord], *, last_wins: bool
+) -> list[EditRecord]:
+    """The records without those that a later one contradicts.
+
+    Raises:
+      InputError: two contradict each other, and the later one is not to win.
+    """
+    keys = plugin.relation_keys(records)
+    same = _same_fact(plugin, records, keys, records, keys)
+    dropped = set[int]()
+    for i, j in zip(*np.nonzero(np.triu(same, 1)), strict=True):
+        one, other = records[i], records[j]
+        if normalise(one.target) == normalise(other.target):
+            continue
+        if not last_wins:
+            raise InputError(
+                f"two edits of one fact contradict each other: {one.prompt!r} -> {one.target!r} "
+                f"({one.source}) and {other.prompt!r} -> {other.target!r} ({other.source}); remove "
+                "one, or take the later one with --last-wins. Nothing was changed"
+            )
+        dropped.add(int(i))
+    return [record for i, record in enumerate(records) if i not in dropped]
+
+
+def _superseded(
+    plugin: EditedPlugin, made: EditedPlugin, ids: Sequence[int]
+) -> dict[int, list[int]]:
+    """By the ids of new edits, those of the live ones about the same fact."""
+    assert made.relation is not None and plugin.relation is not None
+    same = _same_fact(
+        plugin, made.records, made.relation["keys"], plugin.records, plugin.relation["keys"]
+    )
+    found: dict[int, list[int]] = {}
+    taken = set[int]()
+    # Where two new ones are about one fact, the later one answers.
+    for number, row in reversed(list(zip(ids, same, strict=True))):
+        olds = [plugin.info.edits[i].id for i in np.flatnonzero(row).tolist()]
+        if olds := [old for old in olds if old not in taken]:
+            found[number] = olds
+            taken.update(olds)
+    return found
+
+
+def _same_fact(
+    plugin: EditedPlugin,
+    some: Sequence[EditRecord],
+    some_keys: Any,
+    others: Sequence[EditRecord],
+    other_keys: Any,
+) -> Bool[np.ndarray, "some others"]:
+    """Which edits are about the same fact: one subject, and relations that are alike."""
+    if not others:
+        return np.zeros((len(some), 0), bool)
+    assert plugin.relation is not None
+    subjects = subjects_of([*some, *others])
+    one, other = own_subjects(some, subjects), own_subjects(others, subjects)
+    likely = np.asarray(likeness(plugin.relation["head"], some_keys, other_keys))
+    same: np.ndarray = (one[:, None] == other[None, :]) & (likely >= THRESHOLD)
+    return same
