@@ -17,7 +17,9 @@ from .decoding.greedy import Continuation as Continuation
 from .decoding.greedy import StopTokens as StopTokens
 from .decoding.greedy import greedy_continuation as greedy_continuation
 from .editing.artifact import EditedPlugin as EditedPlugin
+from .editing.artifact_info import EditEntry as EditEntry
 from .editing.artifact_info import EditInfo as EditInfo
+from .editing.artifact_info import Operation as Operation
 from .editing.edit import edit as edit
 from .editing.editor import Editor as Editor
 from .editing.editor import EditorInputs as EditorInputs
@@ -28,11 +30,15 @@ from .editing.explanation import Finding as Finding
 from .editing.explanation import explain as explain
 from .editing.gate_training import learn_relation_head as learn_relation_head
 from .editing.head_settings import HeadSettings as HeadSettings
+from .editing.ledger_file import revert_edits as revert_edits
 from .editing.loss import EditLoss as EditLoss
 from .editing.loss import edit_loss as edit_loss
 from .editing.relation_heads import LearntHead as LearntHead
 from .editing.rewording import as_examples as as_examples
 from .editing.settings import EditSettings as EditSettings
+from .editing.upkeep import Added as Added
+from .editing.upkeep import add_edits as add_edits
+from .editing.upkeep import compact_edits as compact_edits
 from .ensemble.ensemble import Ensemble as Ensemble
 from .ensemble.generation import Answers as Answers
 from .ensemble.generation import answer as answer

@@ -17,7 +17,7 @@ from experiments.framework.page import PAGE, fill_marks, marked_blocks, without_
 from experiments.framework.results import read_results, records_file, result_folders
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.files import write_whole
+from onceedit_jax.storage.text_files import write_whole
 
 COLUMNS = (
     "experiment", "cell", "rule", "target", "mode", "metric", "record", "prompt", "alpha",

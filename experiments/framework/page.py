@@ -21,7 +21,7 @@ from experiments.framework.definition import (
 )
 from experiments.framework.results import RESULTS, Entry, read_results
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.files import write_whole
+from onceedit_jax.storage.text_files import write_whole
 
 PAGE = "README.md"
 MEASURED = "measured"

@@ -90,7 +90,9 @@ def print_edited(edited: "EditedPlugin", out: Path) -> None:
     info = edited.info
     metrics, earlier = info.metrics, info.edited_before
     threshold = info.rule.alpha_thresholds[edited.default_gate.name]
-    figures = f"gate {_figure(metrics.gate_accuracy)}, alpha threshold {threshold:.2f}"
+    figures = f"alpha threshold {threshold:.2f}"
+    if metrics.gate_accuracy is not None:
+        figures = f"gate {_figure(metrics.gate_accuracy)}, {figures}"
     console.print(
         f"edited {edited.name} with {len(info.edits) - earlier} facts"
         f"{f', after {earlier} earlier ones,' if earlier else ''} in {metrics.epochs} epochs "

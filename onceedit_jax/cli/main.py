@@ -11,7 +11,9 @@ from importlib.metadata import version
 from tyro.conf import OmitArgPrefixes, UseAppendAction
 from tyro.extras import subcommand_cli_from_dict
 
+from onceedit_jax.cli.add import add
 from onceedit_jax.cli.check import check
+from onceedit_jax.cli.compact import compact
 from onceedit_jax.cli.config_file import with_config
 from onceedit_jax.cli.demo import demo
 from onceedit_jax.cli.edit import edit
@@ -21,15 +23,27 @@ from onceedit_jax.cli.experiment import experiment
 from onceedit_jax.cli.export import export
 from onceedit_jax.cli.gate_train import gate_train
 from onceedit_jax.cli.generate import generate
+from onceedit_jax.cli.history import history
 from onceedit_jax.cli.info import info
+from onceedit_jax.cli.list_edits import list_edits
 from onceedit_jax.cli.plan import plan
+from onceedit_jax.cli.replace import replace
 from onceedit_jax.cli.report import report
+from onceedit_jax.cli.revert import revert
+from onceedit_jax.cli.show import show
 from onceedit_jax.cli.transfer import transfer
 from onceedit_jax.errors import OnceEditError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "edit": edit,
+    "add": add,
+    "replace": replace,
+    "revert": revert,
+    "list": list_edits,
+    "show": show,
+    "history": history,
+    "compact": compact,
     "gate-train": gate_train,
     "evaluate": evaluate,
     "check": check,

@@ -2,8 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from filelock import FileLock, Timeout
 from jax.sharding import Mesh
 from jaxtyping import Float
 
 from onceedit_jax.editing.artifact_info import EditEntry, EditInfo
+from onceedit_jax.editing.ledger import adapter_numbers
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
-from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead
 from onceedit_jax.gates.weight_token import init_gate
 from onceedit_jax.models.adapters import joined
@@ -29,29 +28,7 @@ from onceedit_jax.text.tokenizer import load_tokenizer
 from onceedit_jax.types import Params
 
 ADAPTERS, HEAD = "adapters", "head"  # folders inside an artifact
-LOCK = ".lock"  # held while an artifact is changed
 Keys = Float[np.ndarray, "edits relation"]
-
-
-@contextmanager
-def locked(folder: Path, *, seconds: float = 600.0) -> Iterator[None]:
-    """Hold an artifact, so that two programs that change it cannot lose each other's edits.
-
-    Args:
-      folder: the artifact.
-      seconds: how long another program is waited for.
-
-    Raises:
-      RunError: another program has held it all that time, or it cannot be written.
-    """
-    try:
-        with FileLock(folder / LOCK, timeout=seconds):
-            yield
-    except Timeout as error:
-        raise RunError(
-            f"{folder}: another program has been changing this artifact for {seconds:.0f} s; wait "
-            "until it has ended, and try again. Nothing was changed"
-        ) from error
 
 
 def write_head(folder: Path, head: RelationHead) -> None:
@@ -110,11 +87,6 @@ def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | 
         return None, np.zeros((0, 1), np.float32)
     factors = joined([_on_device(trees[number]["factors"]) for number in numbers])
     return factors, np.stack(keys)
-
-
-def adapter_numbers(entries: Iterable[EditEntry]) -> list[int]:
-    """The numbers of the adapters of some edits, in ascending order."""
-    return sorted({entry.adapter for entry in entries if entry.adapter is not None})
 
 
 def remove_other_adapters(folder: Path, needed: Collection[int]) -> None:

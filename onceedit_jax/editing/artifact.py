@@ -21,13 +21,13 @@ from onceedit_jax.distributed.mesh import mesh_of, replicate, sharding, spans_ho
 from onceedit_jax.editing.adapter_folder import (
     ADAPTERS,
     HEAD,
-    LOCK,
     adapted_parts,
     write_adapter,
     write_head,
 )
 from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info, write_info
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
+from onceedit_jax.editing.ledger_file import LOCK
 from onceedit_jax.editing.relation_reading import RelationReader, own_parts, subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact

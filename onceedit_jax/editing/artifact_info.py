@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.files import write_whole
+from onceedit_jax.storage.text_files import write_whole
 
 FORMAT = 6
 READABLE = (4, 5, 6)

@@ -1,7 +1,7 @@
 """The ledger: which edits answer, and which were superseded or taken back; pure functions."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from onceedit_jax.editing.artifact_info import EditEntry
 from onceedit_jax.errors import InputError
@@ -79,6 +79,11 @@ def check_ids(entries: Sequence[EditEntry], ids: Collection[int]) -> None:
 def next_id(entries: Sequence[EditEntry]) -> int:
     """The first id that no edit has or had."""
     return max((entry.id for entry in entries), default=0) + 1
+
+
+def adapter_numbers(entries: Iterable[EditEntry]) -> list[int]:
+    """The numbers of the adapters of some edits, in ascending order."""
+    return sorted({entry.adapter for entry in entries if entry.adapter is not None})
 
 
 def needed_adapters(entries: Sequence[EditEntry]) -> set[int]:

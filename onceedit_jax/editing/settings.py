@@ -17,7 +17,7 @@ class EditSettings:
     The paper trains all parameters, at a rate of 1e-4.
 
     Attributes:
-      learning_rate: peak learning rate. None: by the method, see `rate`.
+      learning_rate: peak learning rate. None: 2e-3 for an adapter, 2e-4 for weights.
       gate_learning_rate: peak learning rate of [WEIGHT]'s row, which starts from zero; the rest of
         the model needs only small changes.
       gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
@@ -113,7 +113,7 @@ class EditSettings:
 
     @property
     def rate(self) -> float:
-        """Peak learning rate: `learning_rate`, or 2e-3 for an adapter and 2e-4 for weights."""
+        """Peak learning rate: `learning_rate`, or the usual one of the method."""
         return self.learning_rate or (2e-3 if self.method == "adapter" else 2e-4)
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,9 +17,7 @@ from jaxtyping import Bool
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing.adapter_folder import (
-    adapter_numbers,
     base_model,
-    locked,
     remove_other_adapters,
     write_adapter,
 )
@@ -33,7 +31,8 @@ from onceedit_jax.editing.artifact_info import (
     write_info,
 )
 from onceedit_jax.editing.edit import edit
-from onceedit_jax.editing.ledger import added, find, needed_adapters, next_id, reverted
+from onceedit_jax.editing.ledger import adapter_numbers, added, find, needed_adapters, next_id
+from onceedit_jax.editing.ledger_file import locked, read_ledger
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
 from onceedit_jax.editing.settings import EditSettings
@@ -46,7 +45,7 @@ USUAL = EditSettings(method="adapter")
 
 
 class Added(NamedTuple):
-    """What `add` has done.
+    """What `add_edits` has done.
 
     Attributes:
       edits: the new edits.
@@ -59,7 +58,7 @@ class Added(NamedTuple):
     known: list[EditRecord]
 
 
-def add(
+def add_edits(
     folder: Path,
     records: Sequence[EditRecord],
     settings: EditSettings = USUAL,
@@ -91,9 +90,10 @@ def add(
       InputError: two records contradict each other; an artifact without adapters; and what `edit`
         refuses. Nothing is changed then.
     """
+    _check_method(settings)
     with locked(folder):
         begun = time.monotonic()
-        info = _ledger(folder)
+        info = read_ledger(folder)
         for number in replacing:
             if find(info.edits, number).state != "live":
                 raise InputError(f"edit {number} does not answer any more; replace one that does")
@@ -141,32 +141,7 @@ def add(
         return Added(new, superseded, known)
 
 
-def revert(folder: Path, ids: Sequence[int]) -> EditInfo:
-    """Take edits back: nothing is trained, and no weight is read.
-
-    What an edit had superseded answers again; everything else stays as it is.
-
-    Args:
-      folder: the artifact.
-      ids: of the edits.
-
-    Returns:
-      What the artifact says of itself now.
-
-    Raises:
-      InputError: an id that no edit has, or of one that was taken back before.
-    """
-    with locked(folder):
-        begun = time.monotonic()
-        info = _ledger(folder)
-        edits = reverted(info.edits, ids)
-        done = Operation(now(), "revert", tuple(ids), time.monotonic() - begun)
-        info = dataclasses.replace(info, edits=edits, operations=(*info.operations, done))
-        write_info(folder, info)
-        return info
-
-
-def compact(
+def compact_edits(
     folder: Path,
     settings: EditSettings = USUAL,
     *,
@@ -189,9 +164,10 @@ def compact(
     Raises:
       InputError: an artifact without adapters, or without edits that answer.
     """
+    _check_method(settings)
     with locked(folder):
         begun = time.monotonic()
-        info = _ledger(folder)
+        info = read_ledger(folder)
         if not info.live:
             raise InputError(f"{folder}: no edit answers any more; there is nothing to train")
         plugin = EditedPlugin.load(folder, base=base)
@@ -223,15 +199,12 @@ def compact(
         return info
 
 
-def _ledger(folder: Path) -> EditInfo:
-    """What an artifact says of itself, if its edits can come and go."""
-    info = read_info(folder)
-    if not info.in_adapters:
+def _check_method(settings: EditSettings) -> None:
+    if settings.method != USUAL.method:
         raise InputError(
-            f"{folder}: its edits are in the weights, and cannot come and go by themselves; edit "
-            "again with `--method adapter`"
+            f"method={settings.method}: would change the weights that all edits here share; "
+            f"expected {USUAL.method}"
         )
-    return info
 
 
 def _head(plugin: EditedPlugin, head: LearntHead | None) -> LearntHead:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onceedit_jax.storage.files import write_whole
+from onceedit_jax.storage.text_files import write_whole
 from onceedit_jax.storage.versions import versions
 
 # Below the first, and with a difference above the others, an evaluation gets a warning.

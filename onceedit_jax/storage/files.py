@@ -1,8 +1,6 @@
 """Write files and folders so that they appear only when complete, without losing other files."""
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onceedit_jax.distributed.hosts import barrier, is_first
-from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.errors import InputError
 
 
 class FolderKind(NamedTuple):
@@ -88,29 +86,3 @@ def fresh_folder(folder: Path, kind: FolderKind, *, together: bool = False) -> I
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     barrier(together, f"{folder} in place")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it, so that it is never seen incomplete.
-
-    Raises:
-      RunError: the file cannot be written.
-    """
-    path = path.resolve()  # for a link, its target is written, and the link stays
-    try:
-        handle, sibling = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(sibling, 0o666 & ~umask)  # mkstemp's files are readable only by their owner
-            os.replace(sibling, path)
-        except BaseException:
-            os.unlink(sibling)
-            raise
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); check permissions and free space, or "
-            "choose another file"
-        ) from error

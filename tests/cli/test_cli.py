@@ -57,12 +57,22 @@ def options_of(command):
     return [name for kind in kinds.values() for name in fields(kind)]
 
 
+POSITIONAL = {
+    "edit": ["facts"],
+    "add": ["facts"],
+    "replace": ["number", "facts"],
+    "revert": ["numbers"],
+    "show": ["number"],
+    **dict.fromkeys(("info", "list", "history", "compact"), ["edited"]),
+}
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in FORWARDED])
 def test_every_option_of_a_commands_records_is_one_flag(command):
     done = onceedit(command, "--help")
     assert done.returncode == 0 and done.stderr == ""
     flags = re.findall(r"│ --([a-z][a-z-]*)", done.stdout)
-    positional = {"edit": ["facts"], "info": ["edited"]}.get(command, [])
+    positional = POSITIONAL.get(command, [])
     options = [name for name in options_of(command) if name not in positional]
     assert sorted(flags) == sorted(name.replace("_", "-") for name in options)
     assert len(set(flags)) == len(flags)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.editing import upkeep
-from onceedit_jax.editing.adapter_folder import ADAPTERS, LOCK, locked
+from onceedit_jax.editing.adapter_folder import ADAPTERS
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.artifact_info import read_info
 from onceedit_jax.editing.edit import edit, parameter_hash
-from onceedit_jax.editing.upkeep import add, compact, revert
+from onceedit_jax.editing.ledger_file import LOCK, locked, revert_edits
+from onceedit_jax.editing.upkeep import add_edits, compact_edits
 from onceedit_jax.errors import InputError, RunError
 
 QUICK = dataclasses.replace(ADAPTER, epochs=60)
@@ -62,11 +63,11 @@ def said(folder, base, records=FIRST):
 def test_a_fact_that_changes_again_supersedes_the_earlier_one(folder, base, head):
     before = said(folder, base)
     again = fact("Norland", "Oskar")
-    done = add(folder, [again], head=head)
+    done = add_edits(folder, [again], head=head)
     assert done.superseded == {4: [1]} and not done.known
     assert [entry.state for entry in read_info(folder).edits] == ["superseded", *["live"] * 3]
     assert said(folder, base) == ["Oskar", *before[1:]]
-    revert(folder, [4])
+    revert_edits(folder, [4])
     assert said(folder, base) == before
     assert [one.kind for one in read_info(folder).operations] == ["edit", "add", "revert"]
 
@@ -74,16 +75,16 @@ def test_a_fact_that_changes_again_supersedes_the_earlier_one(folder, base, head
 def test_a_reverted_edit_is_answered_as_by_the_unedited_target(folder, base, head, tmp_path):
     unedited = unedited_answers(EditedPlugin.load(folder), base, [FIRST[0].prompt])
     before = said(folder, base)
-    info = revert(folder, [1])
+    info = revert_edits(folder, [1])
     assert info.edits[0].state == "reverted"
     assert said(folder, base) == [*unedited, *before[1:]]
-    revert(folder, [2, 3])
+    revert_edits(folder, [2, 3])
     assert EditedPlugin.load(folder).verdicts([FIRST[0].prompt]).edits.tolist() == [-1]
     assert said(folder, base)[0] == unedited[0]
 
 
 def test_what_is_known_is_not_trained_again(folder, head):
-    done = add(folder, [FIRST[1]], head=head)
+    done = add_edits(folder, [FIRST[1]], head=head)
     assert done.known == [FIRST[1]] and not done.edits
     assert len(read_info(folder).edits) == 3
 
@@ -95,33 +96,33 @@ def test_a_contradiction_inside_a_batch_is_an_error_that_shows_both(folder, base
     ]
     files = sorted(folder.rglob("*"))
     with pytest.raises(InputError, match=r"'Ada' \(new.jsonl:1\) and .*'Ola' \(new.jsonl:2\)"):
-        add(folder, batch, head=head)
+        add_edits(folder, batch, head=head)
     assert [file for file in sorted(folder.rglob("*")) if file.name != LOCK] == files
-    add(folder, batch, head=head, last_wins=True)
+    add_edits(folder, batch, head=head, last_wins=True)
     assert said(folder, base, batch) == ["Ola", "Ola"]
 
 
 def test_replacing_an_edit_by_its_id(folder, base, head):
     new = fact("Norland", "Ada", "mayor")
-    done = add(folder, [new], head=head, replacing=[1])
+    done = add_edits(folder, [new], head=head, replacing=[1])
     assert done.superseded == {4: [1]}
     with pytest.raises(InputError, match="edit 1 does not answer any more"):
-        add(folder, [fact("Norland", "Ola", "mayor")], head=head, replacing=[1])
+        add_edits(folder, [fact("Norland", "Ola", "mayor")], head=head, replacing=[1])
 
 
 def test_compacting_keeps_answers_and_ids_and_what_may_come_back(folder, base, head):
-    add(folder, [fact("Norland", "Oskar")], head=head)
-    add(folder, [fact("Sorvik", "Ada", "mayor")], head=head)
-    revert(folder, [5])
+    add_edits(folder, [fact("Norland", "Oskar")], head=head)
+    add_edits(folder, [fact("Sorvik", "Ada", "mayor")], head=head)
+    revert_edits(folder, [5])
     before = said(folder, base)
-    compact(folder, head=head)
+    compact_edits(folder, head=head)
     assert said(folder, base) == before
     info = read_info(folder)
     assert [entry.id for entry in info.edits] == [1, 2, 3, 4, 5]
     assert [entry.adapter for entry in info.live] == [3, 3, 3]
     # The superseded edit may come back, the reverted one may not.
     assert sorted(path.name for path in (folder / ADAPTERS).iterdir()) == ["0000", "0003"]
-    revert(folder, [4])
+    revert_edits(folder, [4])
     assert said(folder, base)[0] == "Vinter"
 
 
@@ -134,9 +135,9 @@ def test_an_interrupted_write_leaves_the_state_before_it(folder, base, head, mon
     with monkeypatch.context() as patch:
         patch.setattr(upkeep, "write_info", killed)
         with pytest.raises(KeyboardInterrupt):
-            add(folder, [fact("Norland", "Oskar")], head=head)
+            add_edits(folder, [fact("Norland", "Oskar")], head=head)
     assert said(folder, base) == before
-    done = add(folder, [fact("Norland", "Oskar")], head=head)
+    done = add_edits(folder, [fact("Norland", "Oskar")], head=head)
     assert [entry.id for entry in done.edits] == [4]
     assert said(folder, base)[0] == "Oskar"
 
@@ -153,13 +154,13 @@ def test_two_programs_do_not_change_a_folder_at_once(folder):
 def test_an_artifact_of_weights_is_refused(base, head, tmp_path):
     weights = edit(*base, FIRST[:1], settings=dataclasses.replace(QUICK, method="full", epochs=1))
     with pytest.raises(InputError, match="its edits are in the weights"):
-        revert(weights.save(tmp_path / "weights"), [1])
+        revert_edits(weights.save(tmp_path / "weights"), [1])
 
 
 def test_another_relation_head_is_refused(folder, head):
     other = dataclasses.replace(head, head=head.head._replace(bias=head.head.bias + 1))
     with pytest.raises(InputError, match="the relation head on this machine is not the one"):
-        add(folder, [fact("Norland", "Oskar")], head=other)
+        add_edits(folder, [fact("Norland", "Oskar")], head=other)
 
 
 STEPS = st.lists(
@@ -186,12 +187,12 @@ def test_any_history_answers_as_the_edits_that_are_left_do_alone(
         stack = stacks[record.subject]
         if kind != "revert":
             replacing = [stack[-1][0]] if kind == "replace" and stack else []
-            done = add(folder, [record], head=head, replacing=replacing)
+            done = add_edits(folder, [record], head=head, replacing=replacing)
             if done.edits:
                 stack.append((done.edits[0].id, record))
         elif stack:
             number, _ = stack.pop(value % len(stack))
-            revert(folder, [number])
+            revert_edits(folder, [number])
     plugin = EditedPlugin.load(folder)
     for place, stack in stacks.items():
         prompt = fact(place, "").prompt
@@ -204,7 +205,7 @@ def test_any_history_answers_as_the_edits_that_are_left_do_alone(
 
 
 def test_the_adapter_of_an_edit_does_not_depend_on_what_is_there(folder, head, trained):
-    add(folder, [fact("Norland", "Oskar")], head=head)
+    add_edits(folder, [fact("Norland", "Oskar")], head=head)
     alone = trained(None, None, [fact("Norland", "Oskar")])
     plugin = EditedPlugin.load(folder)
     row = next(e.adapter for e in plugin.info.edits if e.target == "Oskar")
