@@ -282,7 +282,7 @@ def read_info(folder: Path) -> EditInfo:
     if values.get("format") not in READABLE:
         raise InputError(
             f"{path}: artifact format {values.get('format')!r}, this version reads "
-            f"{' and '.join(map(str, READABLE))}; edit again with this version"
+            f"{', '.join(map(str, READABLE))}; edit again with this version"
         )
     info: EditInfo = _parsed(EditInfo, _upgraded(values), str(path))
     return info

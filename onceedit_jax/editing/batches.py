@@ -146,7 +146,7 @@ def epoch_batches(
     streams: Mapping[tuple[int, ...], RowStream] | None = None,
 ) -> Iterator[Batch]:
     """Packed batches of one epoch: all rows and one of each pool, in an order of (seed, epoch)."""
-    for group in epoch_groups(rows, settings, epoch, pools=pools):
+    for group in epoch_groups(rows, settings, epoch, pools=pools, even=streams is not None):
         yield make_batch(group, settings.batch_size, multiple=multiple, streams=streams)
 
 
@@ -156,12 +156,20 @@ def epoch_groups(
     epoch: int,
     *,
     pools: Sequence[Sequence[TrainingRow]] = (),
+    even: bool = False,
 ) -> list[list[TrainingRow]]:
-    """The rows of each batch of one epoch, before they are packed."""
+    """The rows of each batch of one epoch, before they are packed.
+
+    With `even` the rows are divided evenly, in place of a last batch with the rest: so there are
+    few shapes, and each shape is compiled.
+    """
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(rows) + len(pools))
     present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]
     size = settings.batch_size
+    if even:
+        parts = np.array_split(order, -(-len(present) // size))
+        return [[present[i] for i in part] for part in parts]
     return [
         [present[i] for i in order[start : start + size]] for start in range(0, len(present), size)
     ]

@@ -1,6 +1,9 @@
 """Sentences to put before a prompt: the plug-in writes them itself, each from a random word."""
 
+import contextlib
+import json
 import re
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,11 @@ import numpy as np
 from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation
 from onceedit_jax.distributed.bucketing import batch_of
 from onceedit_jax.distributed.mesh import to_host
+from onceedit_jax.editing.settings import fingerprint
+from onceedit_jax.errors import RunError
 from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.storage.sources import cache_folder
+from onceedit_jax.storage.text_files import write_whole
 from onceedit_jax.text.tokenizer import Tokenizer
 
 ROWS = 32  # sentences written at once
@@ -23,7 +30,8 @@ def context_sentences(
     """Sentences about anything, each from another first word.
 
     The first words are random and the rest is greedy: the sentences are varied, and the model
-    finds each of them likely.
+    finds each of them likely. They are kept in the cache folder, since every edit of a model by one
+    seed needs the same ones.
 
     Args:
       model: the unedited plug-in.
@@ -38,6 +46,21 @@ def context_sentences(
     openings = [piece[1:].decode() for piece in pieces if _OPENING.fullmatch(piece)]
     chosen = rng.permutation(len(openings))[:count].tolist()
     words = [openings[i] for i in chosen]
+    if model.spec is None:  # its content hash may not tell it from another one
+        return _written(model, tokenizer, words)
+    kept = cache_folder() / "sentences" / f"{fingerprint(model.content_hash, words)[:32]}.json"
+    with contextlib.suppress(OSError, ValueError):
+        known: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        return known
+    sentences = _written(model, tokenizer, words)
+    with contextlib.suppress(OSError, RunError):  # then they are written again next time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps(sentences))
+    return sentences
+
+
+def _written(model: LoadedModel, tokenizer: Tokenizer, words: Sequence[str]) -> list[str]:
+    """A sentence that begins with each word."""
     never = jnp.zeros(model.config.vocab_size, bool)
     sentences: list[str] = []
     for start in range(0, len(words), ROWS):

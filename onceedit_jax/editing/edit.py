@@ -113,7 +113,7 @@ def edit(
     editor = editor or editor_of(settings)
     _check(model, records, unrelated or (), editor)
     if editor.apart:
-        replay = 0.0
+        replay, ungated = 0.0, range(len(records))
     for text in key_warnings(records, unconcerned_texts(unrelated or ())):
         on_warning(text)
     head = _head(head, model)

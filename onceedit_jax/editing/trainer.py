@@ -249,7 +249,7 @@ class _Streams:
         first = epoch - epoch % size
         if first != self.first:
             groups = [
-                epoch_groups(self.rows, self.settings, e, pools=self.pools)
+                epoch_groups(self.rows, self.settings, e, pools=self.pools, even=True)
                 for e in range(first, min(first + size, self.epochs))
             ]
             rows = (row for epoch_of in groups for group in epoch_of for row in group)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ def init_adapter(params: Params, layers: int, rank: int, key: Key[Array, ""]) ->
     """An adapter of the last layers that changes nothing yet: A is random and B is zero.
 
     Args:
-        params: Parameters of the model, its layers in any layout.
+        params: Parameters of the model, float32, its layers in any layout.
         layers: How many of the last layers it has factors for.
         rank: Rank of the factors; a smaller matrix gets a smaller rank.
         key: From `jax.random.key`.
@@ -47,21 +49,31 @@ def init_adapter(params: Params, layers: int, rank: int, key: Key[Array, ""]) ->
     Returns:
         The tree of `params["adapters"]`, with one row.
     """
-    upper = layer_groups(split_for(params, layers)["layers"])[-1]
+    group = layer_groups(params["layers"])[-1]
+    shapes: dict[tuple[str, str], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(group):
+        inputs = INPUT_AXES.get(path[-1].key)
+        if inputs is not None and len(path) == 2 and leaf.ndim > 1 + inputs:  # a matrix
+            read, written = leaf.shape[1 : 1 + inputs], leaf.shape[1 + inputs :]
+            shapes[path[0].key, path[-1].key] = read, written
     adapter: Params = {}
-    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(upper)):
-        module, name = path[0].key, path[-1].key
-        inputs = INPUT_AXES.get(name)
-        if inputs is None or len(path) > 2 or leaf.ndim <= 1 + inputs:  # no matrix
-            continue
-        read, written = leaf.shape[1 : 1 + inputs], leaf.shape[1 + inputs :]
+    # One compiled function: one for each shape would take longer than a training step.
+    for (module, name), factor in _initial(tuple(shapes.items()), layers, rank, key).items():
+        adapter.setdefault(module, {})[name] = factor
+    return adapter
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _initial(shapes: Any, layers: int, rank: int, key: Key[Array, ""]) -> dict[Any, Any]:
+    factors = {}
+    for i, (place, (read, written)) in enumerate(shapes):
         size = min(rank, math.prod(read), math.prod(written))
         noise = jax.random.normal(jax.random.fold_in(key, i), (1, layers, *read, size))
-        adapter.setdefault(module, {})[name] = {
-            "a": (noise / math.prod(read) ** 0.5).astype(leaf.dtype),
-            "b": jnp.zeros((1, layers, size, *written), leaf.dtype),
+        factors[place] = {
+            "a": noise / math.prod(read) ** 0.5,
+            "b": jnp.zeros((1, layers, size, *written)),
         }
-    return adapter
+    return factors
 
 
 def number_of_adapters(adapters: Params) -> int:

@@ -63,7 +63,7 @@ POSITIONAL = {
     "replace": ["number", "facts"],
     "revert": ["numbers"],
     "show": ["number"],
-    **dict.fromkeys(("info", "list", "history", "compact"), ["edited"]),
+    **{name: ["edited"] for name in ("info", "list", "history", "compact")},
 }
 
 

@@ -265,7 +265,7 @@ def test_an_artifact_of_the_format_before_opens(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.update(format=3), r"format 3, this version reads 4 and 5; edit again"),
+        (lambda v: v.update(format=3), r"format 3, this version reads 4, 5, 6; edit again"),
         (lambda v: v.pop("rule"), r"no rule; there are .*damaged: edit again"),
         (lambda v: v["rule"].pop("fusion"), r"rule: no fusion"),
         (lambda v: v["rule"].update(reach_threshold="x"), r"reach_threshold: expected a number"),
