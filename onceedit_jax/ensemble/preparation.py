@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -16,9 +15,10 @@ from onceedit_jax.decoding.drafting import Drafter, DraftReader
 from onceedit_jax.decoding.fused import Spelling
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.stopping import answer_stops
-from onceedit_jax.distributed.mesh import data_mesh, replicate, using
+from onceedit_jax.distributed.mesh import data_mesh, using
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.gate_features import PromptReader
+from onceedit_jax.ensemble.placement import placed, spread, spread_plugin
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.errors import InputError
@@ -27,10 +27,7 @@ from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.fitting import Verdicts
 from onceedit_jax.gates.types import NOTHING, FittedGate, Gate
 from onceedit_jax.gates.weight_token import apply_threshold
-from onceedit_jax.models.adapters import adapted_layers, split_for
 from onceedit_jax.models.layout import unstack_layers
-from onceedit_jax.models.sharding import place
-from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.relative.build import TransferHealth
 from onceedit_jax.text.bridge import Bridge
 from onceedit_jax.text.prompts import (
@@ -43,8 +40,6 @@ from onceedit_jax.text.prompts import (
 )
 
 MOST_PIECES = 4  # plug-in tokens that a target token is spelled with inside a compiled loop
-
-M = TypeVar("M", EditedPlugin, LoadedModel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,23 +285,20 @@ def prepare_plugin(
         )
     mesh = data_mesh() if mesh is None else mesh
     side = ModelSide.of_plugin(plugin, on_block)
-    whole = {name: placed(mesh, getattr(plugin, name)) for name in ("gate", "memory", "adapters")}
-    spread = dataclasses.replace(_spread(mesh, plugin), **whole)
-    if spread.adapters is not None:
-        split = split_for(spread.params, adapted_layers(spread.adapters))
-        spread = dataclasses.replace(spread, params=split)
+    whole = {"gate": placed(mesh, plugin.gate), "memory": placed(mesh, plugin.memory)}
+    laid = dataclasses.replace(spread_plugin(mesh, plugin), **whole)
     fitted = dataclasses.replace(fitted, state=placed(mesh, fitted.state))
-    params = unstack_layers(spread.params) if unrolled else spread.params
+    params = unstack_layers(laid.params) if unrolled else laid.params
     return PreparedPlugin(
-        spread,
+        laid,
         rule,
         fitted,
         threshold,
         mesh,
         side,
         params,
-        Drafter(params, spread.config, plugin.tokenizer, spread.adapters),
-        _reader(mesh, plugin, spread),
+        Drafter(params, laid.config, plugin.tokenizer, laid.adapters),
+        _reader(mesh, plugin, laid),
         hops,
     )
 
@@ -325,12 +317,12 @@ def _check_rule(rule: FusionRule, gate: FittedGate) -> None:
         )
 
 
-def _reader(mesh: Mesh, plugin: EditedPlugin, spread: EditedPlugin) -> PromptReader:
+def _reader(mesh: Mesh, plugin: EditedPlugin, laid: EditedPlugin) -> PromptReader:
     """Reads prompts with the plug-in's parameters as they lie over the devices."""
     relations = plugin.reader.relations
     if relations is not None:
         relations = dataclasses.replace(relations, params=placed(mesh, relations.params))
-    return PromptReader(spread.params, spread.gate, spread.config, spread.tokenizer, relations)
+    return PromptReader(laid.params, laid.gate, laid.config, laid.tokenizer, relations)
 
 
 def prepare_target(
@@ -371,10 +363,10 @@ def prepare_target(
         state = rule.prepare(*sides)
         if sides[0].health is not None and sides[1].health is not None:
             health = sides[0].health, sides[1].health
-    spread = dataclasses.replace(target, model=_spread(plugin.mesh, target.model))
-    params = spread.model.params
+    laid = dataclasses.replace(target, model=spread(plugin.mesh, target.model))
+    params = laid.model.params
     return PreparedTarget(
-        spread,
+        laid,
         rule,
         placed(plugin.mesh, state),
         health,
@@ -384,16 +376,3 @@ def prepare_target(
         unstack_layers(params) if unrolled else params,
         plugin.mesh,
     )
-
-
-def placed(mesh: Mesh, tree: Any) -> Any:
-    """A pytree on every device of a mesh."""
-    return replicate(mesh, tree) if mesh.size > 1 else tree
-
-
-def _spread(mesh: Mesh, model: M) -> M:
-    """A model whose parameters lie over the mesh."""
-    if mesh.size > 1 or jax.local_device_count() > 1:
-        params, config = place(mesh, model.params, model.config)
-        return dataclasses.replace(model, params=params, config=config)
-    return model

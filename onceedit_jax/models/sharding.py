@@ -103,7 +103,7 @@ def fit_heads(params: Params, config: ModelConfig, parts: int) -> Params:
     for such a head. Gradients flow back through this function to the original parameters.
 
     Args:
-      params: parameter tree, its layers in any layout.
+      params: parameter tree, its layers in any layout; perhaps with `adapters`.
       config: its configuration.
       parts: number of devices that share the heads.
     """
@@ -132,7 +132,22 @@ def fit_heads(params: Params, config: ModelConfig, parts: int) -> Params:
             return pad_queries(leaf, axis)
         return jnp.repeat(leaf, copies, axis=axis)
 
-    return {**params, "layers": jax.tree_util.tree_map_with_path(fit, params["layers"])}
+    def fit_factors(path: Any, leaf: jax.Array) -> jax.Array:
+        name, side = _names(path)[-2:]
+        # A has the matrix's inputs after two axes, and B its outputs after three.
+        if (name, side) == ("wq", "b"):
+            return pad_queries(leaf, 3)
+        if (name, side) == ("wo", "a"):
+            return pad_queries(leaf, 2)
+        if name in ("wk", "wv") and side == "b":
+            return jnp.repeat(leaf, copies, axis=3)
+        return leaf
+
+    fitted = {**params, "layers": jax.tree_util.tree_map_with_path(fit, params["layers"])}
+    if "adapters" in params:
+        adapters = jax.tree_util.tree_map_with_path(fit_factors, params["adapters"])
+        fitted["adapters"] = adapters
+    return fitted
 
 
 def _names(path: Any) -> list[str]:

@@ -97,8 +97,44 @@ print("equal")
 """
 
 
-def test_eight_devices_edit_and_answer_as_one_does(tmp_path):
-    on_eight_devices(PROGRAM, str(tmp_path), prints="equal")
+# The same in two adapters, which each row of a batch chooses between.
+ADAPTED = (
+    PROGRAM[: PROGRAM.index("def everything")]
+    + """
+import dataclasses
+
+ADAPTER = dataclasses.replace(SETTINGS, method="adapter", learning_rate=1e-2)
+
+
+def everything(mesh):
+    model = plugin, plugin_tokenizer
+    first = edit(*model, RECORDS[:2], settings=ADAPTER, mesh=mesh, head=head)
+    edited = edit(*model, RECORDS[2:], settings=ADAPTER, mesh=mesh, head=head, start=first)
+    assert edited.verdicts(PROMPTS).edits.tolist() == [1, 2, 0]
+    said = []
+    for rule in (fusion.draft(), fusion.vocabulary()):
+        ensemble = Ensemble(edited, [Target(target, target_tokenizer)], rule=rule, mesh=mesh)
+        scored = ensemble.score([Pair(r.prompt, r.target) for r in RECORDS])
+        tokens = [text.after.tolist() for text in scored.targets[0]]
+        said.append((tokens, ensemble.answers(PROMPTS, max_new_tokens=6)))
+    return edited, said
+
+
+one, said = everything(make_mesh({"data": 1}, jax.devices()[:1]))
+for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+    edited, found = everything(make_mesh(sizes))
+    assert found == said, (sizes, found, said)
+    for leaf, wanted in zip(jax.tree.leaves(edited.adapters), jax.tree.leaves(one.adapters)):
+        wanted = np.asarray(wanted)
+        np.testing.assert_allclose(leaf, wanted, atol=2e-3 * np.abs(wanted).max())
+print("equal")
+"""
+)
+
+
+@pytest.mark.parametrize("program", [PROGRAM, ADAPTED], ids=["weights", "adapters"])
+def test_eight_devices_edit_and_answer_as_one_does(program, tmp_path):
+    on_eight_devices(program, str(tmp_path), prints="equal")
 
 
 @pytest.mark.parametrize(

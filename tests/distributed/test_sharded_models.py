@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support import on_eight_devices, tiny_config
 
 from onceedit_jax.distributed.mesh import LOGICAL_AXES, MESH_AXES, data_mesh, make_mesh, spec
+from onceedit_jax.models.adapters import init_adapter
 from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.sharding import fit_heads, fitted_config
@@ -19,7 +20,8 @@ from onceedit_jax.models.sharding import fit_heads, fitted_config
 def test_fitted_heads_divide_and_compute_the_same(kv_heads, group, parts, biases):
     config = tiny_config(17, num_heads=kv_heads * group, num_kv_heads=kv_heads, qkv_bias=biases)
     params = init_params(config, jax.random.key(1))
-    params = jax.tree.map(lambda a: a + 0.1, params)  # biases and norms that would show
+    params["adapters"] = init_adapter(params, 2, 2, jax.random.key(2))
+    params = jax.tree.map(lambda a: a + 0.1, params)  # biases, norms and factors that would show
     fitted, changed = fit_heads(params, config, parts), fitted_config(config, parts)
     assert changed.num_heads % parts == 0 and changed.num_kv_heads % parts == 0
     assert fitted["layers"]["attention"]["wq"].shape[2] == changed.num_heads
@@ -76,6 +78,7 @@ import numpy as np
 from support import tiny_config
 
 from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.adapters import init_adapter
 from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.sharding import param_axes, place
