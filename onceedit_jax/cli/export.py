@@ -17,11 +17,13 @@ class ExportOptions:
       edited: folder of the edited plug-in.
       out: folder to write.
       dtype: type of the weights.
+      peft: write the adapter alone, for Hugging Face's PEFT, in float32.
     """
 
     edited: Path
     out: Path
     dtype: FloatDtype = "float32"
+    peft: bool = False
 
 
 def export(options: Annotated[ExportOptions, arg(name="")]) -> None:
@@ -29,5 +31,9 @@ def export(options: Annotated[ExportOptions, arg(name="")]) -> None:
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.artifact import EditedPlugin
 
-    EditedPlugin.load(options.edited).export(options.out, dtype=options.dtype)
+    plugin = EditedPlugin.load(options.edited)
+    if options.peft:
+        plugin.export_peft(options.out)
+    else:
+        plugin.export(options.out, dtype=options.dtype)
     out.print(f"written: {options.out}")

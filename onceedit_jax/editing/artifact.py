@@ -46,6 +46,7 @@ from onceedit_jax.models.adapters import (
 )
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.export_peft import PEFT_CONFIG, PEFT_WEIGHTS, export_peft
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.sharding import param_shardings
@@ -61,6 +62,9 @@ EXPORT = FolderKind(
     ("config.json", "generation_config.json", "model.safetensors", "*token*.json", "tokenizer*",
      "vocab*", "merges.txt", "*chat_template*", "*.model"),
 )  # fmt: skip
+
+
+PEFT = FolderKind(PEFT_CONFIG, (PEFT_WEIGHTS,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,15 +269,36 @@ class EditedPlugin:
             save_file({"kernel": np.asarray(self.gate["kernel"])}, fresh / EXPORT.mark)
         return folder
 
+    def export_peft(self, folder: str | Path) -> Path:
+        """Write its adapter as a folder for Hugging Face's PEFT, on top of the base model.
+
+        Args:
+          folder: where to; an earlier export is replaced.
+
+        Raises:
+          InputError: if the folder holds something else; the edits are in the weights, or in
+            several adapters; or the checkpoints of its family hold several matrices in one tensor.
+        """
+        if self.adapters is None:
+            raise InputError(f"{self.name}: its edits are in the weights; export these")
+        self._check_single()
+        folder = Path(folder)
+        with fresh_folder(folder, PEFT) as fresh:
+            export_peft(fresh, self.adapters, self.config, self.info.base.spec or self.name)
+        return folder
+
+    def _check_single(self) -> None:
+        if self.routes and self.adapters is not None:
+            raise InputError(
+                f"{self.name} has its edits in {number_of_adapters(self.adapters)} adapters, and "
+                "one model can hold one of them: train them together first (`onceedit compact`)"
+            )
+
     def _whole_params(self) -> Params:
         """Parameters that hold every edit."""
         if self.adapters is None:
             return self.params
-        if self.routes:
-            raise InputError(
-                f"{self.name} has its edits in {number_of_adapters(self.adapters)} adapters, which "
-                "cannot be added to one set of weights: they would change each other's answers"
-            )
+        self._check_single()
         return merged(self.params, self.adapters, 0)
 
     def save(self, folder: str | Path) -> Path:

@@ -1,12 +1,15 @@
 """Edits in adapters: trained beside the weights, stage after stage, saved without the base."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from adapter_cases import ADAPTER, answers
 from editing_cases import RECORDS, UNRELATED
+from safetensors.numpy import load_file
 
 from onceedit_jax.editing import edit as editing
 from onceedit_jax.editing.artifact import EditedPlugin
@@ -88,6 +91,29 @@ def test_one_adapter_is_exported_as_weights_and_several_are_not(base, stages, tm
     assert plugin_alone(exported, RECORDS[:2]).rel.value == 1
     with pytest.raises(InputError, match="edits in 2 adapters"):
         second.export(tmp_path / "no")
+
+
+def test_an_adapter_for_peft_adds_up_to_the_exported_weights(base, stages, tmp_path):
+    first, second = stages
+    whole = load_file(first.export(tmp_path / "whole") / "model.safetensors")
+    plain = load_file(Path(base[0].spec) / "model.safetensors")
+    folder = first.export_peft(tmp_path / "peft")
+    factors = load_file(folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["layers_to_transform"]) == (8, 8, [1])
+    assert config["base_model_name_or_path"] == base[0].spec
+    changed = 0
+    for name, weight in whole.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        if key + "A.weight" in factors:
+            update = factors[key + "B.weight"] @ factors[key + "A.weight"]
+            np.testing.assert_allclose(weight, plain[name] + update, atol=1e-4)
+            changed += 1
+        elif name in plain:
+            np.testing.assert_array_equal(weight, plain[name])
+    assert changed == len(factors) / 2 == 7
+    with pytest.raises(InputError, match="edits in 2 adapters"):
+        second.export_peft(tmp_path / "no")
 
 
 def test_several_adapters_need_a_gate_that_names_the_edit(base, stages):
