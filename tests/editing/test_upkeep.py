@@ -1,8 +1,11 @@
 """Facts that come, change again and are taken back, in a folder, on a tiny model."""
 
+import contextlib
 import dataclasses
+import os
 import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
 from adapter_cases import ADAPTER, answers, unedited_answers
@@ -19,6 +22,7 @@ from onceedit_jax.editing.edit import edit, parameter_hash
 from onceedit_jax.editing.ledger_file import LOCK, locked, revert_edits
 from onceedit_jax.editing.upkeep import add_edits, compact_edits
 from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.storage import checkpoints
 
 QUICK = dataclasses.replace(ADAPTER, epochs=60)
 PLACES = ("Norland", "Vinterby", "Sorvik")
@@ -140,6 +144,77 @@ def test_an_interrupted_write_leaves_the_state_before_it(folder, base, head, mon
     done = add_edits(folder, [fact("Norland", "Oskar")], head=head)
     assert [entry.id for entry in done.edits] == [4]
     assert said(folder, base)[0] == "Oskar"
+
+
+class Killed(BaseException):
+    """What a killed program does not survive."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Lets a number of changes to the file system happen, and then no other one."""
+
+    def arm(changes):
+        left = iter(range(changes))
+
+        def guarded(function):
+            def call(*arguments, **options):
+                if next(left, None) is None:
+                    raise Killed
+                return function(*arguments, **options)
+
+            return call
+
+        patch = pytest.MonkeyPatch()
+        for place, name in (
+            (Path, "rename"),
+            (shutil, "rmtree"),
+            (os, "replace"),
+            (checkpoints.ocp, "save"),
+        ):
+            patch.setattr(place, name, guarded(getattr(place, name)))
+        return patch
+
+    return arm
+
+
+@pytest.mark.parametrize("operation", ["add", "replace", "revert", "compact"])
+def test_a_program_that_is_killed_anywhere_leaves_the_state_before_or_after(
+    folder, head, operation, kill_at
+):
+    """At every change to the file system; the same command succeeds then."""
+    add_edits(folder, [fact("Norland", "Ada")], head=head)
+    revert_edits(folder, [4])
+
+    def run(place):
+        if operation == "revert":
+            revert_edits(place, [2])
+        elif operation == "compact":
+            compact_edits(place, head=head)
+        else:
+            replacing = [3] if operation == "replace" else []
+            add_edits(place, [fact("Norland", "Oskar")], head=head, replacing=replacing)
+
+    def told(place):
+        keys = EditedPlugin.load(place).relation["keys"].shape  # every file can be read
+        return [(e.id, e.target, e.state, e.adapter) for e in read_info(place).edits], keys
+
+    before, found, ended = told(folder), [], False
+    while not ended:
+        place = folder.with_name(f"killed-{len(found)}")
+        shutil.copytree(folder, place)
+        patch = kill_at(len(found))
+        with contextlib.suppress(Killed):
+            run(place)
+            ended = True
+        patch.undo()
+        found.append(told(place))
+        if found[-1] == before:
+            run(place)  # what was left does not stand in the way
+            assert told(place) != before
+    after = found[-1]
+    assert len(found) > 1 and after != before
+    assert all(state in (before, after) for state in found)
 
 
 def test_two_programs_do_not_change_a_folder_at_once(folder):
