@@ -22,7 +22,8 @@ def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
     form = prepared.format
     bridge = Bridge(target.tokenizer, plugin.tokenizer, form.spaced)
     drafts = rule.reads == "draft"
-    reader = prepared.reader(ensemble.prepared_plugin, prompts) if drafts else None
+    edits = ensemble.prepared_plugin.verdicts(prompts).edits
+    reader = prepared.reader(ensemble.prepared_plugin, prompts, edits) if drafts else None
     heads = [form.encode(prompt) for prompt in prompts]
     answers = [Answer(form) for _ in prompts]
     alphas, step = jnp.asarray(ensemble.alphas(prompts)), jax.jit(fused_step, static_argnums=0)
@@ -38,7 +39,8 @@ def stepwise_answers(ensemble, t, prompts, *, max_new_tokens):
         else:
             texts = map(plain_text, prompts)
             read = [bridge.cross(p, tokens) for p, tokens in zip(texts, written, strict=True)]
-            inputs = FusionInputs(logits_after(plugin.params, plugin.config, read), own, alphas)
+            states = jnp.asarray(plugin.states_after(read, edits))
+            inputs = FusionInputs(unembed(plugin.params, plugin.config, states), own, alphas)
         chosen = step(rule, prepared.state, inputs).tokens
         for answer, token in zip(answers, chosen.tolist(), strict=True):
             answer.add(token)

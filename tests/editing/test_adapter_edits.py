@@ -10,10 +10,12 @@ import pytest
 from adapter_cases import ADAPTER, answers
 from editing_cases import RECORDS, UNRELATED
 from safetensors.numpy import load_file
+from stepwise import stepwise_answers
 
 from onceedit_jax.editing import edit as editing
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.edit import edit, parameter_hash
+from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.fusion import draft, vocabulary
@@ -45,6 +47,8 @@ def test_a_later_stage_leaves_the_answers_of_an_earlier_one_alone(base, stages, 
     told = answers(second, base, prompts, rule=rule)
     assert told[:2] == answers(first, base, prompts[:2], rule=rule)
     assert [record.target in text for record, text in zip(RECORDS, told, strict=True)] == [True] * 3
+    ensemble = Ensemble(second, [Target(*base)], rule=rule)
+    assert told == stepwise_answers(ensemble, 0, prompts, max_new_tokens=12)
     kept = jax.tree.map(lambda leaf: leaf[:1], second.adapters)
     assert parameter_hash(kept) == parameter_hash(first.adapters)
 

@@ -230,4 +230,4 @@ def test_a_plugins_own_template_is_not_used(chat_target):
     quick = EditSettings(epochs=1, swapped_ratio=0)
     plugin = edit(target.model, target.tokenizer, RECORDS, UNRELATED, quick)
     prepared = prepare_plugin(plugin)
-    assert prepared.writer.format == PromptFormat(target.tokenizer)
+    assert prepared.writer(np.array([0])).format == PromptFormat(target.tokenizer)
