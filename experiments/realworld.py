@@ -18,6 +18,7 @@ from onceedit_jax.evaluation.check import Checked, check, checked
 from onceedit_jax.evaluation.summaries import write_jsonl
 
 TITLE = "Real facts and what users ask about them"
+GATED_LOOKUP = "lookup, behind the gate"
 QUESTION = "Does an edit hold in the forms people use, and is its subject otherwise unchanged?"
 
 
@@ -83,7 +84,11 @@ def run(workspace: Workspace, setup: RealSetup, cell: Cell) -> Result:
         if probe.expects == "unchanged" or named[i] is None
     }
     found = check(ensemble, drawn.probes, compared=compared, seed=setup.seed)
-    methods = {OURS: found, "lookup": _lookup(drawn, named, found, setup.seed)}
+    methods = {
+        OURS: found,
+        "lookup": _lookup(drawn, [named] * len(found), found, setup.seed),
+        GATED_LOOKUP: _lookup(drawn, _meant(found), found, setup.seed),
+    }
     for name, rule in (("context", fusion.context()), ("both", fusion.context(draft=True))):
         told = Ensemble(edited, ensemble.targets, rule=rule, chat=cell["chat"], mesh=workspace.mesh)
         methods[name] = check(told.unrolled_for(steps), drawn.probes, known=found, seed=setup.seed)
@@ -139,9 +144,16 @@ def _keep_answers(
 
 
 def _lookup(
-    drawn: Draw, named: Sequence[int | None], found: Sequence[Checked], seed: int
+    drawn: Draw, named: Sequence[Sequence[int | None]], found: Sequence[Checked], seed: int
 ) -> list[Checked]:
-    """What a lookup of the subject's name would say: the stored answer wherever it is named."""
+    """What a table of answers would say: that of the edit that each question is taken for.
+
+    Args:
+      drawn: the facts and the questions.
+      named: for each target, the place of that edit for each question; None for none.
+      found: the targets' own answers.
+      seed: of the bootstrap intervals.
+    """
     return [
         checked(
             each.target,
@@ -149,12 +161,17 @@ def _lookup(
             [row["before"] for row in each.rows],
             [
                 row["before"] if place is None else drawn.records[place].target
-                for row, place in zip(each.rows, named, strict=True)
+                for row, place in zip(each.rows, places, strict=True)
             ],
             seed=seed,
         )
-        for each in found
+        for each, places in zip(found, named, strict=True)
     ]
+
+
+def _meant(found: Sequence[Checked]) -> list[list[int | None]]:
+    """The edits that our gate took the questions for."""
+    return [[None if row["edit"] < 0 else row["edit"] for row in each.rows] for each in found]
 
 
 def tables(setup: RealSetup, results: Results) -> Sequence[Table]:
