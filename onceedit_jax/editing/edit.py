@@ -28,7 +28,8 @@ from onceedit_jax.editing.editor import (
     editor_inputs,
     run_editor,
 )
-from onceedit_jax.editing.finalize import finalize_adapter, finalize_artifact
+from onceedit_jax.editing.finalize import finalize_artifact
+from onceedit_jax.editing.finalize_adapter import finalize_adapter
 from onceedit_jax.editing.key_warnings import key_warnings, unconcerned_texts
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.settings import EditSettings, fingerprint
@@ -112,37 +113,30 @@ def edit(
     begun = time.monotonic()
     editor = editor or editor_of(settings)
     _check(model, records, unrelated or (), editor)
-    if editor.apart:
-        replay, ungated = 0.0, range(len(records))
     for text in key_warnings(records, unconcerned_texts(unrelated or ())):
         on_warning(text)
-    head = _head(head, model)
-    if editor.apart and head is None:
-        raise InputError(
-            f"{model.name}: an adapter needs the gate fact, and no relation head is known for this "
-            "model; learn one (`onceedit gate-train`), or choose the method last-n-layers"
-        )
+    head = _head(head, model, editor)
+    if editor.apart:  # nothing earlier is trained again, and no gate
+        replay, ungated, settings = 0.0, range(len(records)), _without_gate_rows(settings)
     # Rows of the embedding that are no tokens are never predicted.
     config = model.config.with_num_tokens(len(tokenizer.vocabulary))
     model = dataclasses.replace(model, config=config)
     kept = _continued(start, model, records, replay, editor)
     earlier = [start.records[i] for i in kept] if start else []
     replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
+    trained = [*records, *replayed]
     if unrelated is None:
         unrelated = drop_leaks(neutral_rows(), [*records, *evaluated, *earlier])[0]
-        if head is not None or editor.apart:
+        if head is not None and _usual_gate_rows(settings):
             settings = _without_gate_rows(settings)
-        settings = _within(settings, len(unrelated), len(records) + len(replayed))
+        settings = _within(settings, len(unrelated), len(trained))
     else:
         _check_leaks(unrelated, [*records, *evaluated], earlier)
     seen = start.info.trained_texts if start else ()
-    relations = (
-        head.bank_relations(head.reader(model, tokenizer), [*records, *replayed]) if head else []
-    )
     augmented = training_texts(
         model,
         tokenizer,
-        [*records, *replayed],
+        trained,
         unrelated,
         settings,
         examples=examples,
@@ -150,11 +144,11 @@ def edit(
         ungated=ungated,
         earlier=earlier,
         seen=seen,
-        relations=relations,
+        relations=head.bank_relations(head.reader(model, tokenizer), trained) if head else [],
     )
     recorded = recorded_settings(editor, settings)
     inputs = editor_inputs(
-        [*records, *replayed],
+        trained,
         tokenizer,
         settings,
         augmented=augmented,
@@ -170,20 +164,15 @@ def edit(
     params = _over(mesh, (start or model).params)
     prepared = time.monotonic() - begun
     result, seconds = _timed(editor, params, config, inputs)
-    spent, described = prepared + seconds, EditorInfo(**editor.describe())
-    if editor.apart and head is not None:
+    made: dict[str, Any] = {
+        "spent": prepared + seconds,
+        "editor": EditorInfo(**editor.describe()),
+        "recorded": recorded,
+        "head": head,
+    }
+    if editor.apart:
         return finalize_adapter(
-            model,
-            tokenizer,
-            result,
-            records,
-            augmented,
-            recorded,
-            spent=spent,
-            editor=described,
-            head=head,
-            start=start,
-            kept=kept,
+            model, tokenizer, result, records, augmented, start=start, kept=kept, **made
         )
     return finalize_artifact(
         model,
@@ -192,13 +181,10 @@ def edit(
         [*records, *earlier],
         augmented,
         settings,
-        spent=spent,
-        editor=described,
-        recorded=recorded,
         ungated=ungated,
         edited_before=len(earlier),
         seen=seen,
-        head=head,
+        **made,
     )
 
 
@@ -217,11 +203,16 @@ def parameter_hash(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _head(head: LearntHead | None, model: LoadedModel) -> LearntHead | None:
+def _head(head: LearntHead | None, model: LoadedModel, editor: Editor) -> LearntHead | None:
     """The relation head that is given, or the one that is known for the model."""
     if head is None:
-        return find_head(model.content_hash)
-    if head.base_hash != model.content_hash:
+        head = find_head(model.content_hash)
+    if head is None and editor.apart:
+        raise InputError(
+            f"{model.name}: an adapter needs the gate fact, and no relation head is known for this "
+            "model; learn one (`onceedit gate-train`), or choose the method last-n-layers"
+        )
+    if head is not None and head.base_hash != model.content_hash:
         raise InputError(
             f"head: the relation head of another model, whose hash is {head.base_hash[:12]}; "
             f"expected {model.name}, {model.content_hash[:12]}: learn one for it "
@@ -293,15 +284,18 @@ def _kept(start: EditedPlugin, records: Sequence[EditRecord]) -> list[int]:
     return [i for i, entry in enumerate(edits) if normalise(entry.prompt) not in prompts]
 
 
-def _without_gate_rows(settings: EditSettings) -> EditSettings:
-    """Settings without rows for [WEIGHT], unless the user chose how many there are.
-
-    The gate `fact` takes the place of [WEIGHT], and learns nothing from them.
-    """
+def _usual_gate_rows(settings: EditSettings) -> bool:
+    """Whether the user left the number of rows for [WEIGHT] as it is."""
     usual = EditSettings()
-    chosen = (settings.unrelated_ratio, settings.swapped_ratio, settings.varied_ratio)
-    if chosen != (usual.unrelated_ratio, usual.swapped_ratio, usual.varied_ratio):
-        return settings
+    return (settings.unrelated_ratio, settings.swapped_ratio, settings.varied_ratio) == (
+        usual.unrelated_ratio,
+        usual.swapped_ratio,
+        usual.varied_ratio,
+    )
+
+
+def _without_gate_rows(settings: EditSettings) -> EditSettings:
+    """Settings without rows for [WEIGHT]: the gate `fact` takes its place, and learns nothing."""
     return dataclasses.replace(settings, unrelated_ratio=0.0, swapped_ratio=0.0, varied_ratio=0.0)
 
 

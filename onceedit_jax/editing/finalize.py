@@ -19,27 +19,21 @@ from onceedit_jax.editing.artifact_info import (
     EditInfo,
     EditMetrics,
     EditorInfo,
-    Operation,
     RelationInfo,
     RuleInfo,
     UnrelatedInfo,
     now,
 )
 from onceedit_jax.editing.augmentation import TrainingTexts
-from onceedit_jax.editing.editor import EditorResult
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
-from onceedit_jax.editing.ledger import next_id
 from onceedit_jax.editing.relation_heads import LearntHead
-from onceedit_jax.editing.relation_reading import own_parts, own_subjects, subjects_of
 from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Trained
-from onceedit_jax.gates.fact import THRESHOLD, TRUST, fact_with
+from onceedit_jax.gates.fact import THRESHOLD, fact_with
 from onceedit_jax.gates.fact_memory import both, memory, reaches
 from onceedit_jax.gates.fitting import fit_gate
-from onceedit_jax.gates.relation_head import relation_vectors
 from onceedit_jax.gates.types import EDIT, FittedGate, GateFeatures
-from onceedit_jax.gates.weight_token import alpha, init_gate, token
-from onceedit_jax.models.adapters import joined, number_of_adapters
+from onceedit_jax.gates.weight_token import alpha, token
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.weights import LoadedModel
@@ -102,7 +96,7 @@ def finalize_artifact(
     )
     gates = {gate.name: fit_gate(gate, features, labels) for gate in (token(), memory(), both())}
     info = EditInfo(
-        base=_base_info(model),
+        base=base_info(model),
         edits=tuple(EditEntry.of(r, id=i + 1, added=time_now) for i, r in enumerate(records)),
         edited_before=edited_before,
         contradicting=len(contradicting(records)),
@@ -135,107 +129,8 @@ def finalize_artifact(
     )
 
 
-def finalize_adapter(
-    model: LoadedModel,
-    tokenizer: Tokenizer,
-    result: EditorResult,
-    records: Sequence[EditRecord],
-    texts: TrainingTexts,
-    settings: dict[str, Any],
-    *,
-    spent: float,
-    editor: EditorInfo,
-    head: LearntHead,
-    start: EditedPlugin | None = None,
-    kept: Sequence[int] = (),
-) -> EditedPlugin:
-    """Make an edited plug-in of an adapter, beside the adapters and edits of an earlier one.
-
-    Nothing is fitted or calibrated: the gate `fact` reads the unedited model.
-
-    Args:
-      model: the base plug-in.
-      tokenizer: its tokenizer.
-      result: the adapter that was trained.
-      records: the edits that it holds.
-      texts: what was trained on.
-      settings: of the editing stage, as `edit.json` records them.
-      spent: seconds of editing so far.
-      editor: the editing method.
-      head: the base model's relation head.
-      start: the plug-in that is continued.
-      kept: places of its edits that stay.
-
-    Returns:
-      The edited plug-in, not yet saved: the new edits first, then those that stay.
-    """
-    begun = time.monotonic()
-    assert result.adapters is not None
-    parts = [result.adapters]
-    earlier: list[EditEntry] = []
-    first, row = 1, 0
-    seen: tuple[str, ...] = ()
-    relations = head.reader(model, tokenizer, records)
-    keys = [relation_vectors(head.head, jnp.asarray(relations.read(own_parts(records))))]
-    if start is not None and start.adapters is not None and start.relation is not None:
-        parts.insert(0, start.adapters)
-        row, first = number_of_adapters(start.adapters), next_id(start.info.edits)
-        earlier = [start.info.edits[i] for i in kept]
-        keys.append(jnp.asarray(start.relation["keys"])[jnp.asarray(kept, jnp.int32)])
-        seen = start.info.trained_texts
-    time_now = now()
-    new = [
-        EditEntry.of(record, id=first + i, added=time_now, adapter=row)
-        for i, record in enumerate(records)
-    ]
-    entries = (*new, *earlier)
-    every = [entry.record(i) for i, entry in enumerate(entries)]
-    last = result.history[-1] if result.history else {}
-    seconds = spent + time.monotonic() - begun
-    info = EditInfo(
-        base=_base_info(model),
-        edits=entries,
-        edited_before=len(earlier),
-        contradicting=len(contradicting(every)),
-        unrelated=UnrelatedInfo(0, len(texts.held_back), fingerprint([], texts.held_back)),
-        trained_texts=tuple(sorted({*seen, *map(digest, texts.all())})),
-        editor=editor,
-        settings=settings,
-        rule=RuleInfo(RULE, {"fact": THRESHOLD}, {"fact": TRUST}, 0.0, 0.0),
-        metrics=EditMetrics(
-            epochs=len(result.history),
-            seconds=seconds,
-            loss=last.get("loss"),
-            reliability=last.get("reliability"),
-            gate_accuracy=None,
-            alpha_edits={},
-            alpha_held_back={},
-            reach_held_back={},
-        ),
-        history=tuple(dict(entry) for entry in result.history),
-        versions=versions(),
-        relation=RelationInfo(head.layers, head.learnt),
-        operations=(Operation(time_now, "edit", tuple(e.id for e in new), seconds),),
-    )
-    relation = {
-        "head": head.head,
-        "keys": jnp.concatenate(keys),
-        "subjects": own_subjects(every, subjects_of(every)),
-    }
-    return EditedPlugin(
-        model.params,
-        init_gate(model.config.hidden_size),
-        {},
-        input_embeddings(model.params),
-        model.config,
-        tokenizer,
-        info,
-        relation,
-        joined(parts),
-    )
-
-
-def _base_info(model: LoadedModel) -> BaseInfo:
+def base_info(model: LoadedModel) -> BaseInfo:
+    """What an artifact says of the model that was edited."""
     return BaseInfo(
         model.name, model.content_hash, model.hf_config, model.config.to_dict(), model.spec
     )

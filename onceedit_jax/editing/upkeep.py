@@ -94,9 +94,9 @@ def add_edits(
     with locked(folder):
         begun = time.monotonic()
         info = read_ledger(folder)
-        for number in replacing:
-            if find(info.edits, number).state != "live":
-                raise InputError(f"edit {number} does not answer any more; replace one that does")
+        for old in replacing:
+            if find(info.edits, old).state != "live":
+                raise InputError(f"edit {old} does not answer any more; replace one that does")
         live = {(normalise(e.prompt), normalise(e.target)) for e in info.live}
         known = [r for r in records if (normalise(r.prompt), normalise(r.target)) in live]
         fresh = [r for r in records if r not in known]
@@ -119,25 +119,11 @@ def add_edits(
             dataclasses.replace(entry, id=first + i, adapter=number)
             for i, entry in enumerate(made.info.edits)
         )
-        superseded = _superseded(plugin, made, [entry.id for entry in new])
-        for old in replacing:
-            by = next((one for one, olds in superseded.items() if old in olds), new[0].id)
-            superseded[by] = sorted({*superseded.get(by, []), old})
+        superseded = _superseded(plugin, made, [entry.id for entry in new], replacing)
         _write(folder, number, made, new)
-        kind = "replace" if replacing else "add"
-        ids, seconds = tuple(entry.id for entry in new), time.monotonic() - begun
-        write_info(
-            folder,
-            dataclasses.replace(
-                info,
-                edits=added(info.edits, new, superseded),
-                trained_texts=tuple(sorted({*info.trained_texts, *made.info.trained_texts})),
-                settings=made.info.settings,
-                metrics=made.info.metrics,
-                history=made.info.history,
-                operations=(*info.operations, Operation(now(), kind, ids, seconds)),
-            ),
-        )
+        kind, ids = "replace" if replacing else "add", tuple(entry.id for entry in new)
+        done = Operation(now(), kind, ids, time.monotonic() - begun)
+        write_info(folder, _changed(info, added(info.edits, new, superseded), made, done))
         return Added(new, superseded, known)
 
 
@@ -188,12 +174,7 @@ def compact_edits(
         )
         _write(folder, number, made, [entry for entry in edits if entry.id in ids])
         done = Operation(now(), "compact", ids, time.monotonic() - begun)
-        info = dataclasses.replace(
-            info,
-            edits=edits,
-            trained_texts=tuple(sorted({*info.trained_texts, *made.info.trained_texts})),
-            operations=(*info.operations, done),
-        )
+        info = _changed(info, edits, made, done)
         write_info(folder, info)
         remove_other_adapters(folder, needed_adapters(edits))
         return info
@@ -232,6 +213,22 @@ def _write(folder: Path, number: int, made: EditedPlugin, entries: Sequence[Edit
     write_adapter(folder, number, made.adapters, np.asarray(made.relation["keys"]), entries)
 
 
+def _changed(
+    info: EditInfo, edits: Sequence[EditEntry], made: EditedPlugin, done: Operation
+) -> EditInfo:
+    """What an artifact says of itself after an adapter was trained."""
+    own = made.info
+    return dataclasses.replace(
+        info,
+        edits=tuple(edits),
+        trained_texts=tuple(sorted({*info.trained_texts, *own.trained_texts})),
+        settings=own.settings,
+        metrics=own.metrics,
+        history=own.history,
+        operations=(*info.operations, done),
+    )
+
+
 def _consistent(
     plugin: EditedPlugin, records: Sequence[EditRecord], *, last_wins: bool
 ) -> list[EditRecord]:
@@ -258,9 +255,9 @@ def _consistent(
 
 
 def _superseded(
-    plugin: EditedPlugin, made: EditedPlugin, ids: Sequence[int]
+    plugin: EditedPlugin, made: EditedPlugin, ids: Sequence[int], replacing: Collection[int]
 ) -> dict[int, list[int]]:
-    """By the ids of new edits, those of the live ones about the same fact."""
+    """By the ids of new edits, those of the live ones about the same fact, and those replaced."""
     assert made.relation is not None and plugin.relation is not None
     same = _same_fact(
         plugin, made.records, made.relation["keys"], plugin.records, plugin.relation["keys"]
@@ -273,6 +270,8 @@ def _superseded(
         if olds := [old for old in olds if old not in taken]:
             found[number] = olds
             taken.update(olds)
+    if left := [old for old in replacing if old not in taken]:
+        found[ids[0]] = sorted([*found.get(ids[0], []), *left])
     return found
 
 

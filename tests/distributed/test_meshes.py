@@ -121,12 +121,11 @@ def everything(mesh):
 
 
 one, said = everything(make_mesh({"data": 1}, jax.devices()[:1]))
-for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
-    edited, found = everything(make_mesh(sizes))
-    assert found == said, (sizes, found, said)
-    for leaf, wanted in zip(jax.tree.leaves(edited.adapters), jax.tree.leaves(one.adapters)):
-        wanted = np.asarray(wanted)
-        np.testing.assert_allclose(leaf, wanted, atol=2e-3 * np.abs(wanted).max())
+edited, found = everything(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+assert found == said, (found, said)
+for leaf, wanted in zip(jax.tree.leaves(edited.adapters), jax.tree.leaves(one.adapters)):
+    wanted = np.asarray(wanted)
+    np.testing.assert_allclose(leaf, wanted, atol=2e-3 * np.abs(wanted).max())
 print("equal")
 """
 )
