@@ -17,9 +17,15 @@ from .decoding.greedy import Continuation as Continuation
 from .decoding.greedy import StopTokens as StopTokens
 from .decoding.greedy import greedy_continuation as greedy_continuation
 from .editing.artifact import EditedPlugin as EditedPlugin
+from .editing.artifact_info import BaseInfo as BaseInfo
 from .editing.artifact_info import EditEntry as EditEntry
 from .editing.artifact_info import EditInfo as EditInfo
+from .editing.artifact_info import EditMetrics as EditMetrics
+from .editing.artifact_info import EditorInfo as EditorInfo
 from .editing.artifact_info import Operation as Operation
+from .editing.artifact_info import RelationInfo as RelationInfo
+from .editing.artifact_info import RuleInfo as RuleInfo
+from .editing.artifact_info import UnrelatedInfo as UnrelatedInfo
 from .editing.edit import edit as edit
 from .editing.editor import Editor as Editor
 from .editing.editor import EditorInputs as EditorInputs
@@ -36,6 +42,7 @@ from .editing.loss import edit_loss as edit_loss
 from .editing.relation_heads import LearntHead as LearntHead
 from .editing.rewording import as_examples as as_examples
 from .editing.settings import EditSettings as EditSettings
+from .editing.trainer import Progress as Progress
 from .editing.upkeep import Added as Added
 from .editing.upkeep import add_edits as add_edits
 from .editing.upkeep import compact_edits as compact_edits

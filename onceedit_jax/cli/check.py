@@ -88,7 +88,7 @@ def _wrong_table(report: "CheckReport", target: "Checked", count: int) -> "Table
     table = Table(*headers, show_lines=True)
     for probe, row in report.wrong(target)[:count]:
         wanted = "as before" if probe.expects == "unchanged" else expected(probe, row["before"])
-        edit = "-" if row["edit"] < 0 else str(row["edit"] + 1)
+        edit = "-" if row["edit"] < 0 else str(report.numbers[row["edit"]])
         answers = (row[when] or "(nothing)" for when in ("before", "after"))
         texts = (probe.column, probe.prompt, *answers, wanted, f"{row['alpha']:.2f}", edit)
         table.add_row(*map(Text, texts))

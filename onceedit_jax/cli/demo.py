@@ -51,7 +51,8 @@ def demo(options: Annotated[DemoOptions, arg(name="")]) -> None:
     questions = _questions(records)
     asked = ensemble.with_chat(None) if options.chat else ensemble
     answers = asked.generate(questions, max_new_tokens=16)
-    print_answers(questions, [target.name for target in ensemble.targets], answers)
+    names = [target.name for target in ensemble.targets]
+    print_answers(questions, names, answers, ensemble.plugin.info.numbers)
     out.print(f"done in {time.monotonic() - started:.0f} s: {options.out}")
 
 

@@ -137,6 +137,11 @@ def edit_from_files(
     _note_records(records, on_note)
     evaluated = load_records(options.evaluated) if options.evaluated else []
     start = EditedPlugin.load(options.start, mesh=mesh) if options.start else None
+    if start and start.info.in_adapters:
+        raise InputError(
+            f"--start {options.start}: its edits are in adapters; add to it with `onceedit add "
+            f"{options.facts} --to {options.start}`, which keeps its ledger"
+        )
     unrelated = _unrelated_rows(options, records, evaluated, start, on_note)
     rows = (
         "the library's neutral texts" if unrelated is None else f"{len(unrelated)} unrelated rows"

@@ -17,12 +17,14 @@ class ExportOptions:
       edited: folder of the edited plug-in.
       out: folder to write.
       dtype: type of the weights.
+      base: the model that was edited, for edits in adapters; None takes it from where it was.
       peft: write the adapter alone, for Hugging Face's PEFT, in float32.
     """
 
     edited: Path
     out: Path
     dtype: FloatDtype = "float32"
+    base: str | None = None
     peft: bool = False
 
 
@@ -31,7 +33,7 @@ def export(options: Annotated[ExportOptions, arg(name="")]) -> None:
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.artifact import EditedPlugin
 
-    plugin = EditedPlugin.load(options.edited)
+    plugin = EditedPlugin.load(options.edited, base=options.base)
     if options.peft:
         plugin.export_peft(options.out)
     else:

@@ -49,18 +49,22 @@ def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOption
     groups = -(-len(options.prompt) // PROMPTS)
     ensemble = ensemble.unrolled_for(groups * options.max_new_tokens)
     answers = ensemble.generate(options.prompt, max_new_tokens=options.max_new_tokens)
-    print_answers(options.prompt, [target.name for target in ensemble.targets], answers)
+    names, numbers = [each.name for each in ensemble.targets], ensemble.plugin.info.numbers
+    print_answers(options.prompt, names, answers, numbers)
     if options.explain:
         print_findings(ensemble, options.prompt, answers.hops)
 
 
-def print_answers(prompts: Sequence[str], targets: Sequence[str], answers: "Answers") -> None:
+def print_answers(
+    prompts: Sequence[str], targets: Sequence[str], answers: "Answers", numbers: Sequence[int]
+) -> None:
     """Print a table of answers: one block a prompt, one row a target.
 
     Args:
       prompts: the prompts.
       targets: the targets' names.
       answers: the answers of all targets to all prompts.
+      numbers: what the edits are called.
     """
     from rich.table import Table
 
@@ -70,7 +74,7 @@ def print_answers(prompts: Sequence[str], targets: Sequence[str], answers: "Answ
     for i, prompt in enumerate(prompts):
         for t, target in enumerate(targets):
             edit = int(answers.edits[i])
-            named = "-" if edit < 0 else str(edit + 1)
+            named = "-" if edit < 0 else str(numbers[edit])
             first = (prompt, f"{answers.alphas[i]:.2f}", named) if t == 0 else ("", "", "")
             texts = (answers.before[t][i], answers.after[t][i])
             table.add_row(*first, target, *(text or "(nothing)" for text in texts))
@@ -92,15 +96,15 @@ def print_findings(
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.explanation import explain
 
-    entries, threshold = ensemble.plugin.info.edits, ensemble.threshold
+    info, threshold = ensemble.plugin.info, ensemble.threshold
     asked = [each[-1].text if each else prompt for prompt, each in zip(prompts, hops, strict=True)]
     explained = explain(ensemble.plugin, asked)
     for prompt, each, findings in zip(prompts, hops, explained, strict=True):
         out.print(prompt, markup=False)
         for hop in each:
             out.print(
-                f"  {hop.phrase!r} asks for edit {hop.edit + 1} (likeness {hop.likeness:.2f}); "
-                f"asked instead: {hop.text}",
+                f"  {hop.phrase!r} asks for edit {info.numbers[hop.edit]} "
+                f"(likeness {hop.likeness:.2f}); asked instead: {hop.text}",
                 markup=False,
             )
         if not findings:
@@ -108,8 +112,8 @@ def print_findings(
         for finding in findings:
             opens = "open" if finding.likeness >= threshold else "shut"
             out.print(
-                f"  names {finding.name!r}; edit {finding.edit + 1} "
-                f"({entries[finding.edit].prompt!r}): likeness {finding.likeness:.2f}, "
+                f"  names {finding.name!r}; edit {info.numbers[finding.edit]} "
+                f"({info.edits[finding.edit].prompt!r}): likeness {finding.likeness:.2f}, "
                 f"threshold {threshold:.2f}: {opens}",
                 markup=False,
             )

@@ -26,14 +26,15 @@ def info(options: Annotated[InfoOptions, arg(name="")]) -> None:
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.artifact_info import read_info
 
-    values = read_info(options.edited).as_dict()
-    edits = values.pop("edits")
+    info = read_info(options.edited)
+    values, edits = info.as_dict(), info.live
     for key in ("hf_config", "config"):
         values["base"].pop(key, None)
     values.pop("history", None)
     values["edits"], values["trained_texts"] = len(edits), len(values["trained_texts"])
+    values["operations"] = len(values["operations"])
     out.print_json(json.dumps(values))
     for edit in edits[:SHOWN_EDITS]:
-        out.print(f"  {edit['prompt']} -> {edit['target']}")
+        out.print(f"  {edit.prompt} -> {edit.target}")
     if len(edits) > SHOWN_EDITS:
         out.print(f"  and {len(edits) - SHOWN_EDITS} more")

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from onceedit_jax.editing.artifact_info import EditEntry
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class ListOptions:
     Attributes:
       edited: folder of the edited plug-in.
       all: list edits that do not answer any more too.
-      about: only edits whose prompt, answer or subject holds this text.
+      about: only edits whose prompt, answer, subject or aliases hold this text.
     """
 
     edited: Annotated[Positional[Path], arg(metavar="DIR")]
@@ -32,9 +35,13 @@ def list_edits(options: Annotated[ListOptions, arg(name="")]) -> None:
     shown = [
         entry
         for entry in (info.edits if options.all else info.live)
-        if wanted in f"{entry.prompt} {entry.target} {entry.subject}".casefold()
+        if wanted in " ".join(_texts(entry)).casefold()
     ]
     for entry in sorted(shown, key=lambda entry: entry.id):
         state = f"[{entry.state}] " if options.all else ""
         out.print(f"{entry.id}: {state}{entry.prompt} -> {entry.target}")
     out.print(f"{len(info.live)} of {len(info.edits)} edits answer")
+
+
+def _texts(entry: "EditEntry") -> list[str]:
+    return [entry.prompt, entry.target, entry.subject or "", *entry.aliases]

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from onceedit_jax.editing.artifact_info import EditEntry, EditInfo
-from onceedit_jax.editing.ledger import adapter_numbers
+from onceedit_jax.editing.artifact_info import EditEntry, EditInfo, read_info
+from onceedit_jax.editing.ledger import adapter_numbers, renumbered
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead
@@ -84,7 +84,7 @@ def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | 
             )
         keys.append(np.asarray(tree["keys"])[places[0]])
     if not trees:
-        return None, np.zeros((0, 1), np.float32)
+        return None, np.zeros((0, read_head(folder).projection.shape[1]), np.float32)
     factors = joined([_on_device(trees[number]["factors"]) for number in numbers])
     return factors, np.stack(keys)
 
@@ -92,7 +92,7 @@ def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | 
 def remove_other_adapters(folder: Path, needed: Collection[int]) -> None:
     """Remove adapters that no edit needs, and what an interrupted write has left."""
     keep = {_place(folder, number).name for number in needed}
-    for path in (folder / ADAPTERS).iterdir():
+    for path in (folder / ADAPTERS).glob("*/"):
         if path.name not in keep:
             shutil.rmtree(path)
 
@@ -126,17 +126,17 @@ def base_model(
     spec = info.base.spec if base is None else str(base)
     holds = f"{folder}: holds adapters without the weights of {info.base.name}"
     if spec is None:
-        raise InputError(f"{holds}, and does not say where these are; name the model (`base`)")
+        raise InputError(f"{holds}, and does not say where these are; name the model (--base)")
     try:
         model = _loaded(spec, mesh=mesh)
     except InputError as error:
         raise InputError(
-            f"{holds}, and these are not where they were ({error}); name the model (`base`)"
+            f"{holds}, and these are not where they were ({error}); name the model (--base)"
         ) from error
     if model.content_hash != info.base.content_hash:
         raise InputError(
             f"{folder}: was made for {info.base.name} with hash {info.base.content_hash[:12]}; "
-            f"{spec} has {model.content_hash[:12]}: name the model that was edited (`base`)"
+            f"{spec} has {model.content_hash[:12]}: name the model that was edited (--base)"
         )
     return model
 
@@ -145,14 +145,10 @@ def adapted_parts(
     folder: Path, info: EditInfo, base: str | Path | None, mesh: Mesh | None
 ) -> dict[str, Any]:
     """The fields of an edited plug-in whose edits are in adapters: those that answer."""
-    model = base_model(folder, info, base, mesh)
+    info, adapters, keys = _read_consistently(folder, info)
     entries = info.live
-    adapters, keys = read_adapters(folder, entries)
-    numbers = adapter_numbers(entries)
-    entries = tuple(
-        dataclasses.replace(e, adapter=numbers.index(e.adapter)) if e.adapter is not None else e
-        for e in entries
-    )
+    model = base_model(folder, info, base, mesh)
+    entries = tuple(renumbered(entries))
     records = [entry.record() for entry in entries]
     return {
         "params": model.params,
@@ -169,3 +165,18 @@ def adapted_parts(
         },
         "adapters": adapters,
     }
+
+
+def _read_consistently(folder: Path, info: EditInfo) -> tuple[EditInfo, Params | None, Keys]:
+    """The adapters and what the artifact says of itself, of one state of the folder.
+
+    Readers take no lock. Where `compact` has removed an adapter meanwhile, the ledger has changed.
+    """
+    while True:
+        try:
+            return info, *read_adapters(folder, info.live)
+        except InputError:
+            changed = read_info(folder)
+            if changed == info:
+                raise
+            info = changed

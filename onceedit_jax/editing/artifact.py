@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from onceedit_jax.editing.adapter_folder import (
 )
 from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info, write_info
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
-from onceedit_jax.editing.ledger_file import LOCK
+from onceedit_jax.editing.ledger import adapter_numbers
+from onceedit_jax.editing.ledger_file import locked
 from onceedit_jax.editing.relation_reading import RelationReader, own_parts, subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
@@ -52,10 +54,12 @@ from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.storage.checkpoints import load_tree, save_tree
 from onceedit_jax.storage.files import FolderKind, fresh_folder
+from onceedit_jax.storage.sources import DEMO_PREFIX
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 from onceedit_jax.types import Params
 
-ARTIFACT = FolderKind(MARK, ("params", "tokenizer", ADAPTERS, HEAD, LOCK))
+# A program that is killed while it writes `edit.json` leaves a hidden sibling.
+ARTIFACT = FolderKind(MARK, ("params", "tokenizer", ADAPTERS, HEAD, f".{MARK}.*"))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
 EXPORT = FolderKind(
     "gate.safetensors",
@@ -128,7 +132,7 @@ class EditedPlugin:
         library's neutral texts that were not trained on, as held-out rows.
         """
         rule = self.info.rule
-        if self.adapters is not None and gate in (token(), both()):
+        if self.info.in_adapters and gate in (token(), both()):
             raise InputError(
                 f"{self.name}: its edits are in adapters, and no [WEIGHT] was trained for the gate "
                 f"{gate.name}; use the gate fact"
@@ -138,7 +142,7 @@ class EditedPlugin:
                 raise InputError(f"{self.name}: {NO_HEAD}")
             state = {name: self.relation[name] for name in ("head", "keys", "subjects")}
             return FittedGate(gate, state, THRESHOLD, TRUST)
-        if gate in (token(), memory(), both()) and self.adapters is None:
+        if gate in (token(), memory(), both()) and not self.info.in_adapters:
             return FittedGate(
                 gate,
                 self.gate_state,
@@ -279,12 +283,17 @@ class EditedPlugin:
           InputError: if the folder holds something else; the edits are in the weights, or in
             several adapters; or the checkpoints of its family hold several matrices in one tensor.
         """
-        if self.adapters is None:
+        if not self.info.in_adapters:
             raise InputError(f"{self.name}: its edits are in the weights; export these")
+        if self.adapters is None:
+            raise InputError(f"{self.name}: no edit answers any more; there is no adapter")
         self._check_single()
         folder = Path(folder)
         with fresh_folder(folder, PEFT) as fresh:
-            export_peft(fresh, self.adapters, self.config, self.info.base.spec or self.name)
+            # PEFT looks the base up; it reads no GGUF file.
+            spec = self.info.base.spec or ""
+            known = not spec.startswith(DEMO_PREFIX) and not spec.endswith(".gguf")
+            export_peft(fresh, self.adapters, self.config, spec if known else "")
         return folder
 
     def _check_single(self) -> None:
@@ -305,7 +314,9 @@ class EditedPlugin:
         """Write the artifact: `params/` (orbax), `tokenizer/` and a readable `edit.json`.
 
         Where the edits are in adapters, these are written and the base model's weights are not:
-        `load` reads the weights from where they were. The folder appears only when it is complete;
+        `load` reads the weights from where they were. Edits that do not answer any more, and what
+        was done before, are in the folder that it was loaded from and not in it: `upkeep` keeps a
+        folder current. The folder appears only when it is complete;
         an earlier artifact is replaced. Where the parameters lie over several hosts, all of them
         save it, on a file system that they share.
 
@@ -322,8 +333,10 @@ class EditedPlugin:
         }
         if self.relation is not None:
             arrays["relation"] = {**self.relation, "head": self.relation["head"]._asdict()}
-        with fresh_folder(folder, ARTIFACT, together=together) as fresh:
-            if self.adapters is None:
+        # An artifact that is there may be in use by `onceedit add`.
+        held = locked(folder) if folder.exists() and not together else nullcontext()
+        with held, fresh_folder(folder, ARTIFACT, together=together) as fresh:
+            if not self.info.in_adapters:
                 save_tree(fresh / "params", arrays)
             elif is_first(together):
                 self._save_adapters(fresh)
@@ -334,10 +347,10 @@ class EditedPlugin:
 
     def _save_adapters(self, folder: Path) -> None:
         """Write each adapter with the keys of its edits, and the relation head."""
-        assert self.adapters is not None and self.relation is not None
+        assert self.relation is not None
         write_head(folder, self.relation["head"])
         keys = np.asarray(self.relation["keys"])
-        for number in range(number_of_adapters(self.adapters)):
+        for number in adapter_numbers(self.info.edits):
             own = [i for i, entry in enumerate(self.info.edits) if entry.adapter == number]
             factors = jax.tree.map(lambda leaf, n=number: leaf[n : n + 1], self.adapters)
             entries = [self.info.edits[i] for i in own]

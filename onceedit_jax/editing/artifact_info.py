@@ -209,6 +209,7 @@ class EditInfo:
       versions: of the packages that made it.
       relation: the relation head; None where the edit was made without one.
       operations: what was done to the edits, oldest first.
+      in_adapters: whether the edits are in adapters, beside the weights of the base model.
       format: of the file that it was read from.
     """
 
@@ -226,12 +227,13 @@ class EditInfo:
     versions: dict[str, str]
     relation: RelationInfo | None = None
     operations: tuple[Operation, ...] = ()
+    in_adapters: bool = False
     format: int = FORMAT
 
     @property
-    def in_adapters(self) -> bool:
-        """Whether its edits are in adapters, beside the weights of the base model."""
-        return any(entry.adapter is not None for entry in self.edits)
+    def numbers(self) -> list[int]:
+        """What users call the edits: their ids, which stay when other edits go."""
+        return [entry.id or place + 1 for place, entry in enumerate(self.edits)]
 
     @property
     def live(self) -> tuple[EditEntry, ...]:
@@ -293,7 +295,14 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     settings = values.get("settings")
     if values["format"] == 4 and isinstance(settings, dict):
         # Format 4 named the method among the settings and knew no other editors.
-        return {**values, "editor": {"name": settings.get("method", "full"), "settings": {}}}
+        values = {**values, "editor": {"name": settings.get("method", "full"), "settings": {}}}
+    edits = values.get("edits")
+    if values["format"] < 6 and isinstance(edits, list):  # edits had no ids
+        numbered = [
+            {**edit, "id": i + 1} if isinstance(edit, dict) else edit
+            for i, edit in enumerate(edits)
+        ]
+        values = {**values, "edits": numbered}
     return values
 
 

@@ -48,10 +48,12 @@ def context_sentences(
     words = [openings[i] for i in chosen]
     if model.spec is None:  # its content hash may not tell it from another one
         return _written(model, tokenizer, words)
-    kept = cache_folder() / "sentences" / f"{fingerprint(model.content_hash, words)[:32]}.json"
+    key = fingerprint(model.content_hash, words, LENGTH, _STOP.pattern)[:32]
+    kept = cache_folder() / "sentences" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError):
-        known: list[str] = json.loads(kept.read_text(encoding="utf-8"))
-        return known
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if isinstance(known, list) and len(known) == len(words):
+            return [str(text) for text in known]
     sentences = _written(model, tokenizer, words)
     with contextlib.suppress(OSError, RunError):  # then they are written again next time
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from onceedit_jax.editing.finalize import finalize_artifact
 from onceedit_jax.editing.finalize_adapter import finalize_adapter
 from onceedit_jax.editing.key_warnings import key_warnings, unconcerned_texts
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
-from onceedit_jax.editing.settings import EditSettings, fingerprint
+from onceedit_jax.editing.settings import EditSettings, fingerprint, usual_rate
 from onceedit_jax.editing.trainer import Progress, Trained
 from onceedit_jax.editing.tuning import editor_of, recorded_settings
 from onceedit_jax.errors import InputError
@@ -88,8 +88,9 @@ def edit(
         prompts of `unrelated`).
       start: an edited plug-in of the same base to continue from. Its edits stay in scope and are
         replayed, except those whose prompt is also in `records`.
-      replay: number of earlier edits that are trained again, per new one.
-      ungated: positions of records whose answers are trained but that do not train the gate.
+      replay: number of earlier edits that are trained again, per new one; none for an adapter.
+      ungated: positions of records whose answers are trained but that do not train the gate; all of
+        them for an adapter.
       head: the relation head of the model, for the gate `fact` (default: the one that is shipped or
         was learnt on this machine; without any there is no such gate).
       mesh: how devices share the work (default: every device takes a part of a batch's rows).
@@ -116,6 +117,9 @@ def edit(
     for text in key_warnings(records, unconcerned_texts(unrelated or ())):
         on_warning(text)
     head = _head(head, model, editor)
+    settings = dataclasses.replace(
+        settings, learning_rate=settings.learning_rate or usual_rate(adapter=editor.apart)
+    )
     if editor.apart:  # nothing earlier is trained again, and no gate
         replay, ungated, settings = 0.0, range(len(records)), _without_gate_rows(settings)
     # Rows of the embedding that are no tokens are never predicted.
@@ -269,8 +273,8 @@ def _continued(
             f"start: an edited {start.name} whose base has hash {start.base_hash[:12]}; expected "
             f"{model.name}, {model.content_hash[:12]}: continue from a plug-in of the same base"
         )
-    if (start.adapters is not None) != editor.apart:
-        there = "adapters beside the weights" if start.adapters is not None else "the weights"
+    if start.info.in_adapters != editor.apart:
+        there = "adapters beside the weights" if start.info.in_adapters else "the weights"
         raise InputError(
             f"start: its edits are in {there}, and the method {editor.name} does not go with them; "
             "choose the method that it was edited with, or edit the model anew"

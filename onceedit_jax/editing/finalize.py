@@ -19,6 +19,7 @@ from onceedit_jax.editing.artifact_info import (
     EditInfo,
     EditMetrics,
     EditorInfo,
+    Operation,
     RelationInfo,
     RuleInfo,
     UnrelatedInfo,
@@ -116,7 +117,12 @@ def finalize_artifact(
     )
     relation = None if head is None else _relation(head, model, tokenizer, trained, records)
     seconds = spent + time.monotonic() - begun
-    info = dataclasses.replace(info, metrics=dataclasses.replace(info.metrics, seconds=seconds))
+    new = tuple(range(1, len(records) - edited_before + 1))
+    info = dataclasses.replace(
+        info,
+        metrics=dataclasses.replace(info.metrics, seconds=seconds),
+        operations=(Operation(time_now, "edit", new, seconds),),
+    )
     return EditedPlugin(
         trained.params,
         trained.gate,

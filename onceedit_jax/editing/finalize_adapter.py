@@ -4,11 +4,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, contradicting
+from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.artifact_info import (
     EditEntry,
@@ -24,7 +26,7 @@ from onceedit_jax.editing.artifact_info import (
 from onceedit_jax.editing.augmentation import TrainingTexts
 from onceedit_jax.editing.editor import EditorResult
 from onceedit_jax.editing.finalize import RULE, base_info
-from onceedit_jax.editing.ledger import next_id
+from onceedit_jax.editing.ledger import adapter_numbers, next_id, renumbered
 from onceedit_jax.editing.relation_heads import LearntHead
 from onceedit_jax.editing.relation_reading import own_parts, own_subjects, subjects_of
 from onceedit_jax.editing.settings import fingerprint
@@ -45,7 +47,7 @@ class _Earlier(NamedTuple):
     Attributes:
       entries: its edits that stay.
       keys: their relation vectors.
-      adapters: all of its adapters; None if it has none.
+      adapters: the adapters of these edits; None for none.
       trained_texts: digests of the texts that it was trained on.
       next_id: the first id that none of its edits has.
     """
@@ -60,13 +62,17 @@ class _Earlier(NamedTuple):
     def of(cls, start: EditedPlugin | None, kept: Sequence[int]) -> "_Earlier":
         if start is None or start.relation is None:
             return cls()
-        edits = start.info.edits
+        texts, first = start.info.trained_texts, next_id(start.info.edits)
+        if not kept:
+            return cls(trained_texts=texts, next_id=first)
+        entries = [start.info.edits[i] for i in kept]
+        rows = adapter_numbers(entries)
         return cls(
-            tuple(edits[i] for i in kept),
+            tuple(renumbered(entries)),
             jnp.asarray(start.relation["keys"])[jnp.asarray(kept, jnp.int32)],
-            start.adapters,
-            start.info.trained_texts,
-            next_id(edits),
+            jax.tree.map(lambda leaf: leaf[jnp.asarray(rows)], start.adapters),
+            texts,
+            first,
         )
 
 
@@ -107,7 +113,9 @@ def finalize_adapter(
     begun, earlier = time.monotonic(), _Earlier.of(start, kept)
     read = head.reader(model, tokenizer).read(own_parts(records))
     keys = relation_vectors(head.head, jnp.asarray(read))
-    adapters = joined([part for part in (earlier.adapters, result.adapters) if part])
+    # Whole in this host's memory, wherever it was trained: it is small, and one host writes it.
+    own = jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), result.adapters)
+    adapters = joined([part for part in (earlier.adapters, own) if part])
     row, time_now = number_of_adapters(adapters) - 1, now()
     new = [
         EditEntry.of(record, id=earlier.next_id + i, added=time_now, adapter=row)
@@ -131,6 +139,7 @@ def finalize_adapter(
         versions=versions(),
         relation=RelationInfo(head.layers, head.learnt),
         operations=(Operation(time_now, "edit", tuple(e.id for e in new), seconds),),
+        in_adapters=True,
     )
     relation = {
         "head": head.head,

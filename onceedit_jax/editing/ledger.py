@@ -19,14 +19,14 @@ def added(
     Args:
       entries: those so far.
       new: the new ones, with ids of their own.
-      supersedes: by the id of a new one, ids of the live ones that are about the same fact.
+      supersedes: by the id of a new one, ids of the live or new ones about the same fact that it
+        takes the place of.
     """
     by = {old: one for one, olds in supersedes.items() for old in olds}
-    kept = (
+    return tuple(
         dataclasses.replace(entry, superseded_by=by[entry.id]) if entry.id in by else entry
-        for entry in entries
+        for entry in (*entries, *new)
     )
-    return (*kept, *new)
 
 
 def reverted(entries: Sequence[EditEntry], ids: Collection[int]) -> Entries:
@@ -84,6 +84,17 @@ def next_id(entries: Sequence[EditEntry]) -> int:
 def adapter_numbers(entries: Iterable[EditEntry]) -> list[int]:
     """The numbers of the adapters of some edits, in ascending order."""
     return sorted({entry.adapter for entry in entries if entry.adapter is not None})
+
+
+def renumbered(entries: Sequence[EditEntry]) -> list[EditEntry]:
+    """The entries with their adapters numbered from 0, as these lie in memory."""
+    numbers = adapter_numbers(entries)
+    return [
+        entry
+        if entry.adapter is None
+        else dataclasses.replace(entry, adapter=numbers.index(entry.adapter))
+        for entry in entries
+    ]
 
 
 def needed_adapters(entries: Sequence[EditEntry]) -> set[int]:

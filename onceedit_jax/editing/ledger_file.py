@@ -15,8 +15,6 @@ from onceedit_jax.editing.artifact_info import EditInfo, Operation, now, read_in
 from onceedit_jax.editing.ledger import reverted
 from onceedit_jax.errors import InputError, RunError
 
-LOCK = ".lock"  # inside the artifact
-
 
 def read_ledger(folder: Path) -> EditInfo:
     """What an artifact says of itself, if its edits can come and go.
@@ -37,21 +35,33 @@ def read_ledger(folder: Path) -> EditInfo:
 def locked(folder: Path, *, seconds: float = 600.0) -> Iterator[None]:
     """Hold an artifact, so that two programs that change it cannot lose each other's edits.
 
+    The lock is a file beside the folder: it stays where the folder is replaced as a whole.
+
     Args:
       folder: the artifact.
       seconds: how long another program is waited for.
 
     Raises:
-      RunError: another program has held it all that time, or it cannot be written.
+      RunError: another program has held it all that time, or the lock cannot be written.
     """
+    place = folder.resolve()
+    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=seconds)
     try:
-        with FileLock(folder / LOCK, timeout=seconds):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise RunError(
             f"{folder}: another program has been changing this artifact for {seconds:.0f} s; wait "
             "until it has ended, and try again. Nothing was changed"
         ) from error
+    except OSError as error:
+        raise RunError(
+            f"{lock.lock_file}: cannot be written ({error.strerror}); whoever changes an artifact "
+            "has to write beside its folder: check permissions and free space. Nothing was changed"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def revert_edits(folder: Path, ids: Sequence[int]) -> EditInfo:
@@ -69,6 +79,7 @@ def revert_edits(folder: Path, ids: Sequence[int]) -> EditInfo:
     Raises:
       InputError: an id that no edit has, or of one that was taken back before.
     """
+    read_ledger(folder)  # before a lock is written for what is no artifact
     with locked(folder):
         begun = time.monotonic()
         info = read_ledger(folder)

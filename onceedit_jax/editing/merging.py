@@ -28,6 +28,11 @@ def merge(base: LoadedModel, plugins: Sequence[EditedPlugin], *, scale: float = 
     if not plugins:
         raise InputError("merge: no plug-ins given; expected at least one")
     for plugin in plugins:
+        if plugin.info.in_adapters:
+            raise InputError(
+                f"merge: the edits of {plugin.name} are in adapters beside the weights, which are "
+                "added up here; expected plug-ins whose weights were edited"
+            )
         if plugin.base_hash != base.content_hash:
             raise InputError(
                 f"merge: an edited {plugin.name} whose base has hash {plugin.base_hash[:12]}; "

@@ -114,11 +114,16 @@ class EditSettings:
     @property
     def rate(self) -> float:
         """Peak learning rate: `learning_rate`, or the usual one of the method."""
-        return self.learning_rate or (2e-3 if self.method == "adapter" else 2e-4)
+        return self.learning_rate or usual_rate(adapter=self.method == "adapter")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return dataclasses.asdict(self)
+
+
+def usual_rate(*, adapter: bool) -> float:
+    """The peak learning rate where none is chosen: of an adapter, or of weights."""
+    return 2e-3 if adapter else 2e-4
 
 
 def fingerprint(*parts: Any) -> str:

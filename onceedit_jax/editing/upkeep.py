@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from onceedit_jax.data.normalization import normalise
-from onceedit_jax.data.records import EditRecord
+from onceedit_jax.data.records import EditRecord, contradicting
 from onceedit_jax.editing.adapter_folder import (
     base_model,
     remove_other_adapters,
@@ -91,20 +91,27 @@ def add_edits(
         refuses. Nothing is changed then.
     """
     _check_method(settings)
+    read_ledger(folder)  # before a lock is written for what is no artifact
     with locked(folder):
         begun = time.monotonic()
         info = read_ledger(folder)
         for old in replacing:
             if find(info.edits, old).state != "live":
                 raise InputError(f"edit {old} does not answer any more; replace one that does")
-        live = {(normalise(e.prompt), normalise(e.target)) for e in info.live}
-        known = [r for r in records if (normalise(r.prompt), normalise(r.target)) in live]
-        fresh = [r for r in records if r not in known]
         plugin = EditedPlugin.load(folder, base=base)
+        records = _consistent(plugin, records, last_wins=last_wins)
+        live = {(normalise(e.prompt), normalise(e.target)): e.id for e in info.live}
+        there = {r: live.get((normalise(r.prompt), normalise(r.target))) for r in records}
+        known, fresh = ([r for r in records if (there[r] is None) == new] for new in (False, True))
+        if known and replacing:
+            raise InputError(
+                f"edit {there[known[0]]} is this fact already ({known[0].prompt!r} -> "
+                f"{known[0].target!r}); take back the one that it should replace "
+                "(`onceedit revert`). Nothing was changed"
+            )
         if not fresh:
             return Added((), {}, known)
         model = base_model(folder, info, base)
-        fresh = _consistent(plugin, fresh, last_wins=last_wins)
         made = edit(
             model,
             plugin.tokenizer,
@@ -151,6 +158,7 @@ def compact_edits(
       InputError: an artifact without adapters, or without edits that answer.
     """
     _check_method(settings)
+    read_ledger(folder)
     with locked(folder):
         begun = time.monotonic()
         info = read_ledger(folder)
@@ -203,7 +211,7 @@ def _head(plugin: EditedPlugin, head: LearntHead | None) -> LearntHead:
 
 
 def _next_adapter(info: EditInfo) -> int:
-    return adapter_numbers(info.edits)[-1] + 1
+    return max(adapter_numbers(info.edits), default=-1) + 1
 
 
 def _write(folder: Path, number: int, made: EditedPlugin, entries: Sequence[EditEntry]) -> None:
@@ -225,6 +233,9 @@ def _changed(
         settings=own.settings,
         metrics=own.metrics,
         history=own.history,
+        editor=own.editor,
+        versions=own.versions,
+        contradicting=len(contradicting([e.record() for e in edits if e.state == "live"])),
         operations=(*info.operations, done),
     )
 
@@ -257,21 +268,26 @@ def _consistent(
 def _superseded(
     plugin: EditedPlugin, made: EditedPlugin, ids: Sequence[int], replacing: Collection[int]
 ) -> dict[int, list[int]]:
-    """By the ids of new edits, those of the live ones about the same fact, and those replaced."""
+    """By the ids of new edits, those about the same fact that they take the place of.
+
+    Of several new ones about one fact, each takes the place of the one before it: so the last one
+    answers, and taking it back gives way to the one before.
+    """
     assert made.relation is not None and plugin.relation is not None
-    same = _same_fact(
-        plugin, made.records, made.relation["keys"], plugin.records, plugin.relation["keys"]
-    )
+    keys, old_keys = made.relation["keys"], plugin.relation["keys"]
+    olds = [entry.id for entry in plugin.info.edits]
+    among_old = _same_fact(plugin, made.records, keys, plugin.records, old_keys)
+    among_new = _same_fact(plugin, made.records, keys, made.records, keys)
     found: dict[int, list[int]] = {}
-    taken = set[int]()
-    # Where two new ones are about one fact, the later one answers.
-    for number, row in reversed(list(zip(ids, same, strict=True))):
-        olds = [plugin.info.edits[i].id for i in np.flatnonzero(row).tolist()]
-        if olds := [old for old in olds if old not in taken]:
-            found[number] = olds
-            taken.update(olds)
-    if left := [old for old in replacing if old not in taken]:
-        found[ids[0]] = sorted([*found.get(ids[0], []), *left])
+    left = set(olds)
+    for i, number in enumerate(ids):
+        earlier = [ids[j] for j in np.flatnonzero(among_new[i, :i])[-1:].tolist()]
+        same = [olds[j] for j in np.flatnonzero(among_old[i]).tolist() if olds[j] in left]
+        left -= {*same}
+        if earlier or same:
+            found[number] = [*earlier, *same]
+    if rest := [old for old in replacing if old in left]:
+        found[ids[0]] = [*found.get(ids[0], []), *rest]
     return found
 
 

@@ -31,10 +31,12 @@ class CheckReport:
     Attributes:
       probes: the questions.
       targets: what each target answered to them, in their order.
+      numbers: what the edits are called.
     """
 
     probes: Sequence[Probe]
     targets: Sequence[Checked]
+    numbers: Sequence[int]
 
     def wrong(self, target: Checked) -> list[tuple[Probe, Any]]:
         """The questions that a target answered wrongly, each with its row.
@@ -64,8 +66,24 @@ class CheckReport:
             }
             for name, c in target.columns.items()
         }
-        rows = [_row(probe, row) for probe, row in zip(self.probes, target.rows, strict=True)]
+        rows = [self._row(probe, row) for probe, row in zip(self.probes, target.rows, strict=True)]
         return {"target": target.target, "columns": columns, "questions": rows}
+
+    def _row(self, probe: Probe, row: Any) -> dict[str, Any]:
+        """A question with its answers."""
+        return {
+            "column": probe.column,
+            "edit": self.numbers[probe.fact],
+            "question": probe.prompt,
+            "expects": probe.expects,
+            "expected": expected(probe, row["before"]),
+            "before": row["before"],
+            "after": row["after"],
+            "right": bool(row["right"]),
+            **({"intrusion": bool(row["intrusion"])} if "intrusion" in row else {}),
+            "alpha": row["alpha"],
+            "edit_meant": self.numbers[row["edit"]] if row["edit"] >= 0 else None,
+        }
 
 
 def check_from_files(
@@ -98,10 +116,12 @@ def check_from_files(
     if options.questions is None:
         probes = _own_probes(ensemble.plugin, options)
     else:
-        probes = load_questions(options.questions, ensemble.plugin.records)
+        plugin = ensemble.plugin
+        probes = load_questions(options.questions, plugin.records, plugin.info.numbers)
     report = CheckReport(
         probes,
         check(ensemble, probes, seed=options.seed, part=PART, on_questions=on_questions),
+        ensemble.plugin.info.numbers,
     )
     if options.json:
         settings = rule_and_gate_settings(ensemble)
@@ -115,23 +135,6 @@ def _own_probes(plugin: EditedPlugin, options: CheckOptions) -> list[Probe]:
     edits = Edits(plugin.records, known_relations(plugin), frozenset(plugin.info.trained_texts))
     order = np.random.default_rng(options.seed).permutation(len(plugin.records))
     return probes_of(edits, sorted(order[: options.limit].tolist()), seed=options.seed)
-
-
-def _row(probe: Probe, row: Any) -> dict[str, Any]:
-    """A question with its answers, edits numbered from 1."""
-    return {
-        "column": probe.column,
-        "edit": probe.fact + 1,
-        "question": probe.prompt,
-        "expects": probe.expects,
-        "expected": expected(probe, row["before"]),
-        "before": row["before"],
-        "after": row["after"],
-        "right": bool(row["right"]),
-        **({"intrusion": bool(row["intrusion"])} if "intrusion" in row else {}),
-        "alpha": row["alpha"],
-        "edit_meant": row["edit"] + 1 or None,
-    }
 
 
 def expected(probe: Probe, before: str) -> str:

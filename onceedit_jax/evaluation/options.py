@@ -16,6 +16,7 @@ class EnsembleOptions:
 
     Attributes:
       edited: folder of the edited plug-in.
+      base: the model that was edited, for edits in adapters; None takes it from where it was.
       target: a target LLM: a folder, hub id, .gguf file or demo:NAME; repeat the flag for several.
       alpha_threshold: below this alpha a target answers alone; None takes the artifact's.
       hops: answer so many inner phrases of a question by edits first, as in "the capital of X's
@@ -28,6 +29,7 @@ class EnsembleOptions:
 
     edited: Path
     target: tuple[str, ...]
+    base: str | None = None
     alpha_threshold: float | None = None
     hops: int = 0
     target_dtype: WeightDtype = "float32"

@@ -20,33 +20,42 @@ COLUMNS: dict[Expects, str] = {
 }
 
 
-def load_questions(path: str | Path, records: Sequence[EditRecord]) -> list[Probe]:
+def load_questions(
+    path: str | Path, records: Sequence[EditRecord], numbers: Sequence[int] | None = None
+) -> list[Probe]:
     """The questions of a file, one object a line.
 
-    A row has `question`; `expects`: "new", "unchanged" or "answer"; `edit`: the edit's number from
-    1, or its subject or prompt; `answer`, a text or several, where that is expected; and, if it
+    A row has `question`; `expects`: "new", "unchanged" or "answer"; `edit`: the edit's number, or
+    its subject or prompt; `answer`, a text or several, where that is expected; and, if it
     likes, `column`: the name of what it measures.
 
     Args:
       path: the file.
       records: the edits.
+      numbers: what each is called (default: from 1).
 
     Raises:
       InputError: a row that is no such question; the message names its line, what it has and what
         was expected.
     """
     places = _places(records)
-    probes = [_question(row, records, places) for row in read_rows(path)]
+    numbers = range(1, len(records) + 1) if numbers is None else numbers
+    probes = [_question(row, records, numbers, places) for row in read_rows(path)]
     if not probes:
         raise InputError(f"{path}: holds no question; give one JSON object a line")
     return probes
 
 
-def _question(row: Row, records: Sequence[EditRecord], places: dict[str, list[int]]) -> Probe:
+def _question(
+    row: Row,
+    records: Sequence[EditRecord],
+    numbers: Sequence[int],
+    places: dict[str, list[int]],
+) -> Probe:
     if unknown := [key for key in row.values if key not in KEYS]:
         raise row.error(f"unknown key {unknown[0]!r}; expected {', '.join(KEYS)}")
     expects = _expects(row)
-    place = _place(row, len(records), places)
+    place = _place(row, numbers, places)
     answers = row.texts("answer")
     if bool(answers) != (expects == "answer"):
         wanted = "an answer" if expects == "answer" else "no answer"
@@ -71,21 +80,21 @@ def _expects(row: Row) -> Expects:
     raise row.error(f"expects: found {found!r}; expected {', '.join(known)}")
 
 
-def _place(row: Row, count: int, places: dict[str, list[int]]) -> int:
+def _place(row: Row, numbers: Sequence[int], places: dict[str, list[int]]) -> int:
     """The place of the edit that a row is about."""
     given = row.values.get("edit")
     if isinstance(given, str) and (named := places.get(normalise(given))):
         if len(named) > 1:
-            numbers = ", ".join(str(place + 1) for place in named)
-            raise row.error(f"edit: {given!r} is edits {numbers}; give the number of one")
+            several = ", ".join(str(numbers[place]) for place in named)
+            raise row.error(f"edit: {given!r} is edits {several}; give the number of one")
         return named[0]
     # CSV has texts alone.
     number = int(given) if isinstance(given, str) and given.strip().isdecimal() else given
-    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= count:
-        return number - 1
+    if isinstance(number, int) and not isinstance(number, bool) and number in numbers:
+        return numbers.index(number)
     raise row.error(
-        f"edit: found {given!r}; expected a number from 1 to {count}, or the subject or the prompt "
-        "of an edit (`onceedit info` lists them)"
+        f"edit: found {given!r}; expected a number from {min(numbers)} to {max(numbers)}, or the "
+        "subject or the prompt of an edit (`onceedit list` has them)"
     )
 
 

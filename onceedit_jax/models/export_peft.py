@@ -26,7 +26,7 @@ def export_peft(folder: Path, adapter: Params, config: ModelConfig, base: str) -
         folder: An existing folder.
         adapter: Factors of one adapter, of one row, see `models.adapters`.
         config: The model's.
-        base: Name or path of the base model, as PEFT looks it up.
+        base: Hub id or folder of the base model, which PEFT looks up; "" for none.
 
     Returns:
         The folder.

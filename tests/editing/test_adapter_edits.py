@@ -12,14 +12,17 @@ from editing_cases import RECORDS, UNRELATED
 from safetensors.numpy import load_file
 from stepwise import stepwise_answers
 
+from onceedit_jax import editors
 from onceedit_jax.editing import edit as editing
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.edit import edit, parameter_hash
+from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import plugin_alone
 from onceedit_jax.fusion import draft, vocabulary
 from onceedit_jax.gates import fact, memory
+from onceedit_jax.models.adapters import number_of_adapters
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.weights import load_model
 
@@ -118,6 +121,22 @@ def test_an_adapter_for_peft_adds_up_to_the_exported_weights(base, stages, tmp_p
     assert changed == len(factors) / 2 == 7
     with pytest.raises(InputError, match="edits in 2 adapters"):
         second.export_peft(tmp_path / "no")
+
+
+def test_an_adapter_without_edits_is_left_behind(base, head, stages, tmp_path):
+    settings = dataclasses.replace(ADAPTER, epochs=1)
+    again = [dataclasses.replace(record, target="Ola") for record in RECORDS[:2]]
+    edited = edit(*base, again, settings=settings, head=head, start=stages[0])
+    assert number_of_adapters(edited.adapters) == 1
+    assert [(e.id, e.adapter) for e in edited.info.edits] == [(3, 0), (4, 0)]
+    assert len(EditedPlugin.load(edited.save(tmp_path / "plugin")).records) == 2
+
+
+def test_an_editor_that_is_passed_has_its_own_rate(base, head):
+    settings = EditSettings(epochs=1, paraphrase_ratio=0)
+    for editor, rate in ((editors.adapter(layers=1), 2e-3), (editors.last_layers(count=1), 2e-4)):
+        made = edit(*base, RECORDS[:1], settings=settings, head=head, editor=editor)
+        assert made.info.settings["learning_rate"] == rate
 
 
 def test_several_adapters_need_a_gate_that_names_the_edit(base, stages):

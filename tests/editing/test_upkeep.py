@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editing import upkeep
+from onceedit_jax.editing import artifact, upkeep
 from onceedit_jax.editing.adapter_folder import ADAPTERS
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.artifact_info import read_info
 from onceedit_jax.editing.edit import edit, parameter_hash
-from onceedit_jax.editing.ledger_file import LOCK, locked, revert_edits
+from onceedit_jax.editing.explanation import explain
+from onceedit_jax.editing.ledger_file import locked, revert_edits
 from onceedit_jax.editing.upkeep import add_edits, compact_edits
 from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.gates import both
 from onceedit_jax.storage import checkpoints
 
 QUICK = dataclasses.replace(ADAPTER, epochs=60)
@@ -101,15 +103,78 @@ def test_a_contradiction_inside_a_batch_is_an_error_that_shows_both(folder, base
     files = sorted(folder.rglob("*"))
     with pytest.raises(InputError, match=r"'Ada' \(new.jsonl:1\) and .*'Ola' \(new.jsonl:2\)"):
         add_edits(folder, batch, head=head)
-    assert [file for file in sorted(folder.rglob("*")) if file.name != LOCK] == files
+    assert sorted(folder.rglob("*")) == files
     add_edits(folder, batch, head=head, last_wins=True)
     assert said(folder, base, batch) == ["Ola", "Ola"]
+
+
+def test_a_contradiction_with_what_is_known_is_seen_too(folder, base, head):
+    both = [fact("Norland", "Vinter"), fact("Norland", "Oskar")]
+    with pytest.raises(InputError, match="contradict each other"):
+        add_edits(folder, both, head=head)
+    done = add_edits(folder, both[::-1], head=head, last_wins=True)
+    assert done.known == both[:1] and not done.edits
+    assert said(folder, base)[0] == "Vinter"
+
+
+def test_of_two_wordings_the_last_one_answers_and_gives_way_to_the_other(folder, head):
+    wordings = [
+        fact("Norland", "Oskar"),
+        dataclasses.replace(fact("Norland", "Oskar"), aliases=("N",)),
+    ]
+    done = add_edits(folder, wordings, head=head)
+    assert done.superseded == {4: [1], 5: [4]}
+
+    def live():
+        return [entry.id for entry in read_info(folder).live]
+
+    assert live() == [2, 3, 5]
+    revert_edits(folder, [5])
+    assert live() == [2, 3, 4]
+    revert_edits(folder, [4])
+    assert live() == [1, 2, 3]
+
+
+def test_facts_come_back_after_all_were_taken_back(folder, base, head, tmp_path):
+    revert_edits(folder, [1, 2, 3])
+    plugin = EditedPlugin.load(folder)
+    assert plugin.adapters is None and plugin.info.in_adapters and not plugin.records
+    assert explain(plugin, [FIRST[0].prompt]) == [[]]
+    with pytest.raises(InputError, match="use the gate fact"):
+        plugin.fitted(both())
+    with pytest.raises(InputError, match="no edit answers any more"):
+        plugin.export_peft(tmp_path / "peft")
+    with pytest.raises(InputError, match="there is nothing to train"):
+        compact_edits(folder, head=head)
+    empty = plugin.save(tmp_path / "empty")
+    for place in (folder, empty):
+        add_edits(place, [fact("Norland", "Oskar")], head=head)
+        assert said(place, base)[0] == "Oskar"
+
+
+def test_no_lock_is_left_where_there_is_no_artifact(tmp_path, head):
+    for change in (lambda: add_edits(tmp_path / "typo", FIRST, head=head),
+                   lambda: revert_edits(tmp_path / "typo", [1]),
+                   lambda: compact_edits(tmp_path / "typo", head=head)):  # fmt: skip
+        with pytest.raises(InputError, match="no edited plug-in here"):
+            change()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_artifact_in_use_is_not_replaced(folder, trained, monkeypatch):
+    plugin = trained(None, None, FIRST)
+    monkeypatch.setattr(artifact, "locked", partial(locked, seconds=0.05))
+    with locked(folder), pytest.raises(RunError, match="another program"):
+        plugin.save(folder)
+    plugin.save(folder)
 
 
 def test_replacing_an_edit_by_its_id(folder, base, head):
     new = fact("Norland", "Ada", "mayor")
     done = add_edits(folder, [new], head=head, replacing=[1])
     assert done.superseded == {4: [1]}
+    with pytest.raises(InputError, match="edit 4 is this fact already"):
+        add_edits(folder, [new], head=head, replacing=[2])
     with pytest.raises(InputError, match="edit 1 does not answer any more"):
         add_edits(folder, [fact("Norland", "Ola", "mayor")], head=head, replacing=[1])
 
@@ -219,7 +284,7 @@ def test_a_program_that_is_killed_anywhere_leaves_the_state_before_or_after(
 
 def test_two_programs_do_not_change_a_folder_at_once(folder):
     with (
-        FileLock(folder / LOCK),
+        FileLock(folder.with_name(f".{folder.name}.lock")),
         pytest.raises(RunError, match="another program"),
         locked(folder, seconds=0.05),
     ):
@@ -261,7 +326,8 @@ def test_any_history_answers_as_the_edits_that_are_left_do_alone(
         record = versions[value % len(versions)]
         stack = stacks[record.subject]
         if kind != "revert":
-            replacing = [stack[-1][0]] if kind == "replace" and stack else []
+            another = stack and stack[-1][1] != record
+            replacing = [stack[-1][0]] if kind == "replace" and another else []
             done = add_edits(folder, [record], head=head, replacing=replacing)
             if done.edits:
                 stack.append((done.edits[0].id, record))
