@@ -72,9 +72,9 @@ def test_absent_scores_and_bracketed_names_are_shown_as_they_are():
 def test_what_a_model_writes_is_printed_as_it_is(capsys):
     written = [["[/INST] [bold]yes"]]
     answers = Answers(np.ones(1, np.float32), np.array([3], np.int32), written, written)
-    print_answers(["Who is [/b]?"], ["a-target"], answers)
+    print_answers(["Who is [/b]?"], ["a-target"], answers, [1, 2, 3, 41])
     printed_text = capsys.readouterr().out
-    assert "│ 4 " in printed_text.replace("|", "│")
+    assert "│ 41 " in printed_text.replace("|", "│")
     assert "[/INST] [bold]yes" in printed_text and "Who is [/b]?" in printed_text
 
 
@@ -86,7 +86,7 @@ def test_wrong_answers_are_listed_a_column_after_another(capsys):
     ]
     rows = {"alphas": [0.9, 0.9, 0.2], "edits": [0, 1, -1]}
     target = checked("a-target", probes, ["Cy", "Cy", "1900"], ["Cy", "", "Bo"], **rows)
-    report = CheckReport(probes, [target])
+    report = CheckReport(probes, [target], [41, 42])
     assert [probe.prompt for probe, _ in report.wrong(target)] == [
         "Who leads [b]?", "When?", "Who rules?",
     ]  # fmt: skip
@@ -94,9 +94,9 @@ def test_wrong_answers_are_listed_a_column_after_another(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Rel 0.00 0.00 to 0.00 2 2" in text and "Same subject: intrusion 1.00" in text
     assert "a-target: 2 of 3 wrong answers" in text
-    assert "Who leads [b]? Cy Cy Ada 0.90 1" in text
+    assert "Who leads [b]? Cy Cy Ada 0.90 41" in text
     assert "When? 1900 Bo as before 0.20 -" in text
     assert "Who rules?" not in text
     right = checked("a-target", probes[:1], ["Cy"], ["Ada"], **{k: v[:1] for k, v in rows.items()})
-    print_check(CheckReport(probes[:1], [right]), show=2)
+    print_check(CheckReport(probes[:1], [right], [41, 42]), show=2)
     assert "a-target: 0 wrong answers" in capsys.readouterr().out
