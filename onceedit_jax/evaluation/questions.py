@@ -36,8 +36,10 @@ def load_questions(
 
     Raises:
       InputError: a row that is no such question; the message names its line, what it has and what
-        was expected.
+        was expected. Or there is no edit to ask about.
     """
+    if not records:
+        raise InputError(f"{path}: the plug-in has no edit that answers; there is nothing to ask")
     places = _places(records)
     numbers = range(1, len(records) + 1) if numbers is None else numbers
     probes = [_question(row, records, numbers, places) for row in read_rows(path)]

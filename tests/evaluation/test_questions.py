@@ -69,3 +69,8 @@ def test_a_bad_row_is_refused_with_its_line(tmp_path, change, message):
 def test_a_file_without_a_question_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no question"):
         loaded(tmp_path)
+
+
+def test_there_is_nothing_to_ask_about_without_edits(tmp_path):
+    with pytest.raises(InputError, match="no edit that answers"):
+        load_questions(tmp_path / "questions.jsonl", [])
