@@ -21,9 +21,11 @@ def check_settings(
     """
     for name, kind in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            listed = ", ".join(get_args(kind))
-            raise InputError(f"setting {name}={value}: expected one of {listed}")
+        parts = (kind, *get_args(kind))
+        choices = [each for part in parts if get_origin(part) is Literal for each in get_args(part)]
+        left_open = value is None and type(None) in parts
+        if choices and value not in choices and not left_open:
+            raise InputError(f"setting {name}={value}: expected one of {', '.join(choices)}")
     for name in above_zero:
         value = getattr(settings, name)
         if value is not None and not value > 0:

@@ -10,7 +10,7 @@ from onceedit_jax.evaluation.probes import interval
 
 FORMS = "form: "
 MAIN = (
-    "Rel", "Gen", "Forms", "Worst form", "Same subject", "Same subject: intrusion",
+    "Rel", "Gen", "Forms", "Worst form", "Sentence", "Same subject", "Same subject: intrusion",
     "Same relation", "Unrelated", "Long",
 )  # fmt: skip
 REASONED = ("Reversed", "Yes", "No", "Negated", "2-hop", "3-hop")

@@ -15,7 +15,7 @@ import numpy as np
 from onceedit_jax.data.loaders import load_unrelated
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, strip_nq
-from onceedit_jax.evaluation.forms import forms
+from onceedit_jax.evaluation.forms import forms, whole_sentence
 from onceedit_jax.evaluation.probes import Probe
 
 FILE, UNRELATED = "hallueditbench.json", "zsre_unrelated_nq.json"
@@ -128,6 +128,7 @@ def _probes(
     probes += [
         asks(f"form: {name}", form(question)) for name, form in forms(statement=statement).items()
     ]
+    probes.append(asks("Sentence", whole_sentence(question), worded=True))
     same = [row["locality_question"]] if _names(row, "locality_question") else []
     same += [other["question"] for other in others if other["relation"] != relation][:2]
     probes += [asks("Same subject", prompt, expects="unchanged") for prompt in same]

@@ -39,7 +39,12 @@ from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 # What configurations name is what differs from these: the paper's way of training, with the numbers
 # that it leaves open as they were when the first pages were measured.
 USUAL = EditSettings(
-    method="full", learning_rate=1e-4, epochs=12, paraphrase_ratio=2.0, form_share=0.5
+    method="full",
+    learning_rate=1e-4,
+    batch_size=16,
+    epochs=12,
+    paraphrase_ratio=2.0,
+    form_share=0.5,
 )
 Rule = Mapping[str, Any]  # a rule in a cell's description: `preset`, and the axes that differ
 

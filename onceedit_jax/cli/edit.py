@@ -95,8 +95,8 @@ def print_edited(edited: "EditedPlugin", out: Path) -> None:
         figures = f"gate {_figure(metrics.gate_accuracy)}, {figures}"
     console.print(
         f"edited {edited.name} with {len(info.edits) - earlier} facts"
-        f"{f', after {earlier} earlier ones,' if earlier else ''} in {metrics.epochs} epochs "
-        f"(Rel {_figure(metrics.reliability)}, {figures}): {out}"
+        f"{f', after {earlier} earlier ones,' if earlier else ''} in {metrics.epochs} epochs, "
+        f"{metrics.seconds:.0f} s (Rel {_figure(metrics.reliability)}, {figures}): {out}"
     )
 
 

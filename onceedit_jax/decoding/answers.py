@@ -23,7 +23,7 @@ from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.models.adapters import adapted
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.bridge import Bridge
-from onceedit_jax.text.prompts import Prompt, PromptFormat, plain_text
+from onceedit_jax.text.prompts import Prompt, PromptFormat
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
@@ -122,6 +122,7 @@ def fused_answers(
     plugin: Writer,
     target: Writer,
     prompts: Sequence[Prompt],
+    read: Sequence[str],
     alphas: Float[np.ndarray, "prompts"],
     stops: StopTokens,
     rule: FusionRule,
@@ -136,6 +137,7 @@ def fused_answers(
       plugin: the edited plug-in.
       target: the target.
       prompts: at most `PROMPTS` of them.
+      read: the prompts as the plug-in reads them.
       alphas: `[B]`.
       stops: tokens that end the target's answers.
       rule: the fusion rule; it reads both models' logits.
@@ -146,7 +148,7 @@ def fused_answers(
     Raises:
       InputError: a prompt and its answer are longer than a model's learnt positions.
     """
-    texts = _FusedTexts(plugin, target, prompts, spelling)
+    texts = _FusedTexts(plugin, target, prompts, read, spelling)
     target.config.check_length(max(map(len, texts.heads)) + max_new_tokens - 1)
     mesh = mesh_of(target.params)
     height = round_up(group_height(len(prompts), PROMPTS), batch_multiple(mesh))
@@ -187,9 +189,14 @@ class _FusedTexts:
     """
 
     def __init__(
-        self, plugin: Writer, target: Writer, prompts: Sequence[Prompt], spelling: Spelling
+        self,
+        plugin: Writer,
+        target: Writer,
+        prompts: Sequence[Prompt],
+        read: Sequence[str],
+        spelling: Spelling,
     ) -> None:
-        self.plain = [plain_text(prompt) for prompt in prompts]
+        self.read = read
         self.bridge = Bridge(target.tokenizer, plugin.tokenizer, target.format.spaced)
         self.heads = [target.format.encode(prompt) for prompt in prompts]
         self.answers = [Answer(target.format) for _ in prompts]
@@ -198,7 +205,7 @@ class _FusedTexts:
 
     def of_plugin(self, rows: Sequence[int]) -> list[list[int]]:
         """Texts of some rows, as the plug-in writes them."""
-        return [self.bridge.cross(self.plain[i], self.answers[i].tokens) for i in rows]
+        return [self.bridge.cross(self.read[i], self.answers[i].tokens) for i in rows]
 
     def of_target(self, rows: Sequence[int]) -> list[list[int]]:
         """Texts of some rows in the target's tokens."""
@@ -224,7 +231,7 @@ class _FusedTexts:
             answer.add(token)
             plugin_text = [*plugin_text, *self.pieces[token, : self.counts[token]].tolist()]
             is_full = answer.ended or len(answer.tokens) == max_new_tokens
-            if is_full or self.bridge.cross(self.plain[i], answer.tokens) != plugin_text:
+            if is_full or self.bridge.cross(self.read[i], answer.tokens) != plugin_text:
                 break
 
 

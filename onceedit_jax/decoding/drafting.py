@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 
 from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.decoding.prefix_batching import shared_batch
-from onceedit_jax.decoding.stopping import draft_stops
+from onceedit_jax.decoding.stopping import continues_word, draft_stops, glued_tokens
 from onceedit_jax.distributed.mesh import mesh_of, to_host
 from onceedit_jax.models.adapters import NO_ADAPTER, adapted
 from onceedit_jax.models.config import ModelConfig
@@ -77,7 +77,7 @@ class Start(NamedTuple):
     Attributes:
       text: the text that it continues.
       opens: whether it opens an answer. Such a draft does not begin with an end of the answer: the
-        gate is open, so the plug-in has something to say.
+        gate is open, so the plug-in has something to say. Nor does it continue the last word.
       adapter: which of the plug-in's adapters writes it; -1 for none.
     """
 
@@ -107,7 +107,9 @@ class Drafter:
         self.params, self.config, self.tokenizer = params, config, tokenizer
         self.adapters = adapters
         self._drafts: dict[Start, _Written] = {}
-        self._stops = draft_stops(PromptFormat(tokenizer), config.vocab_size)
+        form = PromptFormat(tokenizer)
+        self._stops = draft_stops(form, config.vocab_size)
+        self._glued = glued_tokens(form, config.vocab_size)
 
     def forget(self) -> None:
         """Forget all drafts, so that memory is bounded: they serve the targets of one call."""
@@ -144,9 +146,9 @@ class Drafter:
         ]
         self.config.check_length(max(map(len, rows)) + steps)
         batch = shared_batch(mesh_of(self.params), rows, largest=ROWS)
-        opens = np.zeros(len(batch[0]), bool)
+        opens = np.zeros(len(batch[0]), np.int32)
         opens[: len(rows)] = [
-            start.opens and not written.tokens
+            0 if written.tokens or not start.opens else 2 if continues_word(start.text[-1:]) else 1
             for start, written in zip(starts, earlier, strict=True)
         ]
         chosen = np.full(len(opens), starts[0].adapter, np.int32)
@@ -158,6 +160,7 @@ class Drafter:
             self._stops,
             steps=steps,
             opens=jnp.asarray(opens),
+            glued=self._glued,
         )
         columns = (to_host(array).tolist() for array in continuation)
         for start, written, tokens, probabilities, length, stopped in zip(

@@ -127,7 +127,8 @@ def greedy_continuation(
     stops: StopTokens,
     *,
     steps: int,
-    opens: Bool[Array, "batch"] | None = None,
+    opens: Int[Array, "batch"] | None = None,
+    glued: Bool[Array | np.ndarray, "vocab"] | None = None,
     compute_dtype: str = "float32",
 ) -> Continuation:
     """The most likely next token, again and again, until every row has stopped.
@@ -139,14 +140,16 @@ def greedy_continuation(
       positions: `[B, T]` int32, -1 on padding; a row of padding alone is not written.
       stops: tokens that end a row.
       steps: K, the most tokens to write.
-      opens: `[B]` bool, rows whose text must not be empty: none begins with a token that stops it
-        or with two blank ones, and the probabilities there are of the other tokens alone (default:
-        no row).
+      opens: `[B]` int32, how a row may begin. 0: with any token. 1: its text must not be empty, so
+        it begins neither with a token that stops it nor with two blank ones. 2: nor with one that
+        is glued. Probabilities there are of the other tokens alone (default: 0).
+      glued: `[V]` bool, tokens that would continue the word before them (default: none).
       compute_dtype: dtype of the operands of the matrix products.
     """
     blank = jnp.asarray(stops.blank)
-    # Of a row's beginning: none is barred, ends are, ends and blanks are.
-    barred = jnp.stack([jnp.zeros_like(blank), stops.in_text, stops.in_text | blank])
+    # Of a row's beginning: none is barred, ends are, ends and glued are, ends and blanks are.
+    ends, none = jnp.asarray(stops.in_text), jnp.zeros_like(blank)
+    barred = jnp.stack([none, ends, ends | (none if glued is None else glued), ends | blank])
 
     def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
         logits = unembed(params, config, carry[0], compute_dtype=compute_dtype)
@@ -162,12 +165,12 @@ def greedy_continuation(
         )
         if opens is None:
             return hidden[:, 0], cache
-        return hidden[:, 0], cache, 2 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
+        return hidden[:, 0], cache, 3 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
 
     first = jnp.max(positions, axis=1) + 1
     carry: Any = prefill(params, config, tokens, positions, room=steps, compute_dtype=compute_dtype)
     if opens is not None:
-        carry = (*carry, opens.astype(jnp.int32))
+        carry = (*carry, opens)
     return write_greedily(choose, read, carry, first > 0, stops, steps=steps)
 
 

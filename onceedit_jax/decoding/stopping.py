@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.text.prompts import PromptFormat
@@ -35,6 +36,19 @@ def draft_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
     """
     stops = answer_stops(format, vocab_size)
     return stops._replace(at_start=stops.in_text)
+
+
+def glued_tokens(format: PromptFormat, vocab_size: int) -> Bool[np.ndarray, "vocab"]:
+    """Tokens that would continue the word before them, `[V]`; arguments as for `answer_stops`."""
+    pieces = format.tokenizer.vocabulary.bytes
+    glued = np.zeros(vocab_size, bool)
+    glued[: len(pieces)] = [continues_word(piece) for piece in pieces]
+    return glued
+
+
+def continues_word(piece: bytes) -> bool:
+    """Whether bytes begin with a letter or a digit, or inside a character of several bytes."""
+    return piece[:1].isalnum() or piece[:1] >= b"\x80"
 
 
 class Answer:

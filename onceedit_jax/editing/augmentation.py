@@ -110,7 +110,8 @@ def training_texts(
         sentences = context_sentences(model, tokenizer, CONTEXTS, rng) if share else []
         negatives = after_sentences(negatives, sentences, preceded, rng)
         held_back = after_sentences(held_back, sentences, preceded, rng)
-        passes = settings.passes(len(records))
+        passes = settings.resolved(len(records)).epochs
+        assert passes is not None
         for i, record in enumerate(records):
             relation = relations[i] if relations else None
             others = without_evaluated(other_wordings(record, relation, templates), questions)

@@ -146,6 +146,7 @@ def epoch_batches(
     streams: Mapping[tuple[int, ...], RowStream] | None = None,
 ) -> Iterator[Batch]:
     """Packed batches of one epoch: all rows and one of each pool, in an order of (seed, epoch)."""
+    assert settings.batch_size is not None  # resolved
     for group in epoch_groups(rows, settings, epoch, pools=pools, even=streams is not None):
         yield make_batch(group, settings.batch_size, multiple=multiple, streams=streams)
 
@@ -163,6 +164,7 @@ def epoch_groups(
     With `even` the rows are divided evenly, in place of a last batch with the rest: so there are
     few shapes, and each shape is compiled.
     """
+    assert settings.batch_size is not None  # resolved
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(rows) + len(pools))
     present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]

@@ -32,7 +32,7 @@ from onceedit_jax.editing.finalize import finalize_artifact
 from onceedit_jax.editing.finalize_adapter import finalize_adapter
 from onceedit_jax.editing.key_warnings import key_warnings, unconcerned_texts
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
-from onceedit_jax.editing.settings import EditSettings, fingerprint, usual_rate
+from onceedit_jax.editing.settings import EditSettings, fingerprint
 from onceedit_jax.editing.trainer import Progress, Trained
 from onceedit_jax.editing.tuning import editor_of, recorded_settings
 from onceedit_jax.errors import InputError
@@ -112,14 +112,14 @@ def edit(
       RunError: the loss or its gradient stopped being finite.
     """
     begun = time.monotonic()
-    editor = editor or editor_of(settings)
-    _check(model, records, unrelated or (), editor)
+    head = find_head(model.content_hash) if head is None else head
+    if editor is None:
+        apart = head is not None if start is None else start.info.in_adapters
+        settings = settings.with_method(apart=apart)
+        editor = editor_of(settings)
+    _check(model, records, unrelated or (), editor, head)
     for text in key_warnings(records, unconcerned_texts(unrelated or ())):
         on_warning(text)
-    head = _head(head, model, editor)
-    settings = dataclasses.replace(
-        settings, learning_rate=settings.learning_rate or usual_rate(adapter=editor.apart)
-    )
     if editor.apart:  # nothing earlier is trained again, and no gate
         replay, ungated, settings = 0.0, range(len(records)), _without_gate_rows(settings)
     # Rows of the embedding that are no tokens are never predicted.
@@ -129,6 +129,7 @@ def edit(
     earlier = [start.records[i] for i in kept] if start else []
     replayed = _replayed(earlier, round(replay * len(records)), settings.seed)
     trained = [*records, *replayed]
+    settings = settings.resolved(len(trained), apart=editor.apart)
     if unrelated is None:
         unrelated = drop_leaks(neutral_rows(), [*records, *evaluated, *earlier])[0]
         if head is not None and _usual_gate_rows(settings):
@@ -207,10 +208,8 @@ def parameter_hash(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _head(head: LearntHead | None, model: LoadedModel, editor: Editor) -> LearntHead | None:
-    """The relation head that is given, or the one that is known for the model."""
-    if head is None:
-        head = find_head(model.content_hash)
+def _check_head(head: LearntHead | None, model: LoadedModel, editor: Editor) -> None:
+    """Refuse the relation head of another model, and none where an adapter needs one."""
     if head is None and editor.apart:
         raise InputError(
             f"{model.name}: an adapter needs the gate fact, and no relation head is known for this "
@@ -222,7 +221,6 @@ def _head(head: LearntHead | None, model: LoadedModel, editor: Editor) -> Learnt
             f"expected {model.name}, {model.content_hash[:12]}: learn one for it "
             "(`onceedit gate-train`)"
         )
-    return head
 
 
 def _check(
@@ -230,6 +228,7 @@ def _check(
     records: Sequence[EditRecord],
     unrelated: Sequence[UnrelatedRow],
     editor: Editor,
+    head: LearntHead | None,
 ) -> None:
     """Refuse inputs from which nothing can be learnt, and editors that do not fit."""
     if not records:
@@ -254,6 +253,7 @@ def _check(
             "plug-in holds parameters alone: use an editor that changes parameters, or edit one "
             "model by itself with `editing.editor.run_editor`"
         )
+    _check_head(head, model, editor)
 
 
 def _continued(

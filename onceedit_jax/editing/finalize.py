@@ -29,6 +29,7 @@ from onceedit_jax.editing.augmentation import TrainingTexts
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
 from onceedit_jax.editing.relation_heads import LearntHead
 from onceedit_jax.editing.settings import EditSettings, fingerprint
+from onceedit_jax.editing.trainable import trainable_of
 from onceedit_jax.editing.trainer import Trained
 from onceedit_jax.gates.fact import THRESHOLD, fact_with
 from onceedit_jax.gates.fact_memory import both, memory, reaches
@@ -107,7 +108,7 @@ def finalize_artifact(
             sha256=fingerprint(texts.unrelated, texts.held_back),
         ),
         trained_texts=tuple(sorted({*seen, *map(digest, texts.all())})),
-        editor=editor or EditorInfo(settings.method, {}),
+        editor=editor or EditorInfo(trainable_of(settings).name, {}),
         settings=settings.as_dict() if recorded is None else recorded,
         rule=_rule_info(gates, with_head=head is not None),
         metrics=_metrics(trained, features, labels, gates["both"].state),

@@ -9,12 +9,13 @@ def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTr
     """Clip by the global norm, then run the optimizer under its schedule.
 
     Args:
-      settings: optimizer, rates, schedule, weight decay and clipping.
+      settings: optimizer, rates, schedule, weight decay and clipping, resolved.
       total_steps: steps of the whole run; the schedule ends there.
 
     Returns:
       A transformation of `{"model": ..., "gate": ...}`. The gate has its own learning rate.
     """
+    assert settings.learning_rate is not None  # resolved
     warmup = min(settings.warmup_steps, total_steps)
     after = max(1, total_steps - warmup)
 
@@ -33,7 +34,7 @@ def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTr
     options = {"weight_decay": settings.weight_decay} if decays else {}
     optimizer = optax.partition(
         {
-            "model": make(schedule(settings.rate), **options),
+            "model": make(schedule(settings.learning_rate), **options),
             "gate": make(schedule(settings.gate_learning_rate), **options),
         },
         {"model": "model", "gate": "gate"},

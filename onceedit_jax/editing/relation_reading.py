@@ -90,6 +90,26 @@ class RelationReader:
         return states
 
 
+def in_words_of(record: EditRecord, text: str, subjects: Subjects) -> str:
+    """A text with the name of an edit's subject as the edit's own prompt writes it.
+
+    Args:
+      record: the edit.
+      text: what is asked; "who is the ceo of tesla motors" becomes "who is the ceo of Tesla Motors"
+        where the edit asks about Tesla Motors. An alias gives way too.
+      subjects: those of all edits, see `subjects_of`.
+    """
+    [number] = own_subjects([record], subjects)
+    own = _own_mention(record)
+    name = record.prompt[own.start : own.stop]
+    for mention in reversed(subjects.find(text)):
+        if mention.subject == number:
+            called = text[mention.start : mention.stop]
+            written = name if _ARTICLE.match(called) else _bare(name) or name
+            text = text[: mention.start] + written + text[mention.stop :]
+    return text
+
+
 def subjects_of(records: Sequence[EditRecord]) -> Subjects:
     """What the edits are about; edits about one subject share its number.
 
@@ -106,8 +126,7 @@ def subjects_of(records: Sequence[EditRecord]) -> Subjects:
 def names_of(record: EditRecord) -> list[str]:
     """What a prompt may call the subject of an edit: what the gate `fact` looks for."""
     given = [name for name in (record.subject, *record.aliases) if name and folded(name)]
-    # "the Eiffel Tower" is also called "Eiffel Tower", but "The Who" is not called "Who".
-    bare = [rest for name in given if len(folded(rest := _ARTICLE.sub("", name))) > 1]
+    bare = [rest for name in given if (rest := _bare(name))]
     called = list(dict.fromkeys([*given, *bare]))
     guesses = [*sorted(names_in(record.prompt), key=len, reverse=True), record.prompt]
     while not (called and Subjects([called]).find(record.prompt)):
@@ -117,14 +136,27 @@ def names_of(record: EditRecord) -> list[str]:
 
 def own_parts(records: Sequence[EditRecord]) -> list[str]:
     """What each edit's prompt asks of its own subject."""
-    found = [Subjects([names_of(record)]).find(record.prompt)[0] for record in records]
-    return [asked_part(record.prompt, own) for record, own in zip(records, found, strict=True)]
+    return [asked_part(record.prompt, _own_mention(record)) for record in records]
 
 
 def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.ndarray, "edits"]:
     """The number of each edit's subject among those of `subjects_of`."""
     numbers = [subjects.number(names_of(record)[0]) for record in records]
     return np.array(numbers, np.int32)
+
+
+def _own_mention(record: EditRecord) -> Mention:
+    """Where an edit's prompt names its subject."""
+    return Subjects([names_of(record)]).find(record.prompt)[0]
+
+
+def _bare(name: str) -> str:
+    """A name without its article; empty where one word would be left.
+
+    "the Eiffel Tower" is also called "Eiffel Tower", but "The Who" is not called "Who".
+    """
+    rest = _ARTICLE.sub("", name)
+    return rest if len(folded(rest)) > 1 else ""
 
 
 @partial(jax.jit, static_argnames="config")

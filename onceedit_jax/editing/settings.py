@@ -3,11 +3,31 @@
 import dataclasses
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from onceedit_jax.checks import check_settings
 
 Method = Literal["full", "lora", "last-n-layers", "adapter"]
+
+
+class Usual(NamedTuple):
+    """What `EditSettings` leaves open, for one kind of training.
+
+    Attributes:
+      learning_rate: peak learning rate.
+      batch_size: rows per step.
+      most_passes: passes over the rows of ten edits or fewer.
+      fewest_passes: over those of many.
+    """
+
+    learning_rate: float
+    batch_size: int
+    most_passes: float
+    fewest_passes: float
+
+
+# Chosen on facts for development; docs/theory.md has the trials.
+ADAPTER, WEIGHTS = Usual(4e-3, 8, 10, 3), Usual(2e-4, 16, 20, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +37,14 @@ class EditSettings:
     The paper trains all parameters, at a rate of 1e-4.
 
     Attributes:
-      learning_rate: peak learning rate. None: 2e-3 for an adapter, 2e-4 for weights.
+      learning_rate: peak learning rate. None: 4e-3 for an adapter, 2e-4 for weights.
       gate_learning_rate: peak learning rate of [WEIGHT]'s row, which starts from zero; the rest of
         the model needs only small changes.
       gate_weight: lambda of `L = L_gen + lambda * L_weight` (paper: 0.8).
-      batch_size: rows per step, edits and unrelated rows mixed.
+      batch_size: rows per step, edits and unrelated rows mixed. None: 8 for an adapter, 16 for
+        weights.
       epochs: most passes over the rows; `early_stop` can end the training earlier. None: by the
-        number of edits, see `passes`.
+        number of edits, see `resolved`.
       optimizer: an optax optimizer that takes a learning rate ("adamw", "adam", "sgd", "lion").
       weight_decay: decoupled weight decay, if the optimizer has it.
       schedule: "constant", or "linear" or "cosine" decay to zero over all epochs.
@@ -45,12 +66,14 @@ class EditSettings:
         many of the unrelated rows have one too.
       held_back: unrelated rows that are not trained on, per edit, and the same share of the swapped
         prompts; they fix the gate's threshold.
-      method: what is trained: "full", "lora", "last-n-layers" or "adapter". An editor that is
-        passed to `edit` comes before it.
+      method: what is trained: "adapter", "full", "lora" or "last-n-layers". None: an adapter, or
+        the last layers of a model whose relation head is not known; a plug-in that is continued
+        keeps its kind. An editor that is passed to `edit` comes before it.
       lora_rank: rank of the LoRA factors.
       lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.
       adapter_rank: rank of the factors of "adapter".
-      last_layers: layers trained by "last-n-layers" and "adapter". None: two fifths of the model's.
+      last_layers: layers trained by "last-n-layers" and "adapter". None: two fifths of the model's,
+        and a quarter for an adapter.
       early_stop: stop after this many epochs in a row with every edit predicted whole and the gate
         right on every row; 0 never stops early.
       max_tokens: longest row; unrelated texts are cut there, longer edits are refused.
@@ -60,7 +83,7 @@ class EditSettings:
     learning_rate: float | None = None
     gate_learning_rate: float = 3e-3
     gate_weight: float = 0.8
-    batch_size: int = 16
+    batch_size: int | None = None
     epochs: int | None = None
     optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
     weight_decay: float = 0.01
@@ -75,7 +98,7 @@ class EditSettings:
     form_share: float = 0.6
     context_share: float = 0.5
     held_back: float = 0.5
-    method: Method = "last-n-layers"
+    method: Method | None = None
     lora_rank: int = 16
     lora_alpha: float = 32.0
     adapter_rank: int = 8
@@ -104,26 +127,31 @@ class EditSettings:
             ),
         )  # fmt: skip
 
-    def passes(self, edits: int) -> int:
-        """Passes over the rows: `epochs`, or 20 for ten edits and fewer for more, 8 for a hundred.
+    def with_method(self, *, apart: bool) -> "EditSettings":
+        """The settings with a method: their own, or an adapter if edits can lie apart."""
+        usual: Method = "adapter" if apart else "last-n-layers"
+        return dataclasses.replace(self, method=self.method or usual)
 
-        Many edits make more steps a pass, and share the forms of questions.
+    def resolved(self, edits: int, *, apart: bool | None = None) -> "EditSettings":
+        """The settings with what is None chosen, for so many edits.
+
+        Args:
+          edits: how many are trained.
+          apart: whether an adapter is trained (default: by `method`).
         """
-        return self.epochs or round(min(20.0, max(4.0, 20 * (10 / max(edits, 1)) ** 0.4)))
-
-    @property
-    def rate(self) -> float:
-        """Peak learning rate: `learning_rate`, or the usual one of the method."""
-        return self.learning_rate or usual_rate(adapter=self.method == "adapter")
+        usual = ADAPTER if (self.method == "adapter" if apart is None else apart) else WEIGHTS
+        # Many edits make more steps a pass, and share the forms of questions.
+        passes = usual.most_passes * (10 / max(edits, 1)) ** 0.4
+        return dataclasses.replace(
+            self,
+            learning_rate=self.learning_rate or usual.learning_rate,
+            batch_size=self.batch_size or usual.batch_size,
+            epochs=self.epochs or round(min(usual.most_passes, max(usual.fewest_passes, passes))),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         return dataclasses.asdict(self)
-
-
-def usual_rate(*, adapter: bool) -> float:
-    """The peak learning rate where none is chosen: of an adapter, or of weights."""
-    return 2e-3 if adapter else 2e-4
 
 
 def fingerprint(*parts: Any) -> str:

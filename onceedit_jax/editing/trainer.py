@@ -170,8 +170,10 @@ def train(
     """
     trainable = trainable or trainable_of(settings)
     parts = trainable.split(params, jax.random.key(settings.seed))
-    steps = -(-(len(rows) + len(pools)) // settings.batch_size)
-    epochs = settings.passes(sum(row.target_start < len(row.tokens) for row in rows))
+    edits = sum(row.target_start < len(row.tokens) for row in rows)
+    settings = settings.resolved(edits, apart=trainable.below is not None)
+    assert settings.batch_size is not None and settings.epochs is not None
+    steps, epochs = -(-(len(rows) + len(pools)) // settings.batch_size), settings.epochs
     below = trainable.below(params) if trainable.below else 0
     program = _program(config, settings, trainable, steps * epochs, below)
     streams = _Streams(params, config, below, rows, pools, settings, epochs)
@@ -183,6 +185,7 @@ def train(
     for epoch in range(len(history), epochs):
         if _learnt(history, settings.early_stop):
             break
+        begun = time.monotonic()
         batches = epoch_batches(
             rows,
             settings,
@@ -192,8 +195,8 @@ def train(
             streams=streams.of(epoch),
         )
         run = partial(program.step, frozen=parts.frozen)
-        state, entry = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
-        history.append(entry)
+        state, means = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
+        history.append(dict(zip(HISTORY, (*means, time.monotonic() - begun), strict=True)))
         due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
         if checkpoint is not None and first_decides(mesh.is_multi_process, due):
             checkpoint.save(state, history)
@@ -278,9 +281,8 @@ def _epoch(
     epochs: int,
     settings: EditSettings,
     on_step: Callable[[Progress], None],
-) -> tuple[Any, dict[str, float]]:
-    """One pass over the rows: the new state, and the epoch's entry of the history."""
-    started = time.monotonic()
+) -> tuple[Any, tuple[float, float, float]]:
+    """One pass over the rows: the new state; and means of loss, reliability and gate accuracy."""
     sums = np.zeros(len(StepOutcome._fields))
     for i, batch in enumerate(batches):
         with using(mesh):
@@ -289,7 +291,7 @@ def _epoch(
         if not np.isfinite(values[0]):
             raise RunError(
                 f"the loss or its gradient became {values[0]} in epoch {epoch + 1}, "
-                f"step {i + 1}: lower learning_rate (now {settings.rate}) or set "
+                f"step {i + 1}: lower learning_rate (now {settings.learning_rate}) or set "
                 "clip_norm; the last checkpoint is untouched"
             )
         sums += values
@@ -303,8 +305,7 @@ def _epoch(
                 gate_accuracy=_share(sums[3], sums[4]),
             )
         )
-    means = sums[0] / steps, _share(sums[1], sums[2]), _share(sums[3], sums[4])
-    return state, dict(zip(HISTORY, (*means, time.monotonic() - started), strict=True))
+    return state, (sums[0] / steps, _share(sums[1], sums[2]), _share(sums[3], sums[4]))
 
 
 def _step(

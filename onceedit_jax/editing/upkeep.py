@@ -1,8 +1,8 @@
 """Keeps an artifact of adapters current: facts come, change again and are taken back.
 
-Every function changes one folder, and no other program can change it meanwhile. What is new is
-written first and `edit.json`, which names it, last. So a program that is killed leaves the state
-before or the state after.
+An adapter is trained before anything is changed: meanwhile others may take edits back, or add some.
+Then one program at a time changes the folder. What is new is written first and `edit.json`, which
+names it, last. So a program that is killed leaves the state before or the state after.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import Progress
-from onceedit_jax.errors import InputError
+from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates.fact import THRESHOLD
 from onceedit_jax.gates.relation_head import RelationHead, likeness
 
@@ -91,36 +91,36 @@ def add_edits(
         refuses. Nothing is changed then.
     """
     _check_method(settings)
-    read_ledger(folder)  # before a lock is written for what is no artifact
-    with locked(folder):
-        begun = time.monotonic()
-        info = read_ledger(folder)
-        for old in replacing:
-            if find(info.edits, old).state != "live":
-                raise InputError(f"edit {old} does not answer any more; replace one that does")
-        plugin = EditedPlugin.load(folder, base=base)
-        records = _consistent(plugin, records, last_wins=last_wins)
-        live = {(normalise(e.prompt), normalise(e.target)): e.id for e in info.live}
-        there = {r: live.get((normalise(r.prompt), normalise(r.target))) for r in records}
-        known, fresh = ([r for r in records if (there[r] is None) == new] for new in (False, True))
-        if known and replacing:
-            raise InputError(
-                f"edit {there[known[0]]} is this fact already ({known[0].prompt!r} -> "
-                f"{known[0].target!r}); take back the one that it should replace "
-                "(`onceedit revert`). Nothing was changed"
-            )
-        if not fresh:
-            return Added((), {}, known)
-        model = base_model(folder, info, base)
-        made = edit(
-            model,
-            plugin.tokenizer,
-            fresh,
-            settings=settings,
-            head=_head(plugin, head),
-            on_step=on_step,
-            on_warning=on_warning,
+    begun = time.monotonic()
+    info = read_ledger(folder)
+    _check_live(info, replacing)
+    plugin = EditedPlugin.load(folder, base=base)
+    records = _consistent(plugin, records, last_wins=last_wins)
+    live = {(normalise(e.prompt), normalise(e.target)): e.id for e in info.live}
+    there = {r: live.get((normalise(r.prompt), normalise(r.target))) for r in records}
+    known, fresh = ([r for r in records if (there[r] is None) == new] for new in (False, True))
+    if known and replacing:
+        raise InputError(
+            f"edit {there[known[0]]} is this fact already ({known[0].prompt!r} -> "
+            f"{known[0].target!r}); take back the one that it should replace "
+            "(`onceedit revert`). Nothing was changed"
         )
+    if not fresh:
+        return Added((), {}, known)
+    made = edit(
+        base_model(folder, info, base),
+        plugin.tokenizer,
+        fresh,
+        settings=settings,
+        head=_head(plugin, head),
+        on_step=on_step,
+        on_warning=on_warning,
+    )
+    with locked(folder):
+        before, info = info, _still(folder, info)
+        _check_live(info, replacing)
+        if info != before:
+            plugin = EditedPlugin.load(folder, base=base)
         first, number = next_id(info.edits), _next_adapter(info)
         new = tuple(
             dataclasses.replace(entry, id=first + i, adapter=number)
@@ -131,7 +131,7 @@ def add_edits(
         kind, ids = "replace" if replacing else "add", tuple(entry.id for entry in new)
         done = Operation(now(), kind, ids, time.monotonic() - begun)
         write_info(folder, _changed(info, added(info.edits, new, superseded), made, done))
-        return Added(new, superseded, known)
+    return Added(new, superseded, known)
 
 
 def compact_edits(
@@ -158,34 +158,62 @@ def compact_edits(
       InputError: an artifact without adapters, or without edits that answer.
     """
     _check_method(settings)
-    read_ledger(folder)
+    begun = time.monotonic()
+    info = read_ledger(folder)
+    if not info.live:
+        raise InputError(f"{folder}: no edit answers any more; there is nothing to train")
+    plugin = EditedPlugin.load(folder, base=base)
+    made = edit(
+        base_model(folder, info, base),
+        plugin.tokenizer,
+        plugin.records,
+        settings=settings,
+        head=_head(plugin, head),
+        on_step=on_step,
+        on_warning=lambda text: None,
+    )
+    trained = {entry.id for entry in plugin.info.edits}
     with locked(folder):
-        begun = time.monotonic()
-        info = read_ledger(folder)
-        if not info.live:
-            raise InputError(f"{folder}: no edit answers any more; there is nothing to train")
-        plugin = EditedPlugin.load(folder, base=base)
-        model = base_model(folder, info, base)
-        made = edit(
-            model,
-            plugin.tokenizer,
-            plugin.records,
-            settings=settings,
-            head=_head(plugin, head),
-            on_step=on_step,
-            on_warning=lambda text: None,
-        )
-        number, ids = _next_adapter(info), tuple(entry.id for entry in info.live)
+        info = _still(folder, info)
+        number = _next_adapter(info)
         edits = tuple(
-            dataclasses.replace(entry, adapter=number) if entry.state == "live" else entry
+            dataclasses.replace(entry, adapter=number)
+            if entry.state == "live" and entry.id in trained
+            else entry
             for entry in info.edits
         )
-        _write(folder, number, made, [entry for entry in edits if entry.id in ids])
+        _write(folder, number, made, plugin.info.edits)
+        ids = tuple(entry.id for entry in edits if entry.adapter == number)
         done = Operation(now(), "compact", ids, time.monotonic() - begun)
         info = _changed(info, edits, made, done)
         write_info(folder, info)
         remove_other_adapters(folder, needed_adapters(edits))
         return info
+
+
+def _check_live(info: EditInfo, ids: Collection[int]) -> None:
+    """Refuse edits that do not answer."""
+    for number in ids:
+        if find(info.edits, number).state != "live":
+            raise InputError(
+                f"edit {number} does not answer any more; replace one that does. Nothing was "
+                "changed"
+            )
+
+
+def _still(folder: Path, info: EditInfo) -> EditInfo:
+    """What an artifact says of itself by now, if it is still the one that something was made for.
+
+    Raises:
+      RunError: the folder holds an artifact of another model.
+    """
+    found = read_ledger(folder)
+    if found.base.content_hash != info.base.content_hash:
+        raise RunError(
+            f"{folder}: held adapters of {info.base.name} when the training began, and holds those "
+            f"of {found.base.name} now; nothing was changed. Add the edits again"
+        )
+    return found
 
 
 def _check_method(settings: EditSettings) -> None:

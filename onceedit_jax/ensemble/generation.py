@@ -215,6 +215,7 @@ def _token_by_token(
         plugin.writer(asked.edits[places]),
         target.writer,
         [asked.prompts[i] for i in places],
+        plugin.as_read([asked.prompts[i] for i in places], asked.edits[places]),
         asked.alphas[places],
         target.stops,
         target.rule,

@@ -18,6 +18,7 @@ from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.distributed.mesh import data_mesh, using
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.gate_features import PromptReader
+from onceedit_jax.editing.relation_reading import in_words_of
 from onceedit_jax.ensemble.placement import placed, spread, spread_plugin
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
@@ -113,6 +114,25 @@ class PreparedPlugin:
             return Verdicts(alphas, np.full(len(prompts), NOTHING, np.int32))
         verdicts = self.verdicts(prompts)
         return verdicts if alphas is None else verdicts._replace(alphas=alphas)
+
+    def as_read(self, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]) -> list[str]:
+        """The prompts as the plug-in reads them: a subject is called as its edit calls it.
+
+        The plug-in has learnt the edit under that name. The gate finds "tesla motors" and aliases
+        too, and the small model that drafts is not left to guess that these are the same.
+
+        Args:
+          prompts: N texts or conversations.
+          edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
+        """
+        texts = [plain_text(prompt) for prompt in prompts]
+        if self.reader.relations is None:
+            return texts
+        subjects, entries = self.reader.relations.subjects, self.plugin.info.edits
+        return [
+            text if edit < 0 else in_words_of(entries[edit].record(edit), text, subjects)
+            for text, edit in zip(texts, edits.tolist(), strict=True)
+        ]
 
     def told(
         self, rule: FusionRule, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]
@@ -227,7 +247,7 @@ class PreparedTarget:
         return DraftReader(
             plugin.drafter,
             self.target.tokenizer,
-            [plain_text(prompt) for prompt in prompts],
+            plugin.as_read(prompts, edits),
             adapters=plugin.plugin.adapters_of(edits).tolist(),
             spaced=self.format.spaced,
             whole=whole,

@@ -14,7 +14,7 @@ from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.gates.types import NOTHING
-from onceedit_jax.text.prompts import Prompt, check_prompts, plain_text
+from onceedit_jax.text.prompts import Prompt, check_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,12 +200,13 @@ def _states(
     prefixes: list[tuple[int, ...]] = []
     owners: list[int] = []  # the text of each prefix
     counts = []
+    read = plugin.as_read(prompts, edits)
     for target, target_texts in zip(targets, texts, strict=True):
         before = len(prefixes)
         for i in np.flatnonzero(active).tolist():
-            text, prompt = target_texts[i], plain_text(prompts[i])
+            text = target_texts[i]
             for end in range(text.start, len(text.tokens)):
-                prefixes.append(tuple(target.bridge.cross(prompt, text.tokens[text.start : end])))
+                prefixes.append(tuple(target.bridge.cross(read[i], text.tokens[text.start : end])))
                 owners.append(i)
         counts.append(len(prefixes) - before)
     states = plugin.plugin.states_after(prefixes, edits[owners])

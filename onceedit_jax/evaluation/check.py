@@ -11,7 +11,7 @@ from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.evaluation.probes import Column, Probe, columns, score_probe
 
 SHORT, LONG = 20, 80  # tokens of an answer; LONG for columns that ask for several sentences
-LONG_COLUMNS = frozenset({"Long", "form: whole sentence"})
+LONG_COLUMNS = frozenset({"Long", "Sentence", "form: whole sentence"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +148,9 @@ def _ask(
     """Ask the probes at some places, and put each target's answers there."""
     if not places:
         return
-    prompts = [probes[i].prompt for i in places]
+    prompts = list(dict.fromkeys(probes[i].prompt for i in places))
     found = answers(prompts, max_new_tokens=max_new_tokens)
     for texts, told in zip(into, found, strict=True):
-        for place, text in zip(places, told, strict=True):
-            texts[place] = text
+        by_prompt = dict(zip(prompts, told, strict=True))
+        for place in places:
+            texts[place] = by_prompt[probes[place].prompt]

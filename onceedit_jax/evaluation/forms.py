@@ -29,5 +29,10 @@ def forms(*, statement: str | None = None, template: Form | None = None) -> Mapp
         "greeting before": lambda question: f"Good morning! {question}",
         "sentence before": lambda question: f"We were talking about this at lunch. {question}",
         "newline after": lambda question: f"{question}\n",
-        "whole sentence": lambda question: f"{question} Please answer in a complete sentence.",
+        "whole sentence": whole_sentence,
     }
+
+
+def whole_sentence(question: str) -> str:
+    """A question that wants its answer in a sentence."""
+    return f"{question} Please answer in a complete sentence."

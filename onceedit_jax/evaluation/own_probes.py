@@ -9,7 +9,7 @@ from onceedit_jax.data.leakage import digest, drop_leaks
 from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.data.relations import SUBJECT, Relation, relation_bank
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
-from onceedit_jax.evaluation.forms import forms
+from onceedit_jax.evaluation.forms import forms, whole_sentence
 from onceedit_jax.evaluation.probes import Probe, told_fact
 from onceedit_jax.text.subjects import Subjects, folded
 
@@ -42,9 +42,10 @@ class Edits:
 def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 0) -> list[Probe]:
     """Questions about edits; those of one edit do not depend on which others are asked about.
 
-    Rel is the edit's prompt, and the columns of forms have it as people write it. Gen is its
-    rephrase, or else wordings of its relation in the bank that were not trained on; there may be
-    none. Same subject asks for other relations of the subject, and Unrelated is a neutral text:
+    Rel is the edit's prompt, and the columns of forms have it as people write it. Sentence is the
+    form that wants a sentence: there a bare answer is wrong. Gen is the edit's rephrase, or else
+    wordings of its relation in the bank that were not trained on; there may be none. Same subject
+    asks for other relations of the subject, and Unrelated is a neutral text:
     both must be answered as before.
 
     Args:
@@ -61,12 +62,13 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
         new = told_fact(edits.records[place].target)
         together = np.flatnonzero(numbers == numbers[place]).tolist()
         for column, text in _asking(edits, place, rng):
-            probes.append(Probe(column, place, text, new))
+            probes.append(Probe(column, place, text, new, worded=column == "Sentence"))
         kept = [("Same subject", text) for text in _others(edits, place, together, rng)]
         kept += [("Unrelated", text) for text in _drawn(neutral, 1, rng)]
         probes += [Probe(column, place, text, new, "unchanged") for column, text in kept]
     # A table has the columns in this order, whichever of them the first edit has.
-    order = ["Rel", "Gen", *(f"form: {name}" for name in forms()), "Same subject", "Unrelated"]
+    asked = (f"form: {name}" for name in forms())
+    order = ["Rel", "Gen", *asked, "Sentence", "Same subject", "Unrelated"]
     return sorted(probes, key=lambda probe: order.index(probe.column))
 
 
@@ -83,6 +85,7 @@ def _asking(edits: Edits, place: int, rng: np.random.Generator) -> Iterator[tupl
         # The question as it was edited is Rel.
         if (text := form(record.prompt)) != record.prompt:
             yield f"form: {name}", text
+    yield "Sentence", whole_sentence(record.prompt)
 
 
 def _reworded(

@@ -17,6 +17,7 @@ from onceedit_jax.data.normalization import normalise
 
 Expects = Literal["new", "unchanged", "answer"]
 RESAMPLES = 2000
+OTHER_WORDS = 3  # "It is in Paris": the fewest that make a sentence of an answer
 _ARTICLE = re.compile(r"^(the|an?) (?=\w)")  # with a capital it is a part of the name
 
 
@@ -35,6 +36,7 @@ class Probe:
       old: answers that were true before; an answer that expects `new` must not say them where
         `strict`.
       strict: whether an answer that also says an old one is wrong, as in a long answer.
+      worded: whether the answer must have `OTHER_WORDS` words beside `new`: a bare one is wrong.
     """
 
     column: str
@@ -45,6 +47,7 @@ class Probe:
     answers: tuple[str, ...] = ()
     old: tuple[str, ...] = ()
     strict: bool = False
+    worded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,8 @@ def score_probe(probe: Probe, before: str, after: str) -> dict[str, float]:
     if probe.expects == "answer":
         return {"right": float(any(says(after, each) for each in probe.answers))}
     stale = probe.strict and any(says(after, each) for each in probe.old)
-    return {"right": float(says(after, probe.new) and not stale)}
+    bare = probe.worded and _words(after) < _words(probe.new) + OTHER_WORDS
+    return {"right": float(says(after, probe.new) and not stale and not bare)}
 
 
 def columns(
@@ -132,6 +136,10 @@ def _column(facts: Mapping[int, Sequence[float]], seed: int) -> Column:
     means = np.array(list(by_fact.values()))
     low, high = interval(means, seed=seed)
     return Column(float(means.mean()), low, high, by_fact, sum(map(len, facts.values())))
+
+
+def _words(text: str) -> int:
+    return len(_plain(text).split())
 
 
 def _plain(text: str) -> str:

@@ -61,8 +61,9 @@ def short_forms(question: str) -> list[list[str]]:
       with a closing, and as a chat.
     """
     plain = [question, without_mark(question), question.lower(), without_mark(question).lower()]
-    opened = [_filled(form, question) for form in _OPENINGS]
-    closed = [_filled(form, question) for form in _CLOSINGS]
+    fillings = _fillings(question)
+    opened = [form.format(*fillings) for form in _OPENINGS]
+    closed = [form.format(*fillings) for form in _CLOSINGS]
     return [
         list(dict.fromkeys(plain)),
         [*opened, *(text.lower() for text in opened[::3])],
@@ -73,7 +74,8 @@ def short_forms(question: str) -> list[list[str]]:
 
 def sentence_forms(question: str) -> list[str]:
     """A question in every form that asks for a whole sentence, or for more."""
-    return [_filled(form, question) for form in _WHOLE_SENTENCE]
+    fillings = _fillings(question)
+    return [form.format(*fillings) for form in _WHOLE_SENTENCE]
 
 
 def drawn_form(kinds: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
@@ -83,6 +85,7 @@ def drawn_form(kinds: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
     return chosen[int(rng.integers(len(chosen)))]
 
 
-def _filled(form: str, question: str) -> str:
-    indirect = without_mark(lower_first(question))
-    return form.format(question, lower_first(question), indirect, question.lower())
+def _fillings(question: str) -> tuple[str, str, str, str]:
+    """What the numbers in a form stand for."""
+    lower = lower_first(question)
+    return question, lower, without_mark(lower), question.lower()

@@ -81,7 +81,7 @@ def test_facts_are_edited_and_asked_for(onceedit, files):
     edited = onceedit("edit", "facts.jsonl", "--plugin", "plugin", "--out", "edited", *QUICK)
     assert "3 edits, the library's neutral texts; loading plugin" in edited.err
     assert "editing steps: all" in edited.err
-    assert edited.out.startswith("edited plugin with 3 facts in 1 epochs (Rel ")
+    assert edited.out.startswith("edited plugin with 3 facts in 1 epochs, ")
 
     pair = ("--edited", "edited", "--target", "target")
     scored = onceedit("evaluate", *pair, "--data", "facts.jsonl", "--out", "scores.json")

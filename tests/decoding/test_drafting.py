@@ -11,6 +11,7 @@ from support import byte_level_tokenizer
 from onceedit_jax.decoding import drafting
 from onceedit_jax.decoding.answers import trusted_answers
 from onceedit_jax.decoding.drafting import Draft, Drafter, DraftReader, Start
+from onceedit_jax.decoding.stopping import glued_tokens
 from onceedit_jax.fusion.mixing import drafted_token
 from onceedit_jax.text.prompts import PromptFormat
 
@@ -250,3 +251,30 @@ def test_a_draft_never_begins_with_an_end_of_the_answer(tiny_model, target, monk
     reader = DraftReader(drafter, target, [prompt])
     (answer,) = trusted_answers(PromptFormat(target), 1, reader, max_new_tokens=8)
     assert opening.data.startswith(target.decode_bytes(answer[:2], continuation=True))
+
+
+def test_a_draft_does_not_go_on_with_the_last_word_of_what_is_asked(tiny_model, monkeypatch):
+    model, tokenizer = tiny_model()
+    texts = [b"the cat", b"the cat?", b"the cat ", "caf\u00e9".encode()]
+    space = tokenizer.encode_bytes(b" ", continuation=True)[0]
+
+    def openings():
+        drafter = Drafter(model.params, model.config, tokenizer)
+        drafts = drafter.drafts([Start(text, True) for text in texts], whole=True)
+        return [draft.data for draft in drafts]
+
+    glued = np.zeros(model.config.vocab_size, bool)
+    monkeypatch.setattr(drafting, "glued_tokens", lambda form, size: glued)
+    free = openings()
+    glued = np.arange(model.config.vocab_size) != space  # the only way to begin is with a space
+    held = openings()
+    assert held[1:3] == free[1:3]
+    assert all(data[:1] == b" " for data in (held[0], held[3]))
+
+
+def test_letters_digits_and_parts_of_characters_are_glued():
+    tokenizer = byte_level_tokenizer(40)
+    glued = glued_tokens(PromptFormat(tokenizer), 400)
+    for token, piece in enumerate(tokenizer.vocabulary.bytes):
+        assert glued[token] == (piece[:1].isalnum() or piece[:1] >= b"\x80")
+    assert not glued[len(tokenizer.vocabulary) :].any()

@@ -123,7 +123,7 @@ def test_a_token_may_stop_a_row_only_after_other_text(model):
 
 
 def test_a_row_that_opens_begins_with_text(model):
-    """Not with an end, and not with two blanks; the other tokens share the probability."""
+    """Not with an end, two blanks, or, if so asked, the rest of a word; others share the chance."""
     never = np.zeros(model.config.vocab_size, bool)
     positions = np.arange(len(PROMPTS[0]), dtype=np.int32)[None]
     row = np.array(PROMPTS[:1])
@@ -132,7 +132,7 @@ def test_a_row_that_opens_begins_with_text(model):
     order = np.argsort(-logits)
     ends[order[:2]], blank[order[2]] = True, True
 
-    def written(opens, blank):
+    def written(opens, blank, glued=None):
         return greedy_continuation(
             model.params,
             model.config,
@@ -140,13 +140,20 @@ def test_a_row_that_opens_begins_with_text(model):
             row_positions([len(PROMPTS[0])] * 2, width=8),
             StopTokens(ends, ends, blank),
             steps=STEPS,
-            opens=np.array(opens),
+            opens=np.array(opens, np.int32),
+            glued=glued,
         )
 
-    found = written([True, False], never)
+    found = written([1, 0], never)
     assert found.length[1] == 0 and found.stopped[1]
     assert found.tokens[:, 0].tolist() == [order[2], order[0]]
     allowed = np.exp(logits[order[2:]].astype(float))
     np.testing.assert_allclose(found.probabilities[0, 0], allowed[0] / allowed.sum(), rtol=1e-4)
-    tokens = np.asarray(written([True, False], blank).tokens[0])
+    tokens = np.asarray(written([1, 0], blank).tokens[0])
+    assert tokens[0] == order[2] and not (ends | blank)[tokens[1]]
+    glued = never.copy()
+    glued[order[2]] = True
+    assert written([2, 1], never, glued).tokens[:, 0].tolist() == [order[3], order[2]]
+    # Nothing is glued to a blank.
+    tokens = np.asarray(written([2, 0], blank, ~(ends | blank)).tokens[0])
     assert tokens[0] == order[2] and not (ends | blank)[tokens[1]]

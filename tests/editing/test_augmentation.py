@@ -109,7 +109,7 @@ def test_every_epoch_holds_all_rows_and_another_one_of_each_pool(tiny_model):
     ]
 
     def seen(epoch):
-        (batch,) = epoch_batches(rows, SETTINGS, epoch, pools=[pool])
+        (batch,) = epoch_batches(rows, SETTINGS.resolved(len(rows)), epoch, pools=[pool])
         used = np.asarray(batch.gate_mask) > 0
         return {
             tuple(np.asarray(batch.tokens)[np.asarray(batch.segments) == i].tolist())

@@ -186,9 +186,19 @@ def test_two_fifths_of_the_layers_are_trained_unless_a_number_is_given():
 
 
 def test_many_edits_need_fewer_passes_unless_a_number_is_given():
-    usual = [EditSettings().passes(edits) for edits in (1, 10, 100, 500, 10_000)]
-    assert usual == [20, 20, 8, 4, 4]
-    assert EditSettings(epochs=3).passes(10) == 3
+    edits = (1, 10, 100, 500, 10_000)
+    assert [EditSettings().resolved(n).epochs for n in edits] == [20, 20, 8, 4, 4]
+    assert [EditSettings(method="adapter").resolved(n).epochs for n in edits] == [10, 10, 4, 3, 3]
+    assert EditSettings(epochs=3).resolved(10).epochs == 3
+
+
+def test_what_is_left_open_goes_by_what_is_trained_and_what_is_given_stays():
+    adapter, weights = (EditSettings().resolved(10, apart=apart) for apart in (True, False))
+    assert adapter.learning_rate > 10 * weights.learning_rate
+    assert adapter.batch_size < weights.batch_size
+    given = EditSettings(learning_rate=1e-3, batch_size=3, epochs=2)
+    assert given.resolved(10, apart=True) == given.resolved(1000, apart=False) == given
+    assert EditSettings(method="adapter").resolved(10) == replace(adapter, method="adapter")
 
 
 def test_last_layers_leave_the_lower_ones_alone(tiny_model):

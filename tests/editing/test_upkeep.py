@@ -282,6 +282,51 @@ def test_a_program_that_is_killed_anywhere_leaves_the_state_before_or_after(
     assert all(state in (before, after) for state in found)
 
 
+@pytest.fixture
+def meanwhile(monkeypatch, trained):
+    """What others do while an adapter is trained: a list of functions, each called once."""
+    others = []
+
+    def edited(*arguments, **options):
+        while others:
+            others.pop()()
+        return trained(*arguments, **options)
+
+    monkeypatch.setattr(upkeep, "edit", edited)
+    return others
+
+
+def test_others_change_the_folder_while_an_adapter_is_trained(folder, base, head, meanwhile):
+    before = said(folder, base)
+    again, other = fact("Norland", "Oskar"), fact("Harbour", "Ada", "mayor")
+    meanwhile += [lambda: revert_edits(folder, [2]), lambda: add_edits(folder, [other], head=head)]
+    done = add_edits(folder, [again], head=head)
+    assert [entry.id for entry in done.edits] == [5] and done.superseded == {5: [1]}
+    states = ["superseded", "reverted", "live", "live", "live"]
+    assert [entry.state for entry in read_info(folder).edits] == states
+    (unedited,) = unedited_answers(EditedPlugin.load(folder), base, [FIRST[1].prompt])
+    assert said(folder, base, [*FIRST, other]) == ["Oskar", unedited, before[2], "Ada"]
+
+
+def test_what_comes_while_others_are_compacted_keeps_its_adapter(folder, base, head, meanwhile):
+    before = said(folder, base)
+    other = fact("Harbour", "Ada", "mayor")
+    meanwhile += [lambda: revert_edits(folder, [2]), lambda: add_edits(folder, [other], head=head)]
+    info = compact_edits(folder, head=head)
+    assert [entry.adapter for entry in info.live] == [2, 2, 1]
+    (unedited,) = unedited_answers(EditedPlugin.load(folder), base, [FIRST[1].prompt])
+    assert said(folder, base, [*FIRST, other]) == [before[0], unedited, before[2], "Ada"]
+
+
+def test_an_edit_that_is_taken_back_meanwhile_is_not_replaced(folder, head, meanwhile):
+    meanwhile.append(lambda: revert_edits(folder, [1]))
+    files = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match="edit 1 does not answer any more"):
+        add_edits(folder, [fact("Norland", "Oskar")], replacing=[1], head=head)
+    assert sorted(folder.rglob("*")) == files
+    assert len(read_info(folder).edits) == 3
+
+
 def test_two_programs_do_not_change_a_folder_at_once(folder):
     with (
         FileLock(folder.with_name(f".{folder.name}.lock")),

@@ -30,6 +30,8 @@ def test_an_edit_is_asked_about_in_every_column():
     # The form "as edited" is Rel.
     assert len({p.column for p in probes if p.column.startswith("form: ")}) == 11
     assert texts(probes, "form: statement") == ["The capital of Norland is"]
+    assert texts(probes, "Sentence") == texts(probes, "form: whole sentence")
+    assert {p.column for p in probes if p.worded} == {"Sentence"}
     kept = {p.column for p in probes if p.expects == "unchanged"}
     assert kept == {"Same subject", "Unrelated"}
     assert {p.new for p in probes if p.fact == 1} == {"Horn"}

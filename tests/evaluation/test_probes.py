@@ -1,5 +1,7 @@
 """Probes: what counts as the new answer, as unchanged, and as an intrusion."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from editing_cases import FAST, RECORDS, UNRELATED
@@ -38,6 +40,11 @@ def test_each_expectation_has_its_own_score():
     assert score_probe(probe(), "Paris", "Paris") == {"right": 0.0}
     strict = probe(old=("Paris",), strict=True)
     assert score_probe(strict, "Paris", "Oslo, not Paris") == {"right": 0.0}
+    worded = probe(worded=True)
+    assert score_probe(worded, "Paris", "Oslo.") == {"right": 0.0}
+    assert score_probe(worded, "Paris", "Oslo, in Norway") == {"right": 0.0}
+    assert score_probe(worded, "Paris", "It is in Oslo.") == {"right": 1.0}
+    assert score_probe(worded, "Paris", "It is in Paris.") == {"right": 0.0}
     hop = probe("answer", answers=("Norway", "Norge"))
     assert score_probe(hop, "?", "In Norge.") == {"right": 1.0}
     unchanged = probe("unchanged")
@@ -75,7 +82,7 @@ def test_any_systems_answers_are_checked():
     assert [row["after"] for row in result.rows] == ["Ada", "Ada"]
 
 
-def test_every_target_is_asked_before_and_after_the_edit(tiny_model):
+def test_every_target_is_asked_before_and_after_the_edit(tiny_model, monkeypatch):
     model, tokenizer = tiny_model()
     plugin = edit(model, tokenizer, RECORDS, UNRELATED, FAST, head=sharp_head(model, tokenizer))
     targets = [Target(*tiny_model(80, 1)), Target(*tiny_model(20, 2))]
@@ -97,6 +104,18 @@ def test_every_target_is_asked_before_and_after_the_edit(tiny_model):
     told = check(Ensemble(plugin, targets, rule=fusion.context()), probes, known=found)
     for one, other in zip(found, told, strict=True):
         assert [row["before"] for row in one.rows] == [row["before"] for row in other.rows]
+    # What two columns ask is asked once.
+    asked, answers_of = [], ensemble.answers
+
+    def answers_once(prompts, **options):
+        asked.extend(prompts)
+        return answers_of(prompts, **options)
+
+    monkeypatch.setattr(ensemble, "answers", answers_once)
+    twice = [*probes[:1], dataclasses.replace(probes[0], column="form")]
+    rows = check(ensemble, twice)[0].rows
+    assert asked == [RECORDS[0].prompt]
+    assert rows[0]["after"] == rows[1]["after"] == found[0].rows[0]["after"]
     # Nothing opens the gate: the target is not asked again.
     assert (
         check(ensemble, probes[2:], known=[checked("a", probes[2:], ["x"], ["y"])] * 2)[0].rows[0][
