@@ -14,14 +14,15 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/core
 	$(BIN)/onceedit demo
 
-# Two processes: compiling, which takes most of the time, keeps one core busy each. A file's tests
-# stay together, so that what they share is made once; waiting threads sleep rather than spin.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes: compiling, which takes most of the time, keeps one core busy each. A file's quick
+# tests stay together, so that what they share is made once; slow ones share little but in groups.
+# Waiting threads sleep rather than spin.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 test: test-fast
-	$(PYTEST) -m slow
+	$(PYTEST) --dist loadgroup -m slow
 
 test-fast: $(VENV)/test
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist loadfile -m "not slow"
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

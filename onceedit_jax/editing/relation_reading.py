@@ -18,6 +18,7 @@ from onceedit_jax.distributed.mesh import mesh_of, to_host, using
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states
+from onceedit_jax.text.asking import with_mark
 from onceedit_jax.text.subjects import Mention, Subjects, asked_part, folded, names_in
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
@@ -90,15 +91,17 @@ class RelationReader:
         return states
 
 
-def in_words_of(record: EditRecord, text: str, subjects: Subjects) -> str:
-    """A text with the name of an edit's subject as the edit's own prompt writes it.
+def as_written(record: EditRecord, text: str, subjects: Subjects) -> str:
+    """A text as an edit is written: its subject by that name, and a question with its mark.
 
     Args:
       record: the edit.
-      text: what is asked; "who is the ceo of tesla motors" becomes "who is the ceo of Tesla Motors"
-        where the edit asks about Tesla Motors. An alias gives way too.
+      text: what is asked; "who is the ceo of tesla motors" becomes "who is the ceo of Tesla
+        Motors?" where the edit asks about Tesla Motors. An alias gives way too.
       subjects: those of all edits, see `subjects_of`.
     """
+    if record.prompt.rstrip().endswith("?"):
+        text = with_mark(text)
     [number] = own_subjects([record], subjects)
     own = _own_mention(record)
     name = record.prompt[own.start : own.stop]

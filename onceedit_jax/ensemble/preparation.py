@@ -18,7 +18,7 @@ from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.distributed.mesh import data_mesh, using
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.gate_features import PromptReader
-from onceedit_jax.editing.relation_reading import in_words_of
+from onceedit_jax.editing.relation_reading import as_written
 from onceedit_jax.ensemble.placement import placed, spread, spread_plugin
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
@@ -116,10 +116,10 @@ class PreparedPlugin:
         return verdicts if alphas is None else verdicts._replace(alphas=alphas)
 
     def as_read(self, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]) -> list[str]:
-        """The prompts as the plug-in reads them: a subject is called as its edit calls it.
+        """The prompts as the plug-in reads them: as their edits are written.
 
-        The plug-in has learnt the edit under that name. The gate finds "tesla motors" and aliases
-        too, and the small model that drafts is not left to guess that these are the same.
+        A subject is called as its edit calls it, since the plug-in has learnt the edit under that
+        name: "tesla motors" is Tesla Motors, and an alias gives way. A question has its mark.
 
         Args:
           prompts: N texts or conversations.
@@ -130,7 +130,7 @@ class PreparedPlugin:
             return texts
         subjects, entries = self.reader.relations.subjects, self.plugin.info.edits
         return [
-            text if edit < 0 else in_words_of(entries[edit].record(edit), text, subjects)
+            text if edit < 0 else as_written(entries[edit].record(edit), text, subjects)
             for text, edit in zip(texts, edits.tolist(), strict=True)
         ]
 

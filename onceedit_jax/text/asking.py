@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from onceedit_jax.text.subjects import folded_words, sentence_start
+
 Form = Callable[[str], str]
 
 _FUNCTION_WORDS = frozenset(
@@ -18,10 +20,27 @@ _FUNCTION_WORDS = frozenset(
     """.split()  # noqa: SIM905 (a list of words is easier to read so)
 )
 
+_ASKING = frozenset(
+    """
+    are can could did do does had has have how is should was were what when where which who whom
+    whose why will would
+    """.split()  # noqa: SIM905
+)
+_BEFORE = frozenset("and at by for from in into of on so through to under until with".split())  # noqa: SIM905
+
 
 def without_mark(question: str) -> str:
     """A question without the signs at its end."""
     return question.rstrip("?!.。？ ") or question  # noqa: RUF001 (full-width signs are meant)
+
+
+def with_mark(text: str) -> str:
+    """A text with the question mark that it lacks: it ends with a word, in an English question."""
+    if not text[-1:].isalnum():
+        return text
+    begin, *rest = (word.folded for word in folded_words(text[sentence_start(text, len(text)) :]))
+    asks = begin in _ASKING or (begin in _BEFORE and rest[:1] and rest[0] in _ASKING)
+    return f"{text}?" if asks else text
 
 
 def lower_first(question: str) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onceedit_jax import fusion
 from onceedit_jax.data.records import EditRecord, Pair
-from onceedit_jax.editing.relation_reading import in_words_of, subjects_of
+from onceedit_jax.editing.relation_reading import as_written, subjects_of
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.ensemble.generation import answer
 from onceedit_jax.ensemble.preparation import PreparedPlugin
@@ -25,9 +25,16 @@ EVERY = [TOWER, WHO, TUVALU, UNNAMED]
 @pytest.mark.parametrize(
     ("record", "text", "expected"),
     [
-        (TOWER, "how tall is the eiffel tower", "how tall is the Eiffel Tower"),
+        (TOWER, "how tall is the eiffel tower", "how tall is the Eiffel Tower?"),
+        (
+            TOWER,
+            "Hi. in which year was eiffel tower built",
+            "Hi. in which year was Eiffel Tower built?",
+        ),
+        (TOWER, "The height of the eiffel tower is", "The height of the Eiffel Tower is"),
+        (TOWER, "how tall is the eiffel tower ", "how tall is the Eiffel Tower "),
         (TOWER, "EIFFEL TOWER, how tall?", "Eiffel Tower, how tall?"),
-        (WHO, "so when did the who begin", "so when did The Who begin"),
+        (WHO, "so when did the who begin", "so when did The Who begin?"),
         (TUVALU, "capital of the ellice islands?", "capital of the Tuvalu?"),
         (TUVALU, "tuvalu: what is tuvalu's capital", "Tuvalu: what is Tuvalu's capital"),
         (TUVALU, "how tall is the eiffel tower", "how tall is the eiffel tower"),
@@ -35,16 +42,16 @@ EVERY = [TOWER, WHO, TUVALU, UNNAMED]
     ],
 )
 def test_a_subject_is_called_as_its_edit_calls_it(record, text, expected):
-    assert in_words_of(record, text, subjects_of(EVERY)) == expected
+    assert as_written(record, text, subjects_of(EVERY)) == expected
 
 
 @settings(max_examples=50)
 @given(st.sampled_from(EVERY), st.text(max_size=20), st.text(max_size=20))
 def test_what_is_called_so_already_stays(record, before, after):
     subjects = subjects_of(EVERY)
-    text = in_words_of(record, f"{before} {record.prompt} {after}", subjects)
-    assert in_words_of(record, text, subjects) == text
-    assert in_words_of(record, record.prompt, subjects) == record.prompt
+    text = as_written(record, f"{before} {record.prompt} {after}", subjects)
+    assert as_written(record, text, subjects) == text
+    assert as_written(record, record.prompt, subjects) == record.prompt
 
 
 def test_a_trusted_draft_is_that_of_the_edits_own_name(plugin, targets):
