@@ -17,7 +17,6 @@ import tyro
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
-from onceedit_jax.cli.demo import SETTINGS
 from onceedit_jax.cli.progress import editing_progress
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.decoding.greedy import StopTokens
@@ -70,7 +69,7 @@ def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str], length: int
 
     # On edited prompts the target alone writes as many tokens as the edits have, whatever they are.
     edited = label == "edited"
-    alone = partial(_written_on, target) if edited else ensemble.answers_alone
+    alone = partial(written_on, target) if edited else ensemble.answers_alone
     taken = seconds_each({"alone": partial(each, alone), "fused": partial(each, ensemble.answers)})
     # The end token takes a step as well.
     steps = {
@@ -101,7 +100,7 @@ def _target_passes(run: Callable[[], Any]) -> int:
     return advance.call_count
 
 
-def _written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> Any:
+def written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> Any:
     """The target's own greedy text of a given length, without an end."""
     rows = [target.tokenizer.encode(prompt) for prompt in prompts]
     lengths, width = [len(row) for row in rows], bucket(max(map(len, rows)))
@@ -135,7 +134,7 @@ def edited_plugin(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
             oe.load_tokenizer(PLUGIN),
             edits,
             oe.load_unrelated(demo_path("demo_unrelated.json")),
-            SETTINGS,
+            oe.EditSettings(),
             on_step=on_step,
         )
     plugin.save(folder)

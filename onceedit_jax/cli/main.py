@@ -30,6 +30,7 @@ from onceedit_jax.cli.plan import plan
 from onceedit_jax.cli.replace import replace
 from onceedit_jax.cli.report import report
 from onceedit_jax.cli.revert import revert
+from onceedit_jax.cli.serve import serve
 from onceedit_jax.cli.show import show
 from onceedit_jax.cli.transfer import transfer
 from onceedit_jax.errors import OnceEditError
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "check": check,
     "generate": generate,
+    "serve": serve,
     "transfer": transfer,
     "plan": plan,
     "export": export,

@@ -143,7 +143,7 @@ def share_rows(prefixes: Sequence[Tokens]) -> tuple[list[tuple[int, ...]], list[
 
 
 @partial(jax.jit, static_argnames=("config", "compute_dtype"), donate_argnames="cache")
-def _extend(
+def extend(
     params: Any,
     config: ModelConfig,
     cache: Cache,
@@ -153,6 +153,21 @@ def _extend(
     columns: jax.Array,
     compute_dtype: str,
 ) -> tuple[jax.Array, Cache]:
+    """Cut the rows of a cache back, run more columns, and give the states at some of these.
+
+    Args:
+      params: the model's parameters.
+      config: its configuration.
+      cache: with room for T more columns; it is donated.
+      keep: `[B]`, how many tokens of each row stay.
+      tokens: `[B, T]` int32.
+      positions: `[B, T]` int32, -1 on padding.
+      columns: `[B, C]` int32, places among the T.
+      compute_dtype: dtype of the operands of the matrix products.
+
+    Returns:
+      States `[B, C, D]`, and the extended cache.
+    """
     hidden, longer = hidden_states(
         params, config, tokens, positions, rollback(cache, keep), compute_dtype=compute_dtype
     )
@@ -217,7 +232,7 @@ class CachedRows:
             min(common_prefix(old, row), len(row) - count)
             for old, row, count in zip(cached, new, counts, strict=True)
         ]
-        width = _step_width([len(row) - k for row, k in zip(new, keep, strict=True)])
+        width = step_width([len(row) - k for row, k in zip(new, keep, strict=True)])
         if self.cache is None or self.used + width > self.capacity:
             keep = [0] * len(new)
             width = bucket(max(len(row) for row in new))
@@ -226,14 +241,14 @@ class CachedRows:
         fresh = [row[k:] for row, k in zip(new, keep, strict=True)]
         offsets = np.array(keep + [0] * (height - len(new)), np.int32)
         positions = row_positions([len(row) for row in fresh], width=width, height=height)
-        states, self.cache = _extend(
+        states, self.cache = extend(
             self.params,
             self.config,
             self.cache,
             offsets,
             pad_rows(fresh, width=width, height=height),
             np.where(positions >= 0, positions + offsets[:, None], -1),
-            _state_columns([len(row) for row in fresh], counts, height=height, width=width),
+            state_columns([len(row) for row in fresh], counts, height=height, width=width),
             self.compute_dtype,
         )
         self.used += width
@@ -242,7 +257,7 @@ class CachedRows:
         return ends
 
 
-def _state_columns(
+def state_columns(
     lengths: Sequence[int], counts: Sequence[int], *, height: int, width: int
 ) -> Int[np.ndarray, "batch columns"]:
     """Columns, among those that run, of the last `counts` tokens of each row."""
@@ -263,6 +278,7 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     return count
 
 
-def _step_width(lengths: list[int]) -> int:
+def step_width(lengths: list[int]) -> int:
+    """Columns for a step of rows that run so many tokens: few of them, in few shapes."""
     longest = max(lengths)
     return longest if longest <= 2 else bucket(longest, smallest=4)

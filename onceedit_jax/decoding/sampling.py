@@ -1,0 +1,184 @@
+"""Draws next tokens: by temperature and nucleus, each row by settings of its own."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from onceedit_jax.models.argmax import most_likely
+from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.decoder import unembed
+from onceedit_jax.types import AnyArray
+
+GROUPS = 1024  # a vocabulary is summed in so many groups, as a scan over all of it is slow on CPU
+HALVINGS = 30  # of the interval that the nucleus's least probability lies in
+
+
+class Sampling(NamedTuple):
+    """How the next tokens of B rows are chosen.
+
+    Attributes:
+      temperature: `[B]`, 0 for the most likely token.
+      top_p: `[B]`, the least mass of the likeliest tokens that are drawn from; 1 for all tokens.
+      uniform: `[B]`, a random number of each row, in [0, 1).
+    """
+
+    temperature: Float[AnyArray, "batch"]
+    top_p: Float[AnyArray, "batch"]
+    uniform: Float[AnyArray, "batch"]
+
+
+class LogProbabilities(NamedTuple):
+    """Log-probabilities at N places of texts.
+
+    Attributes:
+      chosen: `[N]`, of the tokens that were chosen.
+      top: `[N, K]`, of the K likeliest tokens, the likeliest first.
+      tokens: `[N, K]` int32, these tokens.
+    """
+
+    chosen: Float[Array, "places"]
+    top: Float[Array, "places top"]
+    tokens: Int[Array, "places top"]
+
+
+def draw(logits: Float[Array, "batch vocab"], sampling: Sampling) -> Int[Array, "batch"]:
+    """The next token of every row, int32; nothing is drawn where all temperatures are 0."""
+    cold = most_likely(logits)
+    temperature = jnp.asarray(sampling.temperature)
+
+    def drawn() -> jax.Array:
+        scale = jnp.where(temperature > 0, temperature, 1.0)[:, None]
+        weights = jax.nn.softmax(logits / scale, axis=-1)
+        top_p = jnp.asarray(sampling.top_p)
+        kept = jax.lax.cond(jnp.any(top_p < 1), lambda: nucleus(weights, top_p), lambda: weights)
+        return jnp.where(temperature > 0, inverse_cdf(kept, sampling.uniform), cold)
+
+    tokens: jax.Array = jax.lax.cond(jnp.any(temperature > 0), drawn, lambda: cold)
+    return tokens
+
+
+def nucleus(
+    weights: Float[Array, "batch vocab"], top_p: Float[AnyArray, "batch"]
+) -> Float[Array, "batch vocab"]:
+    """The fewest of the largest weights whose sum is at least `top_p`, zeros in place of the rest.
+
+    The least weight that is kept is found by halving an interval, since sorting a vocabulary takes
+    far longer on CPU. Weights that differ by less than a billionth of the largest are not told
+    apart.
+
+    Args:
+      weights: each row sums to 1.
+      top_p: in (0, 1].
+    """
+    largest = jnp.max(weights, axis=-1)
+
+    def halved(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        mass = jnp.sum(jnp.where(weights >= middle[:, None], weights, 0.0), axis=-1)
+        enough = mass >= top_p
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    # The largest weight is always kept: the upper bound lies just above it.
+    bounds = jnp.zeros_like(largest), largest * (1 + 1e-6)
+    low, _ = jax.lax.fori_loop(0, HALVINGS, halved, bounds)
+    return jnp.where(weights >= jnp.minimum(low, largest)[:, None], weights, 0.0)
+
+
+def inverse_cdf(
+    weights: Float[Array, "batch vocab"], uniform: Float[AnyArray, "batch"]
+) -> Int[Array, "batch"]:
+    """The token at which the cumulated weights exceed `uniform` of their sum; one above 0.
+
+    Args:
+      weights: 0 or more, not all 0.
+      uniform: in [0, 1).
+    """
+    size = weights.shape[-1]
+    width = -(-size // GROUPS)
+    count = -(-size // width)
+    groups = jnp.pad(weights, [(0, 0), (0, count * width - size)]).reshape(-1, count, width)
+    sums = jnp.sum(groups, axis=-1)
+    ends = jnp.cumsum(sums, axis=-1)
+    place = jnp.asarray(uniform) * ends[:, -1]
+    group = _first_beyond(ends, sums, place)
+    rows = jnp.arange(weights.shape[0])
+    inside = groups[rows, group]
+    rest = place - (ends - sums)[rows, group]
+    token = _first_beyond(jnp.cumsum(inside, axis=-1), inside, rest)
+    return (group * width + token).astype(jnp.int32)
+
+
+def _first_beyond(ends: jax.Array, weights: jax.Array, place: jax.Array) -> jax.Array:
+    """The first entry whose end lies beyond a place, among those that weigh something."""
+    beyond = (ends > place[:, None]) & (weights > 0)
+    # Rounding may leave no entry beyond the place: then it is the last one that weighs something.
+    last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
+    return jnp.where(jnp.any(beyond, axis=-1), jnp.argmax(beyond, axis=-1), last)
+
+
+@partial(jax.jit, static_argnames=("config", "compute_dtype"))
+def draw_after(
+    head: Any,
+    config: ModelConfig,
+    states: Float[AnyArray, "batch columns hidden"],
+    columns: Int[AnyArray, "batch"],
+    sampling: Sampling,
+    compute_dtype: str = "float32",
+) -> Int[Array, "batch"]:
+    """The next token after one state of every row.
+
+    Args:
+      head: the part of the model's parameters that `unembed` reads.
+      config: its configuration.
+      states: `[B, C, D]`, final states.
+      columns: `[B]`, which of the C states of each row.
+      sampling: how tokens are chosen.
+      compute_dtype: dtype of the operands of the matrix product.
+    """
+    chosen = jnp.take_along_axis(jnp.asarray(states), columns[:, None, None], axis=1)[:, 0]
+    return draw(unembed(head, config, chosen, compute_dtype=compute_dtype), sampling)
+
+
+@partial(jax.jit, static_argnames=("config", "top", "compute_dtype"))
+def log_probabilities(
+    head: Any,
+    config: ModelConfig,
+    states: Float[AnyArray, "places hidden"],
+    tokens: Int[AnyArray, "places"],
+    *,
+    top: int,
+    compute_dtype: str = "float32",
+) -> LogProbabilities:
+    """A model's log-probabilities of chosen tokens and of the likeliest ones.
+
+    Args:
+      head: the part of the model's parameters that `unembed` reads.
+      config: its configuration.
+      states: `[N, D]`, the final states before the tokens.
+      tokens: `[N]` int32.
+      top: K.
+      compute_dtype: dtype of the operands of the matrix product.
+    """
+    logits = unembed(head, config, jnp.asarray(states), compute_dtype=compute_dtype)
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    chosen = jnp.take_along_axis(logs, jnp.asarray(tokens)[:, None], axis=-1)[:, 0]
+    values, ids = jax.lax.top_k(logs, top)
+    return LogProbabilities(chosen, values, ids.astype(jnp.int32))
+
+
+def sampling_of(rows: list[tuple[float, float, float]], height: int) -> Sampling:
+    """The settings of some rows as arrays, with rows that draw nothing to fill up.
+
+    Args:
+      rows: temperature, top_p and random number of each.
+      height: rows of the arrays.
+    """
+    filled = np.zeros((3, height), np.float32)
+    filled[1] = 1
+    filled[:, : len(rows)] = np.array(rows, np.float32).reshape(-1, 3).T
+    return Sampling(*filled)

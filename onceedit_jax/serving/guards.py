@@ -1,0 +1,122 @@
+"""What keeps clients from taking too much: sizes, times, tokens."""
+
+import asyncio
+import hmac
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from onceedit_jax.serving.problems import Problem, invalid
+from onceedit_jax.serving.settings import ServingSettings
+
+R = TypeVar("R", bound=BaseModel)
+HEADER_SECONDS = 10.0  # that a client may take to begin a request, and to send its head
+
+
+async def read(request: Request, kind: type[R], settings: ServingSettings) -> R:
+    """A request's body as a record.
+
+    Raises:
+      Problem: it is too large, too slow, no JSON, or not of the right form.
+      ClientDisconnect: the client has gone.
+    """
+    content = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content != "application/json":
+        # A page of another site could send anything else without asking this server first.
+        raise Problem(
+            415,
+            f"the body is {content or 'of no type'}; expected JSON: send the header "
+            "'Content-Type: application/json'",
+        )
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            body = await _body(request, settings.body_bytes)
+    except TimeoutError:
+        raise Problem(
+            408, f"the body did not come within {settings.body_seconds:g} s; send it again"
+        ) from None
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+async def _body(request: Request, most: int) -> bytes:
+    stated = request.headers.get("content-length", "0")
+    parts, size = list[bytes](), int(stated) if stated.isdecimal() else 0
+    if size <= most:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            parts.append(part)
+            if size > most:
+                break
+    if size > most:
+        raise Problem(413, f"the body has more than {most} bytes, which is the most; send less")
+    return b"".join(parts)
+
+
+async def gone(request: Request) -> None:
+    """Wait until the client has closed the connection; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def may_write(request: Request, token: str | None) -> None:
+    """Let only clients that know the token change the edits.
+
+    Raises:
+      Problem: they do not, or nobody may.
+    """
+    if token is None:
+        raise Problem(
+            403,
+            "the edits of this server cannot be changed; start it with --token",
+            code="writing_is_off",
+        )
+    kind, _, sent = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(sent.strip().encode("latin-1"), token.encode())
+    if kind.lower() != "bearer" or not same:
+        raise Problem(
+            401,
+            "the token is missing or wrong; send the header 'Authorization: Bearer TOKEN'",
+            code="invalid_token",
+        )
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP whose patience ends: who opens a connection has to send a request's head in time."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Give the client time for its first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Give it time for the rest of a head; the app limits the time for the body."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait()
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        """Begin to wait, unless it has begun: single bytes win no time."""
+        if self._timer is None and not self.transport.is_closing():
+            self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()

@@ -1,0 +1,98 @@
+"""Changes of the edits that were accepted and are not made yet, on disk beside the folder.
+
+They are written down before the client is told that they were accepted. So a server that is
+stopped, or killed, makes them when it starts again.
+"""
+
+import threading
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.serving.schemas import EditsRequest, RevertRequest
+from onceedit_jax.storage.text_files import write_whole
+
+
+class Pending(BaseModel):
+    """A change that is not made yet.
+
+    Attributes:
+      id: of its job.
+      created: when it was accepted.
+      add: facts to be learnt; None for edits to be taken back.
+      revert: edits to be taken back.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    created: str
+    add: EditsRequest | None = None
+    revert: RevertRequest | None = None
+
+    @property
+    def kind(self) -> Literal["add", "revert"]:
+        """What the change does."""
+        return "revert" if self.add is None else "add"
+
+
+_LIST = TypeAdapter(list[Pending])
+
+
+class Journal:
+    """The changes that are not made yet, oldest first."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what an earlier server has left.
+
+        Args:
+          folder: the edited folder.
+
+        Raises:
+          InputError: the file is damaged.
+        """
+        place = folder.resolve()
+        self.path = place.with_name(f".{place.name}.jobs")
+        self._lock = threading.Lock()
+        self._pending: dict[str, Pending] = {}
+        if self.path.exists():
+            try:
+                found = _LIST.validate_json(self.path.read_bytes())
+            except (ValidationError, OSError) as error:
+                raise InputError(
+                    f"{self.path}: holds changes of the edits that are not made yet, and cannot be "
+                    f"read ({error}); correct the file, or remove it to drop them"
+                ) from error
+            self._pending = {pending.id: pending for pending in found}
+
+    @property
+    def pending(self) -> list[Pending]:
+        """The changes."""
+        return list(self._pending.values())
+
+    def write(self, pending: Pending) -> None:
+        """Add a change; it is on disk when this returns.
+
+        Raises:
+          RunError: it cannot be written.
+        """
+        with self._lock:
+            self._save({**self._pending, pending.id: pending})
+
+    def remove(self, job: str) -> None:
+        """Strike out a change that is made, or cannot be.
+
+        Raises:
+          RunError: it cannot be written.
+        """
+        with self._lock:
+            self._save({name: each for name, each in self._pending.items() if name != job})
+
+    def _save(self, pending: dict[str, Pending]) -> None:
+        if pending:
+            write_whole(self.path, _LIST.dump_json(list(pending.values())).decode() + "\n")
+        else:
+            self.path.unlink(missing_ok=True)
+        self._pending = pending

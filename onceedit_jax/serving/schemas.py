@@ -1,0 +1,362 @@
+"""What requests and answers hold; these records check requests and make the OpenAPI document.
+
+The shapes are those of OpenAI's interface. A field that is not here is refused by its name, and so
+is a value that would change an answer in a way that this server does not know.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_PROMPTS, MOST_EDITS = 64, 1000
+Text = Annotated[str, Field(min_length=1)]
+Zero = Annotated[float, Field(ge=0, le=0, allow_inf_nan=False)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StreamOptions(_Request):
+    """What a stream holds besides."""
+
+    include_usage: bool = False
+
+
+class _Sampling(_Request):
+    """What requests for text have in common."""
+
+    model: Text = Field(description="One of the names that /v1/models lists.")
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+        default=None, description="0 (the default) takes the most likely token."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    user: str | None = Field(default=None, description="Not looked at.")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class TextPart(_Request):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Request):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    name: str | None = Field(default=None, description="Not looked at.")
+
+    @property
+    def turn(self) -> dict[str, str]:
+        """The turn as a chat template reads it."""
+        role = "system" if self.role == "developer" else self.role
+        if isinstance(self.content, str):
+            return {"role": role, "content": self.content}
+        return {"role": role, "content": "".join(part.text for part in self.content)}
+
+
+class ChatRequest(_Sampling):
+    """A conversation to be answered; the last turn is the user's."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="The same as max_tokens."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class CompletionRequest(_Sampling):
+    """Texts to be continued."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+class NewEdit(_Request):
+    """A fact."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=2000)]
+    target: Annotated[str, Field(min_length=1, max_length=2000)] = Field(
+        description="The new answer."
+    )
+    subject: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    aliases: Annotated[list[Text], Field(max_length=50)] = []
+    rephrase: Text | None = None
+
+
+class EditsRequest(_Request):
+    """Facts to be learnt."""
+
+    edits: Annotated[list[NewEdit], Field(min_length=1, max_length=MOST_EDITS)]
+    last_wins: bool = Field(
+        default=False, description="Of two that contradict each other, take the later one."
+    )
+    replacing: Annotated[list[Id], Field(max_length=MOST_EDITS)] = Field(
+        default=[], description="Ids of edits in whose place these answer."
+    )
+
+
+class RevertRequest(_Request):
+    """Edits to be taken back."""
+
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EDITS)]
+
+
+class EditsQuery(BaseModel):
+    """Which edits to list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    all: bool = Field(default=False, description="Those that do not answer any more too.")
+    about: str = Field(default="", max_length=500, description="Only those that hold this text.")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class EditNote(_Answer):
+    """What the plug-in had to do with an answer; no part of OpenAI's interface."""
+
+    alpha: float = Field(description="The plug-in's weight, by the gate.")
+    edit: int | None = Field(description="Id of the edit that was meant; null for none.")
+    revision: int = Field(description="How many changes the ledger had when the answer began.")
+
+
+class TopLogprob(_Answer):
+    """A token and its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer; log-probabilities are the target's own, before the fusion."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(_Answer):
+    """The tokens of a chat answer."""
+
+    content: list[TokenLogprob]
+
+
+class Usage(_Answer):
+    """Tokens that were read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class AnswerMessage(_Answer):
+    """The model's turn."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class ChatChoice(_Answer):
+    """An answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+    onceedit: EditNote
+
+
+class ChatCompletion(_Answer):
+    """The answer to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(_Answer):
+    """What a part of a stream adds."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(_Answer):
+    """A part of an answer."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    onceedit: EditNote | None = None
+
+
+class ChatChunk(_Answer):
+    """A part of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class CompletionLogprobs(_Answer):
+    """The tokens of a continuation."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(_Answer):
+    """A continuation, or a part of one."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    onceedit: EditNote | None = None
+
+
+class Completion(_Answer):
+    """Continuations, or a part of a stream of them."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class ModelCard(_Answer):
+    """A model that may be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(_Answer):
+    """The models that may be asked."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Edit(_Answer):
+    """An edit in the ledger."""
+
+    id: int
+    prompt: str
+    target: str
+    subject: str | None
+    aliases: list[str]
+    state: Literal["live", "superseded", "reverted"]
+    superseded_by: int | None
+    added: str
+    source: str
+
+
+class EditList(_Answer):
+    """The ledger."""
+
+    object: Literal["list"] = "list"
+    revision: int
+    data: list[Edit]
+
+
+class JobProgress(_Answer):
+    """How far the training is."""
+
+    step: int
+    steps: int
+    loss: float
+    reliability: float
+
+
+class Job(_Answer):
+    """A change of the edits, which runs beside the answers."""
+
+    id: str
+    object: Literal["edit.job"] = "edit.job"
+    kind: Literal["add", "revert"]
+    status: Literal["queued", "running", "done", "failed"]
+    created: str
+    progress: JobProgress | None = None
+    edits: list[int] = Field(default=[], description="Ids of the edits that came or went.")
+    superseded: list[int] = Field(default=[], description="Ids of edits that gave way.")
+    known: int = Field(default=0, description="Facts that were there already.")
+    warnings: list[str] = []
+    error: str | None = None
+
+
+class JobList(_Answer):
+    """Changes of the edits since the server began, and those that wait."""
+
+    object: Literal["list"] = "list"
+    data: list[Job]
+
+
+class Health(_Answer):
+    """Whether the server answers."""
+
+    status: Literal["ok", "failing"]
+    revision: int
+    edits: int
+    writing: int = Field(description="Answers that are being written.")
+    waiting: int
+    problem: str | None = None
+
+
+class ErrorDetail(_Answer):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(_Answer):
+    """An error, as OpenAI's clients read it."""
+
+    error: ErrorDetail

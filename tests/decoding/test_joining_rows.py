@@ -1,0 +1,94 @@
+"""Rows that come and go have the states that they have alone, whatever their neighbours do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onceedit_jax.decoding import joining_rows
+from onceedit_jax.decoding.joining_rows import Fresh, JoiningRows
+from onceedit_jax.decoding.prefix_batching import states_after
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model()[0]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Caches that are soon too small."""
+    monkeypatch.setattr(joining_rows, "NARROWEST", 8)
+    monkeypatch.setattr(joining_rows, "SHORTEST", 16)
+
+
+def alone(model, texts):
+    return states_after(model.params, model.config, texts)
+
+
+def same(found, model, texts):
+    np.testing.assert_allclose(found, alone(model, texts), atol=2e-5)
+
+
+def text(seed, length):
+    return np.random.default_rng(seed).integers(1, 200, length).tolist()
+
+
+def test_rows_join_and_advance(model):
+    rows = JoiningRows(model.params, model.config, largest=4)
+    one, two = text(1, 5), text(2, 9)
+    (place,), states = rows.join([one], [2])
+    same(states[0, :2], model, [one[:4], one])
+    (other,), states = rows.join([two], [1])
+    assert place != other
+    same(states[:1, 0], model, [two])
+    states = rows.advance({place: Fresh(5, [7]), other: Fresh(9, [8])})
+    same(np.asarray(states)[[place, other], 0], model, [[*one, 7], [*two, 8]])
+
+
+def test_a_row_is_cut_back_and_goes_on_otherwise(model):
+    rows = JoiningRows(model.params, model.config, largest=2)
+    base = text(3, 6)
+    (place,), _ = rows.join([base], [1])
+    rows.advance({place: Fresh(6, [5, 6, 7], 3)})
+    states = rows.advance({place: Fresh(7, [9, 4], 2)})
+    whole = [*base, 5, 9, 4]
+    same(states[place, :2], model, [whole[:-1], whole])
+
+
+def test_a_place_is_taken_again(model):
+    rows = JoiningRows(model.params, model.config, largest=2)
+    (first, second), _ = rows.join([text(1, 4), text(2, 4)], [1, 1])
+    rows.leave(first)
+    assert rows.free == 1
+    new = text(5, 3)
+    (place,), _ = rows.join([new], [1])
+    assert place == first
+    states = rows.advance({place: Fresh(3, [2]), second: Fresh(4, [3])})
+    same(np.asarray(states)[[place, second], 0], model, [[*new, 2], [*text(2, 4), 3]])
+
+
+@settings(max_examples=12)
+@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step"]), st.integers(0, 99)),
+                min_size=4, max_size=14))  # fmt: skip
+def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
+    rows = JoiningRows(model.params, model.config, largest=4)
+    texts: dict[int, list[int]] = {}
+    for kind, number in history:
+        if kind == "join" and rows.free:
+            new = text(number, 1 + number % 12)
+            (place,), states = rows.join([new], [1])
+            assert place not in texts
+            texts[place] = new
+            same(states[:1, 0], model, [new])
+        elif kind == "leave" and texts:
+            place = sorted(texts)[number % len(texts)]
+            rows.leave(place)
+            del texts[place]
+        elif kind == "step" and texts:
+            keep = {place: max(1, len(row) - number % 3) for place, row in texts.items()}
+            fresh = {place: text(number + place, 1 + number % 2) for place in texts}
+            states = rows.advance({p: Fresh(keep[p], fresh[p]) for p in texts})
+            texts = {place: row[: keep[place]] + fresh[place] for place, row in texts.items()}
+            order = sorted(texts)
+            same(np.asarray(states)[order, 0], model, [texts[place] for place in order])
