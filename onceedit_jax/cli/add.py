@@ -30,7 +30,7 @@ class AddOptions:
     format: str = "auto"
     last_wins: bool = False
     base: str | None = None
-    settings: EditSettings = EditSettings(method="adapter")  # noqa: RUF009 (frozen)
+    settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
 
 
 def add(options: Annotated[AddOptions, arg(name="")]) -> None:

@@ -21,7 +21,7 @@ class CompactOptions:
 
     edited: Annotated[Positional[Path], arg(metavar="DIR")]
     base: str | None = None
-    settings: EditSettings = EditSettings(method="adapter")  # noqa: RUF009 (frozen)
+    settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
 
 
 def compact(options: Annotated[CompactOptions, arg(name="")]) -> None:

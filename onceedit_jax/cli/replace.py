@@ -28,7 +28,7 @@ class ReplaceOptions:
     edited: Path
     format: str = "auto"
     base: str | None = None
-    settings: EditSettings = EditSettings(method="adapter")  # noqa: RUF009 (frozen)
+    settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
 
 
 def replace(options: Annotated[ReplaceOptions, arg(name="")]) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 
 from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.decoding.prefix_batching import shared_batch
-from onceedit_jax.decoding.stopping import continues_word, draft_stops, glued_tokens
+from onceedit_jax.decoding.stopping import draft_stops, ends_word, glued_tokens
 from onceedit_jax.distributed.mesh import mesh_of, to_host
 from onceedit_jax.models.adapters import NO_ADAPTER, adapted
 from onceedit_jax.models.config import ModelConfig
@@ -148,7 +148,7 @@ class Drafter:
         batch = shared_batch(mesh_of(self.params), rows, largest=ROWS)
         opens = np.zeros(len(batch[0]), np.int32)
         opens[: len(rows)] = [
-            0 if written.tokens or not start.opens else 2 if continues_word(start.text[-1:]) else 1
+            0 if written.tokens or not start.opens else 2 if ends_word(start.text) else 1
             for start, written in zip(starts, earlier, strict=True)
         ]
         chosen = np.full(len(opens), starts[0].adapter, np.int32)

@@ -6,6 +6,7 @@ from jaxtyping import Bool
 
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.text.prompts import PromptFormat
+from onceedit_jax.text.words import is_unspaced
 
 
 def answer_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
@@ -49,6 +50,12 @@ def glued_tokens(format: PromptFormat, vocab_size: int) -> Bool[np.ndarray, "voc
 def continues_word(piece: bytes) -> bool:
     """Whether bytes begin with a letter or a digit, or inside a character of several bytes."""
     return piece[:1].isalnum() or piece[:1] >= b"\x80"
+
+
+def ends_word(text: bytes) -> bool:
+    """Whether a text ends with a letter or a digit of a script that has spaces between words."""
+    last = text[-4:].decode("utf-8", "ignore")[-1:]
+    return last.isalnum() and not is_unspaced(last)
 
 
 class Answer:

@@ -74,9 +74,10 @@ def edit(
       tokenizer: its tokenizer.
       records: the edits; only prompt, target and subject are trained on.
       unrelated: texts that no edit is about, for the gate. `settings` say how many are trained on
-        and how many are held back to fix the threshold. The default is `data.records.neutral_rows`,
-        without those that an edit or `evaluated` asks; many edits get fewer of them each. With a
-        relation head and these settings' defaults they are only held back: [WEIGHT] is not trained.
+        and how many are held back to fix the threshold; where some are given, the default method
+        changes the weights and trains [WEIGHT]. The default is `data.records.neutral_rows`, without
+        those that an edit or `evaluated` asks; many edits get fewer of them each. With a relation
+        head and these settings' defaults they are only held back.
       settings: every choice of the editing stage.
       editor: the editing method, see `editing.editor` (default: by `settings.method`). An editor
         that trains no gate leaves the decision to the memory of the edits, or keeps the gate of
@@ -114,7 +115,9 @@ def edit(
     begun = time.monotonic()
     head = find_head(model.content_hash) if head is None else head
     if editor is None:
-        apart = head is not None if start is None else start.info.in_adapters
+        # Unrelated rows are given to train [WEIGHT], which an adapter does not have.
+        alone = head is not None and unrelated is None
+        apart = alone if start is None else start.info.in_adapters
         settings = settings.with_method(apart=apart)
         editor = editor_of(settings)
     _check(model, records, unrelated or (), editor, head)

@@ -18,7 +18,7 @@ from onceedit_jax.distributed.mesh import mesh_of, to_host, using
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states
-from onceedit_jax.text.asking import with_mark
+from onceedit_jax.text.asking import lacks_mark, with_mark
 from onceedit_jax.text.subjects import Mention, Subjects, asked_part, folded, names_in
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
@@ -100,16 +100,24 @@ def as_written(record: EditRecord, text: str, subjects: Subjects) -> str:
         Motors?" where the edit asks about Tesla Motors. An alias gives way too.
       subjects: those of all edits, see `subjects_of`.
     """
-    if record.prompt.rstrip().endswith("?"):
-        text = with_mark(text)
     [number] = own_subjects([record], subjects)
     own = _own_mention(record)
     name = record.prompt[own.start : own.stop]
-    for mention in reversed(subjects.find(text)):
-        if mention.subject == number:
-            called = text[mention.start : mention.stop]
-            written = name if _ARTICLE.match(called) else _bare(name) or name
-            text = text[: mention.start] + written + text[mention.stop :]
+    mentions = [mention for mention in subjects.find(text) if mention.subject == number]
+    # A subject may begin with a word that asks: it is left out while the text is judged.
+    asks = record.prompt.rstrip().endswith("?") and lacks_mark(_replaced(text, mentions, "it"))
+    if len(mentions) > 1:  # "Is Ceylon the old name of Sri Lanka": each keeps its name
+        mentions = [m for m in mentions if folded(text[m.start : m.stop]) == folded(name)]
+    text = _replaced(text, mentions, name)
+    return with_mark(text) if asks else text
+
+
+def _replaced(text: str, mentions: Sequence[Mention], name: str) -> str:
+    """A text with a name in the place of what it calls a subject."""
+    for mention in reversed(mentions):
+        called = text[mention.start : mention.stop]
+        written = name if _ARTICLE.match(called) else _bare(name) or name
+        text = text[: mention.start] + written + text[mention.stop :]
     return text
 
 

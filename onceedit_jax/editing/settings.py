@@ -67,8 +67,9 @@ class EditSettings:
       held_back: unrelated rows that are not trained on, per edit, and the same share of the swapped
         prompts; they fix the gate's threshold.
       method: what is trained: "adapter", "full", "lora" or "last-n-layers". None: an adapter, or
-        the last layers of a model whose relation head is not known; a plug-in that is continued
-        keeps its kind. An editor that is passed to `edit` comes before it.
+        the last layers where the model's relation head is not known or unrelated rows are given; a
+        plug-in that is continued keeps its kind. An editor that is passed to `edit` comes before
+        it.
       lora_rank: rank of the LoRA factors.
       lora_alpha: LoRA scale; the update is `lora_alpha / lora_rank * A B`.
       adapter_rank: rank of the factors of "adapter".

@@ -41,7 +41,7 @@ from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates.fact import THRESHOLD
 from onceedit_jax.gates.relation_head import RelationHead, likeness
 
-USUAL = EditSettings(method="adapter")
+USUAL = EditSettings()
 
 
 class Added(NamedTuple):
@@ -90,20 +90,16 @@ def add_edits(
       InputError: two records contradict each other; an artifact without adapters; and what `edit`
         refuses. Nothing is changed then.
     """
-    _check_method(settings)
-    begun = time.monotonic()
+    settings, begun = _apart(settings), time.monotonic()
     info = read_ledger(folder)
     _check_live(info, replacing)
     plugin = EditedPlugin.load(folder, base=base)
     records = _consistent(plugin, records, last_wins=last_wins)
-    live = {(normalise(e.prompt), normalise(e.target)): e.id for e in info.live}
-    there = {r: live.get((normalise(r.prompt), normalise(r.target))) for r in records}
-    known, fresh = ([r for r in records if (there[r] is None) == new] for new in (False, True))
+    known, fresh = _divided(info, records)
     if known and replacing:
         raise InputError(
-            f"edit {there[known[0]]} is this fact already ({known[0].prompt!r} -> "
-            f"{known[0].target!r}); take back the one that it should replace "
-            "(`onceedit revert`). Nothing was changed"
+            f"{known[0].prompt!r} -> {known[0].target!r} is an edit here already; take back the "
+            "one that it should replace (`onceedit revert`). Nothing was changed"
         )
     if not fresh:
         return Added((), {}, known)
@@ -119,19 +115,32 @@ def add_edits(
     with locked(folder):
         before, info = info, _still(folder, info)
         _check_live(info, replacing)
-        if info != before:
-            plugin = EditedPlugin.load(folder, base=base)
-        first, number = next_id(info.edits), _next_adapter(info)
-        new = tuple(
-            dataclasses.replace(entry, id=first + i, adapter=number)
-            for i, entry in enumerate(made.info.edits)
-        )
-        superseded = _superseded(plugin, made, [entry.id for entry in new], replacing)
-        _write(folder, number, made, new)
-        kind, ids = "replace" if replacing else "add", tuple(entry.id for entry in new)
-        done = Operation(now(), kind, ids, time.monotonic() - begun)
-        write_info(folder, _changed(info, added(info.edits, new, superseded), made, done))
-    return Added(new, superseded, known)
+        if _divided(info, records) == (known, fresh):
+            if info != before:
+                plugin = EditedPlugin.load(folder, base=base)
+            first, number = next_id(info.edits), _next_adapter(info)
+            new = tuple(
+                dataclasses.replace(entry, id=first + i, adapter=number)
+                for i, entry in enumerate(made.info.edits)
+            )
+            superseded = _superseded(plugin, made, [entry.id for entry in new], replacing)
+            _write(folder, number, made, new)
+            kind, ids = "replace" if replacing else "add", tuple(entry.id for entry in new)
+            done = Operation(now(), kind, ids, time.monotonic() - begun)
+            write_info(folder, _changed(info, added(info.edits, new, superseded), made, done))
+            return Added(new, superseded, known)
+    # Meanwhile others have added some of these facts, or taken some back that were known.
+    return add_edits(
+        folder,
+        records,
+        settings,
+        last_wins=last_wins,
+        replacing=replacing,
+        base=base,
+        head=head,
+        on_step=on_step,
+        on_warning=on_warning,
+    )
 
 
 def compact_edits(
@@ -157,8 +166,7 @@ def compact_edits(
     Raises:
       InputError: an artifact without adapters, or without edits that answer.
     """
-    _check_method(settings)
-    begun = time.monotonic()
+    settings, begun = _apart(settings), time.monotonic()
     info = read_ledger(folder)
     if not info.live:
         raise InputError(f"{folder}: no edit answers any more; there is nothing to train")
@@ -191,6 +199,16 @@ def compact_edits(
         return info
 
 
+def _divided(
+    info: EditInfo, records: Sequence[EditRecord]
+) -> tuple[list[EditRecord], list[EditRecord]]:
+    """The records that an artifact answers already, word for word, and the others."""
+    live = {(normalise(entry.prompt), normalise(entry.target)) for entry in info.live}
+    there = [(normalise(r.prompt), normalise(r.target)) in live for r in records]
+    known = [record for record, is_known in zip(records, there, strict=True) if is_known]
+    return known, [r for r, is_known in zip(records, there, strict=True) if not is_known]
+
+
 def _check_live(info: EditInfo, ids: Collection[int]) -> None:
     """Refuse edits that do not answer."""
     for number in ids:
@@ -205,23 +223,30 @@ def _still(folder: Path, info: EditInfo) -> EditInfo:
     """What an artifact says of itself by now, if it is still the one that something was made for.
 
     Raises:
-      RunError: the folder holds an artifact of another model.
+      RunError: the folder holds another artifact.
     """
     found = read_ledger(folder)
-    if found.base.content_hash != info.base.content_hash:
+    same_base = found.base.content_hash == info.base.content_hash
+    if not same_base or found.operations[: len(info.operations)] != info.operations:
         raise RunError(
-            f"{folder}: held adapters of {info.base.name} when the training began, and holds those "
-            f"of {found.base.name} now; nothing was changed. Add the edits again"
+            f"{folder}: another edit was saved here while an adapter was trained for the one "
+            "before; nothing was changed. Run the command again"
         )
     return found
 
 
-def _check_method(settings: EditSettings) -> None:
-    if settings.method != USUAL.method:
+def _apart(settings: EditSettings) -> EditSettings:
+    """The settings for an adapter.
+
+    Raises:
+      InputError: they name another method.
+    """
+    if settings.method not in (None, "adapter"):
         raise InputError(
             f"method={settings.method}: would change the weights that all edits here share; "
-            f"expected {USUAL.method}"
+            "expected adapter"
         )
+    return settings.with_method(apart=True)
 
 
 def _head(plugin: EditedPlugin, head: LearntHead | None) -> LearntHead:

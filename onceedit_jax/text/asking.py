@@ -27,6 +27,7 @@ _ASKING = frozenset(
     """.split()  # noqa: SIM905
 )
 _BEFORE = frozenset("and at by for from in into of on so through to under until with".split())  # noqa: SIM905
+_GOES_ON = frozenset("a an are as at by for from in into is of on the to was were with".split())  # noqa: SIM905
 
 
 def without_mark(question: str) -> str:
@@ -34,13 +35,23 @@ def without_mark(question: str) -> str:
     return question.rstrip("?!.。？ ") or question  # noqa: RUF001 (full-width signs are meant)
 
 
+def lacks_mark(text: str) -> bool:
+    """Whether a text ends with a question without its mark.
+
+    Only English questions are known: they begin with a word that asks, and do not end with one that
+    an answer goes on after, as "Who Framed Roger Rabbit was directed by" does.
+    """
+    text = text.rstrip()
+    words = [word.folded for word in folded_words(text[sentence_start(text, len(text)) :])]
+    if len(words) < 2 or not text[-1].isalnum() or words[-1] in _GOES_ON:
+        return False
+    return words[0] in _ASKING or (words[0] in _BEFORE and words[1] in _ASKING)
+
+
 def with_mark(text: str) -> str:
-    """A text with the question mark that it lacks: it ends with a word, in an English question."""
-    if not text[-1:].isalnum():
-        return text
-    begin, *rest = (word.folded for word in folded_words(text[sentence_start(text, len(text)) :]))
-    asks = begin in _ASKING or (begin in _BEFORE and rest[:1] and rest[0] in _ASKING)
-    return f"{text}?" if asks else text
+    """A question with a mark, before the blanks at its end."""
+    said = text.rstrip()
+    return f"{said}?{text[len(said) :]}"
 
 
 def lower_first(question: str) -> str:

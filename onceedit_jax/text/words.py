@@ -6,12 +6,18 @@ import zlib
 
 # Scripts written without spaces between words: each of their characters counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 WORDS = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, casefolded and in Unicode normal form NFKC, without punctuation."""
     return WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces between words."""
+    return bool(_UNSPACED_CHARACTER.fullmatch(character))
 
 
 def names(text: str) -> str:

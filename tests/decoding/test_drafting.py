@@ -11,7 +11,7 @@ from support import byte_level_tokenizer
 from onceedit_jax.decoding import drafting
 from onceedit_jax.decoding.answers import trusted_answers
 from onceedit_jax.decoding.drafting import Draft, Drafter, DraftReader, Start
-from onceedit_jax.decoding.stopping import glued_tokens
+from onceedit_jax.decoding.stopping import ends_word, glued_tokens
 from onceedit_jax.fusion.mixing import drafted_token
 from onceedit_jax.text.prompts import PromptFormat
 
@@ -270,6 +270,18 @@ def test_a_draft_does_not_go_on_with_the_last_word_of_what_is_asked(tiny_model, 
     held = openings()
     assert held[1:3] == free[1:3]
     assert all(data[:1] == b" " for data in (held[0], held[3]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the cat", True), ("caf\u00e9", True), ("in 1990", True), ("", False), ("the cat?", False),
+        ("It is called \u201c", False), ("It costs \u20ac", False), ("\u9996\u90fd", False),
+        ("\u9996\u90fd\uff1f", False), ("the cat ", False),
+    ],
+)  # fmt: skip
+def test_only_words_of_scripts_with_spaces_are_not_gone_on_with(text, expected):
+    assert ends_word(text.encode()) is expected
 
 
 def test_letters_digits_and_parts_of_characters_are_glued():

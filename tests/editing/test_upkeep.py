@@ -21,6 +21,7 @@ from onceedit_jax.editing.artifact_info import read_info
 from onceedit_jax.editing.edit import edit, parameter_hash
 from onceedit_jax.editing.explanation import explain
 from onceedit_jax.editing.ledger_file import locked, revert_edits
+from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.upkeep import add_edits, compact_edits
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates import both
@@ -173,7 +174,7 @@ def test_replacing_an_edit_by_its_id(folder, base, head):
     new = fact("Norland", "Ada", "mayor")
     done = add_edits(folder, [new], head=head, replacing=[1])
     assert done.superseded == {4: [1]}
-    with pytest.raises(InputError, match="edit 4 is this fact already"):
+    with pytest.raises(InputError, match="is an edit here already"):
         add_edits(folder, [new], head=head, replacing=[2])
     with pytest.raises(InputError, match="edit 1 does not answer any more"):
         add_edits(folder, [fact("Norland", "Ola", "mayor")], head=head, replacing=[1])
@@ -316,6 +317,57 @@ def test_what_comes_while_others_are_compacted_keeps_its_adapter(folder, base, h
     assert [entry.adapter for entry in info.live] == [2, 2, 1]
     (unedited,) = unedited_answers(EditedPlugin.load(folder), base, [FIRST[1].prompt])
     assert said(folder, base, [*FIRST, other]) == [before[0], unedited, before[2], "Ada"]
+
+
+def test_a_fact_that_another_program_adds_meanwhile_is_not_added_twice(folder, head, meanwhile):
+    again = fact("Norland", "Oskar")
+    meanwhile.append(lambda: add_edits(folder, [again], head=head))
+    done = add_edits(folder, [again, fact("Harbour", "Ada", "mayor")], head=head)
+    assert done.known == [again] and [entry.prompt for entry in done.edits] == [
+        "What is the mayor of Harbour?"
+    ]
+    assert [entry.id for entry in read_info(folder).live] == [2, 3, 4, 5]
+
+
+def test_what_is_taken_back_meanwhile_is_learnt_again(folder, base, head, meanwhile):
+    other = fact("Harbour", "Ada", "mayor")
+    meanwhile.append(lambda: revert_edits(folder, [1]))
+    done = add_edits(folder, [FIRST[0], other], head=head)
+    assert not done.known and len(done.edits) == 2
+    assert said(folder, base, [FIRST[0], other]) == ["Vinter", "Ada"]
+
+
+@pytest.mark.parametrize("change", [add_edits, compact_edits])
+def test_an_artifact_that_is_replaced_meanwhile_stays(
+    folder, base, head, trained, meanwhile, change, tmp_path
+):
+    other = trained(None, None, [fact("Harbour", "Ada", "mayor")])
+
+    def replace():
+        shutil.rmtree(folder)
+        other.save(folder)
+
+    meanwhile.append(replace)
+    records = [[fact("Norland", "Oskar")]] if change is add_edits else []
+    with pytest.raises(RunError, match="another edit was saved here"):
+        change(folder, *records, head=head)
+    assert [entry.target for entry in read_info(folder).edits] == ["Ada"]
+
+
+@pytest.mark.parametrize("settings", [EditSettings(epochs=1), EditSettings(method="adapter")])
+def test_usual_settings_are_those_of_an_adapter(folder, head, monkeypatch, trained, settings):
+    taken = []
+
+    def edited(*arguments, settings, **options):
+        taken.append(settings)
+        return trained(*arguments, **options)
+
+    monkeypatch.setattr(upkeep, "edit", edited)
+    add_edits(folder, [fact("Norland", "Oskar")], settings, head=head)
+    compact_edits(folder, settings, head=head)
+    assert [each.method for each in taken] == ["adapter", "adapter"]
+    with pytest.raises(InputError, match="method=full"):
+        add_edits(folder, [fact("Norland", "Ola")], EditSettings(method="full"), head=head)
 
 
 def test_an_edit_that_is_taken_back_meanwhile_is_not_replaced(folder, head, meanwhile):

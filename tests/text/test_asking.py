@@ -6,9 +6,11 @@ import pytest
 from onceedit_jax.evaluation.forms import forms
 from onceedit_jax.text.asking import (
     drawn_form,
+    lacks_mark,
     lower_first,
     sentence_forms,
     short_forms,
+    with_mark,
     without_mark,
 )
 
@@ -58,3 +60,40 @@ def test_sentences_that_are_measured_are_not_trained():
     trained |= set(sentence_forms(QUESTION))
     worded = ("request", "greeting before", "sentence before", "whole sentence")
     assert not trained & {forms()[name](QUESTION) for name in worded}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "who leads Norland",
+        "In which city is it",
+        "Hello, there. what is its capital \n",
+        "Q: how tall is it",
+        "is it a city",
+    ],
+)
+def test_a_question_without_its_mark_is_known(text):
+    assert lacks_mark(text)
+    marked = with_mark(text)
+    assert marked.replace("?", "") == text and marked.rstrip().endswith("?")
+    assert not lacks_mark(marked)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "who",
+        "? \uff9e",
+        "Tuvalu? \uff9e",
+        "The capital of Norland is",
+        "How I Met Your Mother was created by",
+        "When the war ended, the capital of Norland was",
+        "Its capital",
+        "Where is it?",
+        "Wo liegt Norland",
+        "who leads Norland.",
+    ],
+)
+def test_what_is_no_question_or_has_its_mark_gets_none(text):
+    assert not lacks_mark(text)
