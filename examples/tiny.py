@@ -38,7 +38,7 @@ def random_checkpoint(folder: str | Path, *, merges: int = 40, seed: int = 0) ->
     config = {
         "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 32,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 8, "intermediate_size": 64, "max_position_embeddings": 256,
+        "head_dim": 8, "intermediate_size": 64, "max_position_embeddings": 1024,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))

@@ -22,7 +22,7 @@ def check(options: Annotated[CheckOptions, arg(name="")], rule: RuleOptions) -> 
     from onceedit_jax.cli.progress import check_progress
     from onceedit_jax.evaluation.check_from_files import check_from_files
 
-    fusion = fusion_arguments(rule, options.edited)
+    fusion = fusion_arguments(rule, options.edited, verify=options.verify)
     note(f"loading {options.edited} and {', '.join(options.target)}")
     with check_progress() as (on_block, on_questions):
         report = check_from_files(

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import parse_yaml, read_text
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:
@@ -44,10 +43,7 @@ def with_config(arguments: Sequence[str]) -> list[str]:
 def _read(path: Path) -> dict[Any, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such config file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({error})") from error
+    values = parse_yaml(read_text(path), path) or {}
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds {type(values).__name__}; expected flags and their values")
     return values

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from tyro.conf import Positional, arg
 
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import parse_yaml
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -230,13 +230,9 @@ def _editor(options: EditOptions) -> "Editor | None":
 def _setting(typed: str) -> tuple[str, Any]:
     """KEY=VALUE, the value read as YAML: 12 is a number and [4, 5] a list."""
     key, sign, value = typed.partition("=")
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
-        sign = ""
     if not sign or not key:
         raise InputError(f"--editor-option {typed}: expected KEY=VALUE, as in layer=12")
-    return key, read
+    return key, parse_yaml(value, f"--editor-option {typed}")
 
 
 def _mesh(typed: str | None, *, hosts: int) -> "Mesh | None":

@@ -22,7 +22,7 @@ def evaluate(options: Annotated[EvaluationOptions, arg(name="")], rule: RuleOpti
     from onceedit_jax.cli.progress import evaluation_progress
     from onceedit_jax.evaluation.from_files import evaluate_from_files
 
-    fusion = fusion_arguments(rule, options.edited)
+    fusion = fusion_arguments(rule, options.edited, verify=options.verify)
     note(f"loading {options.edited} and {', '.join(options.target)}")
     with evaluation_progress() as (on_block, on_records):
         report = evaluate_from_files(

@@ -18,6 +18,7 @@ class ExportOptions:
       out: folder to write.
       dtype: type of the weights.
       base: the model that was edited, for edits in adapters; None takes it from where it was.
+      verify: check the SHA-256 of the plug-in's files before they are used.
       peft: write the adapter alone, for Hugging Face's PEFT, in float32.
     """
 
@@ -25,6 +26,7 @@ class ExportOptions:
     out: Path
     dtype: FloatDtype = "float32"
     base: str | None = None
+    verify: bool = True
     peft: bool = False
 
 
@@ -33,7 +35,7 @@ def export(options: Annotated[ExportOptions, arg(name="")]) -> None:
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.artifact import EditedPlugin
 
-    plugin = EditedPlugin.load(options.edited, base=options.base)
+    plugin = EditedPlugin.load(options.edited, base=options.base, verify=options.verify)
     if options.peft:
         plugin.export_peft(options.out)
     else:

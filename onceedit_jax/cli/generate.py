@@ -38,7 +38,7 @@ def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOption
     from onceedit_jax.decoding.answers import PROMPTS
     from onceedit_jax.evaluation.from_files import open_ensemble
 
-    fusion = fusion_arguments(rule, options.edited)
+    fusion = fusion_arguments(rule, options.edited, verify=options.verify)
     with table_progress() as on_block:
         ensemble = open_ensemble(
             options,

@@ -33,6 +33,7 @@ from onceedit_jax.cli.revert import revert
 from onceedit_jax.cli.serve import serve
 from onceedit_jax.cli.show import show
 from onceedit_jax.cli.transfer import transfer
+from onceedit_jax.cli.verify import verify
 from onceedit_jax.errors import OnceEditError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "export": export,
     "info": info,
+    "verify": verify,
     "experiment": experiment,
     "report": report,
 }
@@ -64,6 +66,12 @@ DESCRIPTION = (
     "Edit one small model once; every target LLM answers with the new facts. Every command takes "
     "--config FILE.yaml (flags as keys) and --debug (tracebacks). --version prints the version."
 )
+
+
+def one_line(error: Exception) -> str:
+    """An error's text on one line, with escapes for what a terminal would obey."""
+    text = " ".join(str(error).split("\n"))
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def run() -> None:
@@ -81,7 +89,7 @@ def main() -> None:
     except OnceEditError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -89,7 +97,8 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        line = f"{type(error).__name__}: {one_line(error)}"
+        print(f"error: {line} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
 
 

@@ -88,17 +88,18 @@ def on_choice(options: RuleOptions) -> "Callable[[RuleChoice], None] | None":
     return (lambda choice: note(str(choice))) if options.rule == AUTO else None
 
 
-def fusion_arguments(options: RuleOptions, edited: Path) -> dict[str, Any]:
+def fusion_arguments(options: RuleOptions, edited: Path, *, verify: bool = True) -> dict[str, Any]:
     """What the library's calls over files take of these options: `rule`, `gate`, `on_choice`.
 
     Args:
       options: names and settings as they are typed.
       edited: folder of the edited plug-in, whose rule is taken where none is typed.
+      verify: check the hash of its `edit.json`.
 
     Raises:
       InputError: as `rule_and_gate`, or there is no edited plug-in.
     """
     from onceedit_jax.editing.artifact_info import read_info
 
-    rule, gate = rule_and_gate(options, read_info(edited).rule.fusion)
+    rule, gate = rule_and_gate(options, read_info(edited, verify=verify).rule.fusion)
     return {"rule": rule, "gate": gate, "on_choice": on_choice(options)}

@@ -1,12 +1,16 @@
 """Separates training from evaluation: an unrelated row must not be an evaluated question."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from onceedit_jax.data.normalization import normalise
+from onceedit_jax.data.normalization import EDGE_PUNCTUATION, normalise
 from onceedit_jax.data.records import EditRecord, UnrelatedRow, strip_nq
 from onceedit_jax.errors import InputError
+
+_Hash = partial(hashlib.blake2b, digest_size=16)
+_LONGEST_END = 200  # words
 
 
 def check_leaks(unrelated: Sequence[UnrelatedRow], evaluated: Iterable[EditRecord]) -> None:
@@ -47,12 +51,13 @@ def drop_leaks(
         texts.update(_plain(f"{prompt} {target}") for prompt, target in pairs if prompt)
     prompts.discard("")
     texts |= prompts
+    asked = {_mark([prompt]) for prompt in prompts}
     clean: list[UnrelatedRow] = []
     leaked: list[UnrelatedRow] = []
     for row in unrelated:
         own = {_plain(row.prompt)}
         if row.answer is None:
-            begins = not prompts.isdisjoint(_beginnings(_plain(row.prompt)))
+            begins = not asked.isdisjoint(_beginnings(_plain(row.prompt)))
         else:
             own |= {_plain(row.answer), _plain(f"{row.prompt} {row.answer}")}
             begins = False
@@ -61,7 +66,7 @@ def drop_leaks(
 
 
 class Evaluated(NamedTuple):
-    """Normalised questions that a training text must not be.
+    """Normalised questions that a training text must not be, as `_endings` marks them.
 
     Attributes:
       whole: rephrases, locality and portability questions.
@@ -69,29 +74,31 @@ class Evaluated(NamedTuple):
         something else.
     """
 
-    whole: frozenset[str]
-    endings: frozenset[str]
+    whole: frozenset[bytes]
+    endings: frozenset[bytes]
 
 
 def evaluated_texts(records: Iterable[EditRecord]) -> Evaluated:
     """All questions of the records, except the edits' own prompts, which are trained on."""
-    whole, endings = set[str](), set[str]()
+    whole, endings = set[str](), set[bytes]()
     for record in records:
         rephrase = _plain(record.rephrase or "")
-        endings.update(_endings(rephrase))
+        if rephrase:
+            endings.update(_endings(rephrase))
         whole.add(rephrase)
         whole.update(_plain(pair.prompt) for pair in (*record.locality, *record.portability))
-    return Evaluated(frozenset(whole - {""}), frozenset(endings - {""}))
+    marks = (_endings(text)[-1] for text in whole - {""})
+    return Evaluated(frozenset(marks), frozenset(endings))
 
 
 def without_evaluated(texts: Iterable[str], evaluated: Evaluated) -> list[str]:
     """The texts that are not an evaluated question, even behind a sentence about something else."""
-    both_forms = ((text, _plain(text)) for text in texts)
-    return [
-        text
-        for text, plain in both_forms
-        if plain not in evaluated.endings and evaluated.whole.isdisjoint(_endings(plain))
-    ]
+    kept = []
+    for text in texts:
+        marks = _endings(_plain(text))
+        if marks[-1] not in evaluated.endings and evaluated.whole.isdisjoint(marks):
+            kept.append(text)
+    return kept
 
 
 def digest(text: str) -> str:
@@ -110,22 +117,50 @@ def trained_on(records: Iterable[EditRecord], digests: Iterable[str]) -> list[st
     for record in records:
         questions = [pair.prompt for pair in (*record.locality, *record.portability)]
         trained += [text for text in questions if digest(text) in known]
-        if any(digest(text) in known for text in _endings(_plain(record.rephrase or "")) if text):
+        words = _plain(record.rephrase or "").split(" ")
+        # A digest is of a whole text, so each end is one; longer ends were never trained on.
+        starts = range(max(0, len(words) - _LONGEST_END), max(1, len(words) - 1))
+        ends = (" ".join(words[start:]) for start in starts)
+        if any(digest(text) in known for text in ends if text):
             trained.append(record.rephrase or "")
     return trained
-
-
-def _endings(text: str) -> Iterable[str]:
-    """The whole text and its ends, down to the last two words."""
-    words = text.split(" ")
-    return (" ".join(words[start:]) for start in range(max(1, len(words) - 1)))
 
 
 def _plain(text: str) -> str:
     return normalise(strip_nq(text))
 
 
-def _beginnings(text: str) -> Iterable[str]:
-    """A text's first three words, first four words, and so on; fewer words are not a question."""
-    words = text.split(" ")
-    return (normalise(" ".join(words[:end])) for end in range(3, len(words)))
+def _mark(pieces: Iterable[str]) -> bytes:
+    whole = _Hash()
+    for piece in pieces:
+        whole.update(piece.encode("utf-8", "surrogatepass"))
+    return whole.digest()
+
+
+def _endings(text: str) -> list[bytes]:
+    """Marks of a text's ends, from its last two words to the whole text; linear in its length."""
+    words, marks, end = text.split(" "), list[bytes](), _Hash()
+    for count, word in enumerate(reversed(words), 1):
+        end.update(word.encode("utf-8", "surrogatepass") + b"\0")
+        if count > 1 or len(words) == 1:
+            marks.append(end.digest())
+    return marks
+
+
+def _beginnings(text: str) -> Iterator[bytes]:
+    """Marks of a text's first three words, first four words, and so on; linear in its length.
+
+    The last word has no punctuation at its end, as in `normalise`. Fewer words are no question.
+    """
+    words, whole = text.split(" "), _Hash()
+    mark = whole.digest()
+    for count, word in enumerate(words[:-1], 1):
+        piece = word if count == 1 else f" {word}"
+        bare = piece.rstrip(EDGE_PUNCTUATION + " ")
+        if bare:
+            until = whole.copy()
+            until.update(bare.encode("utf-8", "surrogatepass"))
+            mark = until.digest()
+        whole.update(piece.encode("utf-8", "surrogatepass"))
+        if count >= 3:
+            yield mark

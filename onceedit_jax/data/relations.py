@@ -5,10 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import parse_yaml, read_text
 
 SUBJECT, ANSWER = "{subject}", "{answer}"
 
@@ -51,13 +50,10 @@ def load_relations(path: Path) -> tuple[Relation, ...]:
     Raises:
       InputError: no such file, or an entry that is no relation; the message names both.
     """
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), loader)
+        rows = parse_yaml(read_text(path), path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file of relations") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({error})") from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: holds a {type(rows).__name__}; expected a list of relations")
     return tuple(_relation(row, f"{path}, relation {n}") for n, row in enumerate(rows, 1))

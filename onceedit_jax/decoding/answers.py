@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from onceedit_jax.decoding.drafting import DraftReader
 from onceedit_jax.decoding.fused import Prompts, Spelling, fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_continuation
+from onceedit_jax.decoding.numbers import check_states, check_written
 from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
 from onceedit_jax.decoding.stopping import Answer
 from onceedit_jax.distributed.bucketing import group_height, round_up
@@ -104,7 +105,7 @@ def own_answers(
       max_new_tokens: length of the longest answer.
 
     Raises:
-      InputError: a prompt and its answer are longer than the model's learnt positions.
+      InputError: a prompt and its answer are longer than the model's context.
     """
     rows = [model.format.encode(prompt) for prompt in prompts]
     model.config.check_length(max(map(len, rows)) + max_new_tokens - 1)  # the last is not read
@@ -115,6 +116,7 @@ def own_answers(
         steps=max_new_tokens,
     )
     tokens, lengths = to_host(written.tokens).tolist(), to_host(written.length).tolist()
+    check_written(written, *model.model, rows)
     return [row[:length] for row, length in zip(tokens, lengths[: len(rows)], strict=False)]
 
 
@@ -146,7 +148,7 @@ def fused_answers(
       max_new_tokens: length of the longest answer.
 
     Raises:
-      InputError: a prompt and its answer are longer than a model's learnt positions.
+      InputError: a prompt and its answer are longer than a model's context.
     """
     texts = _FusedTexts(plugin, target, prompts, read, spelling)
     target.config.check_length(max(map(len, texts.heads)) + max_new_tokens - 1)
@@ -173,6 +175,7 @@ def fused_answers(
             steps=max_new_tokens,
             limit=limit,
         )
+        check_written(written, *target.model, target_texts)
         decided = zip(open_rows, plugin_texts, _tokens_of_rows(written), strict=False)
         for i, plugin_text, tokens in decided:
             texts.accept(i, plugin_text, tokens, max_new_tokens)
@@ -288,6 +291,7 @@ def checked_answers(
             for head, answer, steps in zip(heads, answers, every, strict=True)
         ]
         states = to_host(cached.advance(texts, [len(steps) for steps in every]))
+        check_states(states, *target.model, texts[0])
         decided = _decisions(proposals, states, next_tokens)
         for i, steps in proposals.items():
             for token, (proposed, _) in zip(decided[i], steps, strict=True):

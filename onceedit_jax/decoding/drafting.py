@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from onceedit_jax.decoding.greedy import greedy_continuation
+from onceedit_jax.decoding.numbers import check_written
 from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.stopping import draft_stops, ends_word, glued_tokens
 from onceedit_jax.distributed.mesh import mesh_of, to_host
@@ -162,6 +163,7 @@ class Drafter:
             opens=jnp.asarray(opens),
             glued=self._glued,
         )
+        check_written(continuation, self.params, self.config, rows)
         columns = (to_host(array).tolist() for array in continuation)
         for start, written, tokens, probabilities, length, stopped in zip(
             starts, earlier, *columns, strict=False

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
+from onceedit_jax.decoding.numbers import check_states
 from onceedit_jax.distributed.bucketing import batch_of, bucket, pad_rows, round_up, row_positions
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, shard_batch, to_host, using
 from onceedit_jax.models.argmax import most_likely
@@ -51,7 +52,8 @@ def states_after(
       `[N, D]` float32.
 
     Raises:
-      InputError: a prefix is longer than the model's learnt positions.
+      InputError: a prefix is longer than the model's context.
+      RunError: a state is not finite.
     """
     config.check_length(max(map(len, prefixes), default=0))
     mesh = mesh_of(params)
@@ -70,6 +72,7 @@ def states_after(
         for line, row in enumerate(chosen):
             for prefix, column in prefixes_of_row[row]:
                 states[prefix] = hidden[line, column]
+    check_states(states, params, config, rows[order[-1]] if order else [])
     return states
 
 
@@ -220,7 +223,7 @@ class CachedRows:
           their order. Entries beyond a row's count have no meaning.
 
         Raises:
-          InputError: a row is longer than the model's learnt positions.
+          InputError: a row is longer than the model's context.
         """
         new = [list(row) for row in rows]
         self.config.check_length(max(map(len, new)))

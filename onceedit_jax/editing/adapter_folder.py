@@ -13,7 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from onceedit_jax.editing.artifact_info import EditEntry, EditInfo, read_info
+from onceedit_jax.editing.artifact_folder import read_tokenizer, read_tree
+from onceedit_jax.editing.artifact_info import (
+    ADAPTERS,
+    HEAD,
+    EditEntry,
+    EditInfo,
+    read_info,
+)
 from onceedit_jax.editing.ledger import adapter_numbers, renumbered
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
 from onceedit_jax.errors import InputError
@@ -23,11 +30,9 @@ from onceedit_jax.models.adapters import joined
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.weights import LoadedModel, load_model
-from onceedit_jax.storage.checkpoints import load_tree, save_tree
-from onceedit_jax.text.tokenizer import load_tokenizer
+from onceedit_jax.storage.checkpoints import save_tree
 from onceedit_jax.types import Params
 
-ADAPTERS, HEAD = "adapters", "head"  # folders inside an artifact
 Keys = Float[np.ndarray, "edits relation"]
 
 
@@ -36,9 +41,9 @@ def write_head(folder: Path, head: RelationHead) -> None:
     save_tree(folder / HEAD, head._asdict())
 
 
-def read_head(folder: Path) -> RelationHead:
+def read_head(folder: Path, info: EditInfo, *, verify: bool = True) -> RelationHead:
     """The relation head of an artifact."""
-    return RelationHead(**_on_device(load_tree(folder / HEAD)))
+    return RelationHead(**_on_device(read_tree(folder, HEAD, info, verify=verify)))
 
 
 def write_adapter(
@@ -58,12 +63,15 @@ def write_adapter(
     save_tree(_place(folder, number), {"factors": factors, "keys": np.asarray(keys), "ids": ids})
 
 
-def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | None, Keys]:
-    """The adapters of some edits, in the order of their numbers, and the edits' keys.
+def read_adapters(
+    folder: Path, info: EditInfo, *, verify: bool = True
+) -> tuple[Params | None, Keys]:
+    """The adapters of the edits that answer, in the order of their numbers, and the edits' keys.
 
     Args:
       folder: the artifact.
-      entries: the edits.
+      info: what its `edit.json` says.
+      verify: check the hashes of all files.
 
     Returns:
       Factors with the adapters in place of rows, None for no edits; and `[E, R]`.
@@ -71,8 +79,11 @@ def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | 
     Raises:
       InputError: an adapter is not there, or does not hold an edit that the ledger says it has.
     """
+    entries = info.live
     numbers = adapter_numbers(entries)
-    trees: dict[int, Any] = {number: load_tree(_place(folder, number)) for number in numbers}
+    trees: dict[int, Any] = {
+        number: read_tree(folder, _name(number), info, verify=verify) for number in numbers
+    }
     keys = []
     for entry in entries:
         tree = trees[entry.adapter]  # type: ignore[index]
@@ -84,7 +95,9 @@ def read_adapters(folder: Path, entries: Sequence[EditEntry]) -> tuple[Params | 
             )
         keys.append(np.asarray(tree["keys"])[places[0]])
     if not trees:
-        return None, np.zeros((0, read_head(folder).projection.shape[1]), np.float32)
+        return None, np.zeros(
+            (0, read_head(folder, info, verify=verify).projection.shape[1]), np.float32
+        )
     factors = joined([_on_device(trees[number]["factors"]) for number in numbers])
     return factors, np.stack(keys)
 
@@ -97,8 +110,12 @@ def remove_other_adapters(folder: Path, needed: Collection[int]) -> None:
             shutil.rmtree(path)
 
 
+def _name(number: int) -> str:
+    return f"{ADAPTERS}/{number:04d}"
+
+
 def _place(folder: Path, number: int) -> Path:
-    return folder / ADAPTERS / f"{number:04d}"
+    return folder / _name(number)
 
 
 def _on_device(tree: Any) -> Any:
@@ -142,10 +159,10 @@ def base_model(
 
 
 def adapted_parts(
-    folder: Path, info: EditInfo, base: str | Path | None, mesh: Mesh | None
+    folder: Path, info: EditInfo, base: str | Path | None, mesh: Mesh | None, *, verify: bool
 ) -> dict[str, Any]:
     """The fields of an edited plug-in whose edits are in adapters: those that answer."""
-    info, adapters, keys = _read_consistently(folder, info)
+    info, adapters, keys = _read_consistently(folder, info, verify=verify)
     entries = info.live
     model = base_model(folder, info, base, mesh)
     entries = tuple(renumbered(entries))
@@ -156,10 +173,10 @@ def adapted_parts(
         "memory": {},
         "base_embeddings": input_embeddings(model.params),
         "config": ModelConfig.from_dict(info.base.config),
-        "tokenizer": load_tokenizer(folder / "tokenizer"),
+        "tokenizer": read_tokenizer(folder, info, verify=verify),
         "info": dataclasses.replace(info, edits=entries),
         "relation": {
-            "head": read_head(folder),
+            "head": read_head(folder, info, verify=verify),
             "keys": jnp.asarray(keys),
             "subjects": own_subjects(records, subjects_of(records)),
         },
@@ -167,16 +184,18 @@ def adapted_parts(
     }
 
 
-def _read_consistently(folder: Path, info: EditInfo) -> tuple[EditInfo, Params | None, Keys]:
+def _read_consistently(
+    folder: Path, info: EditInfo, *, verify: bool
+) -> tuple[EditInfo, Params | None, Keys]:
     """The adapters and what the artifact says of itself, of one state of the folder.
 
     Readers take no lock. Where `compact` has removed an adapter meanwhile, the ledger has changed.
     """
     while True:
         try:
-            return info, *read_adapters(folder, info.live)
+            return info, *read_adapters(folder, info, verify=verify)
         except InputError:
-            changed = read_info(folder)
+            changed = read_info(folder, verify=verify)
             if changed == info:
                 raise
             info = changed

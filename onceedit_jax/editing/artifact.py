@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from safetensors.numpy import save_file
 
@@ -18,15 +18,23 @@ from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.distributed.hosts import is_first
-from onceedit_jax.distributed.mesh import mesh_of, replicate, sharding, spans_hosts
+from onceedit_jax.distributed.mesh import mesh_of, replicate, spans_hosts
 from onceedit_jax.editing.adapter_folder import (
-    ADAPTERS,
-    HEAD,
     adapted_parts,
     write_adapter,
     write_head,
 )
-from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info, write_info
+from onceedit_jax.editing.artifact_folder import weight_parts
+from onceedit_jax.editing.artifact_info import (
+    ADAPTERS,
+    HEAD,
+    MARK,
+    PARAMS,
+    TOKENIZER,
+    EditInfo,
+    read_info,
+    write_info,
+)
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
 from onceedit_jax.editing.ledger import adapter_numbers
 from onceedit_jax.editing.ledger_file import locked
@@ -35,7 +43,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.fitting import Verdicts, fit_gate
-from onceedit_jax.gates.relation_head import RelationHead, relation_vectors
+from onceedit_jax.gates.relation_head import relation_vectors
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.adapters import (
@@ -50,16 +58,15 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.export_peft import PEFT_CONFIG, PEFT_WEIGHTS, export_peft
 from onceedit_jax.models.layout import lower_part
-from onceedit_jax.models.parameters import input_embeddings
-from onceedit_jax.models.sharding import param_shardings
-from onceedit_jax.storage.checkpoints import load_tree, save_tree
+from onceedit_jax.storage.checkpoints import save_tree
+from onceedit_jax.storage.checksums import write_sums
 from onceedit_jax.storage.files import FolderKind, fresh_folder
 from onceedit_jax.storage.sources import DEMO_PREFIX
-from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
+from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
 # A program that is killed while it writes `edit.json` leaves a hidden sibling.
-ARTIFACT = FolderKind(MARK, ("params", "tokenizer", ADAPTERS, HEAD, f".{MARK}.*"))
+ARTIFACT = FolderKind(MARK, (PARAMS, TOKENIZER, ADAPTERS, HEAD, f".{MARK}.*"))
 # What `transformers` writes of a tokenizer depends on its kind and on the version.
 EXPORT = FolderKind(
     "gate.safetensors",
@@ -337,12 +344,13 @@ class EditedPlugin:
         held = locked(folder) if folder.exists() and not together else nullcontext()
         with held, fresh_folder(folder, ARTIFACT, together=together) as fresh:
             if not self.info.in_adapters:
-                save_tree(fresh / "params", arrays)
+                save_tree(fresh / PARAMS, arrays)
             elif is_first(together):
                 self._save_adapters(fresh)
             if is_first(together):
-                self.tokenizer.save(fresh / "tokenizer")
-                write_info(fresh, self.info)
+                self.tokenizer.save(fresh / TOKENIZER)
+                write_sums(fresh / TOKENIZER)
+                write_info(fresh, dataclasses.replace(self.info, checksums={}))
         return folder
 
     def _save_adapters(self, folder: Path) -> None:
@@ -358,7 +366,12 @@ class EditedPlugin:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, base: str | Path | None = None, mesh: Mesh | None = None
+        cls,
+        folder: str | Path,
+        *,
+        base: str | Path | None = None,
+        mesh: Mesh | None = None,
+        verify: bool = True,
     ) -> "EditedPlugin":
         """Read an artifact back, whatever devices it was written on.
 
@@ -367,34 +380,14 @@ class EditedPlugin:
           base: the model that was edited, for an artifact without its weights (default: the one
             that the artifact names). Artifacts of one base share it in memory.
           mesh: where its arrays shall lie (default: on one device).
+          verify: check the SHA-256 of every file before its arrays are used.
 
         Raises:
-          InputError: if the folder is no artifact, is incomplete, or is of a newer format; or its
-            base model is not there, or is another one.
+          InputError: if the folder is no artifact, is incomplete or damaged, or is of a newer
+            format; or its base model is not there, or is another one.
         """
         folder = Path(folder)
-        info = read_info(folder)
+        info = read_info(folder, verify=verify)
         if info.in_adapters:
-            return cls(**adapted_parts(folder, info, base, mesh))
-        config = ModelConfig.from_dict(info.base.config)
-        tree = load_tree(folder / "params", partial(_layout, mesh))
-        tokenizer = load_tokenizer(folder / "tokenizer")
-        if "relation" in tree:
-            tree["relation"]["head"] = RelationHead(**tree["relation"]["head"])
-        found, expected = input_embeddings(tree["params"]).shape, tree["base_embeddings"].shape
-        if found != expected:
-            raise InputError(
-                f"{folder}: the embedding is {found}, edit.json and base say {expected}; edit again"
-            )
-        return cls(**tree, config=config, tokenizer=tokenizer, info=info)
-
-
-def _layout(mesh: Mesh | None, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Where an artifact's arrays lie: parameters by their axes, the rest whole on every device."""
-    everywhere = (
-        SingleDeviceSharding(jax.local_devices()[0]) if mesh is None else sharding(mesh, ())
-    )
-    places: dict[str, Any] = jax.tree.map(lambda _: everywhere, shapes)
-    if mesh is not None:
-        places["params"] = param_shardings(mesh, shapes["params"])
-    return places
+            return cls(**adapted_parts(folder, info, base, mesh, verify=verify))
+        return cls(**weight_parts(folder, info, mesh, verify=verify))

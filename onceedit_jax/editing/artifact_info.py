@@ -1,20 +1,26 @@
 """What `edit.json` says of an edited plug-in: one frozen record, checked once on loading."""
 
 import dataclasses
+import hashlib
 import json
-import types
-from collections.abc import Mapping
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import LARGE, parse_json, read_text
+from onceedit_jax.storage.checksums import SUMS, digest_of_sums
+from onceedit_jax.storage.records import parse_record
+from onceedit_jax.storage.schema import shown
 from onceedit_jax.storage.text_files import write_whole
 
-FORMAT = 6
-READABLE = (4, 5, 6)
+FORMAT = 7
+READABLE = (4, 5, 6, 7)
 MARK = "edit.json"
+PARAMS, TOKENIZER, ADAPTERS, HEAD = "params", "tokenizer", "adapters", "head"  # folders beside it
+_SEAL = re.compile(r'\{\n  "sha256": "([0-9a-f]{64})",\n')  # how the file begins, from format 7 on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +216,8 @@ class EditInfo:
       relation: the relation head; None where the edit was made without one.
       operations: what was done to the edits, oldest first.
       in_adapters: whether the edits are in adapters, beside the weights of the base model.
+      checksums: by folder beside `edit.json`, the hash of its `SHA256SUMS`: it binds weights,
+        adapters and tokenizer to one another. Artifacts of older formats have none.
       format: of the file that it was read from.
     """
 
@@ -228,6 +236,7 @@ class EditInfo:
     relation: RelationInfo | None = None
     operations: tuple[Operation, ...] = ()
     in_adapters: bool = False
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -252,8 +261,28 @@ def write_info(folder: Path, info: EditInfo) -> None:
     Raises:
       RunError: it cannot be written.
     """
-    text = json.dumps(info.as_dict(), indent=2, ensure_ascii=False)
-    write_whole(folder / MARK, text + "\n")
+    info = dataclasses.replace(info, checksums=_checksums(folder, info))
+    text = json.dumps(info.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    assert text.startswith("{\n")
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    write_whole(folder / MARK, f'{{\n  "sha256": "{digest}",\n' + text.removeprefix("{\n"))
+
+
+def folders_of(info: EditInfo) -> list[str]:
+    """The folders of an artifact that its edits need, or would if they were taken back."""
+    if not info.in_adapters:
+        return [PARAMS, TOKENIZER]
+    numbers = {e.adapter for e in info.edits if not e.reverted and e.adapter is not None}
+    return [HEAD, TOKENIZER, *(f"{ADAPTERS}/{number:04d}" for number in sorted(numbers))]
+
+
+def _checksums(folder: Path, info: EditInfo) -> dict[str, str]:
+    """The hashes of an artifact's folders: those known, and those of new ones."""
+    return {
+        name: info.checksums.get(name) or digest_of_sums(folder / name)
+        for name in folders_of(info)
+        if name in info.checksums or (folder / name / SUMS).exists()
+    }
 
 
 def now() -> str:
@@ -261,33 +290,49 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_info(folder: Path) -> EditInfo:
+def read_info(folder: Path, *, verify: bool = True) -> EditInfo:
     """What the `edit.json` of an artifact says, without reading any array.
+
+    Args:
+      folder: the artifact.
+      verify: check the hash that the file holds of itself.
 
     Raises:
       InputError: no readable `edit.json` of a known format; the message names the key at fault.
     """
     path = folder / MARK
-    if not path.is_file():
+    try:
+        text = read_text(path, most=LARGE, inside=folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{folder}: no edited plug-in here ({MARK} is missing); give the folder that "
             "`onceedit edit --out` wrote"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); edit again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}, expected an object; edit again")
+        ) from error
+    values = parse_json(text, path)
     if values.get("format") not in READABLE:
         raise InputError(
-            f"{path}: artifact format {values.get('format')!r}, this version reads "
+            f"{path}: artifact format {shown(values.get('format'))}, this version reads "
             f"{', '.join(map(str, READABLE))}; edit again with this version"
         )
-    info: EditInfo = _parsed(EditInfo, _upgraded(values), str(path))
+    if verify:
+        _check_seal(path, text, values)
+    info: EditInfo = parse_record(EditInfo, _upgraded(values), str(path))
     return info
+
+
+def _check_seal(path: Path, text: str, values: dict[str, Any]) -> None:
+    """Check the hash of the whole text, as the text says it in its first lines."""
+    seal = _SEAL.match(text)
+    if seal is None:
+        if values["format"] < 7 and "sha256" not in values:  # those formats had none
+            return
+        raise InputError(f"{path}: does not begin with its SHA-256; it was changed: edit again")
+    digest = hashlib.sha256(("{\n" + text[seal.end() :]).encode("utf-8")).hexdigest()
+    if digest != seal[1]:
+        raise InputError(
+            f"{path}: is damaged: its SHA-256 is {digest}, expected {seal[1]}; restore it or edit "
+            "again (--no-verify, if you changed it yourself)"
+        )
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
@@ -304,61 +349,3 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
         ]
         values = {**values, "edits": numbered}
     return values
-
-
-def _parsed(kind: Any, value: Any, place: str) -> Any:
-    """A JSON value as a dataclass or a plain type.
-
-    Raises:
-      InputError: naming the place, what is there and what was expected.
-    """
-    if dataclasses.is_dataclass(kind):
-        return _parsed_record(kind, value, place)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _parsed(next(a for a in arguments if a is not type(None)), value, place)
-    if origin is tuple:
-        items = _checked(list, value, place)
-        return tuple(_parsed(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(items))
-    if origin is dict:
-        items = _checked(dict, value, place)
-        return {key: _parsed(arguments[1], item, f"{place}.{key}") for key, item in items.items()}
-    if kind is Any:
-        return value
-    return kind(_checked(kind, value, place))
-
-
-def _parsed_record(kind: Any, value: Any, place: str) -> Any:
-    values = _checked(dict, value, place)
-    kinds, parsed = get_type_hints(kind), {}
-    for field in dataclasses.fields(kind):
-        if field.name in values:
-            where = f"{place}, {field.name}" if place.endswith(MARK) else f"{place}.{field.name}"
-            parsed[field.name] = _parsed(kinds[field.name], values[field.name], where)
-        elif field.default is dataclasses.MISSING:
-            there = ", ".join(values) or "nothing"
-            raise InputError(
-                f"{place}: no {field.name}; there are {there}. The file is damaged: edit again"
-            )
-    return kind(**parsed)
-
-
-def _checked(kind: Any, value: Any, place: str) -> Any:
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(
-            f"{place}: expected {_JSON_NAMES.get(kind, kind.__name__)}, found {value!r:.60}. The "
-            "file is damaged: edit again"
-        )
-    return value
-
-
-_JSON_NAMES: Mapping[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-}

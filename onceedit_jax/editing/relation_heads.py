@@ -1,8 +1,6 @@
 """Relation heads on disk: those that come with the package, and those learnt on this machine."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,8 +8,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.data.relations import Relation, relation_bank
@@ -22,11 +18,12 @@ from onceedit_jax.editing.relation_reading import (
     own_parts,
     subjects_of,
 )
-from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import THRESHOLD
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.storage.bounded import foreign
+from onceedit_jax.storage.checksums import read_sealed, write_sealed
 from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.subjects import Subjects, asked_part
 from onceedit_jax.text.tokenizer import Tokenizer
@@ -155,7 +152,6 @@ def keep_head(head: LearntHead) -> Path:
 
 def write_head(head: LearntHead, path: Path) -> None:
     """Write a head as a safetensors file; half-written files do not appear."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "layers": head.layers,
         "base_hash": head.base_hash,
@@ -163,9 +159,7 @@ def write_head(head: LearntHead, path: Path) -> None:
         "learnt": head.learnt,
     }
     arrays = {name: np.asarray(array, np.float16) for name, array in head.head._asdict().items()}
-    fresh = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(arrays, fresh, metadata={"about": json.dumps(about)})
-    fresh.replace(path)
+    write_sealed(path, arrays, about)
 
 
 def read_head(path: Path) -> LearntHead:
@@ -174,20 +168,12 @@ def read_head(path: Path) -> LearntHead:
     Raises:
       InputError: the file is damaged.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()["about"])
-            arrays = {
-                name: jnp.asarray(file.get_tensor(name), jnp.float32)
-                for name in RelationHead._fields
-            }
+    remedy = "delete it and run `onceedit gate-train` again"
+    read, about = read_sealed(path, remedy=remedy)
+    with foreign(path, remedy):
+        arrays = {name: jnp.asarray(read[name], jnp.float32) for name in RelationHead._fields}
         relations = tuple(about.pop("relations"))
         return LearntHead(RelationHead(**arrays), relations, **about)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: this relation head cannot be read ({error}); delete it and run "
-            "`onceedit gate-train` again"
-        ) from error
 
 
 def _cache() -> Path:

@@ -7,7 +7,6 @@ settings. An edit never invalidates one.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.decoding.prefix_batching import states_after
@@ -27,7 +24,7 @@ from onceedit_jax.distributed.hosts import all_agree
 from onceedit_jax.distributed.mesh import spans_hosts, to_host
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.target import Target
-from onceedit_jax.errors import InputError
+from onceedit_jax.errors import RunError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.models.parameters import input_embeddings
@@ -35,10 +32,12 @@ from onceedit_jax.relative.build import ModelTable, TransferHealth, build_table
 from onceedit_jax.relative.options import Kind, Normalization
 from onceedit_jax.relative.tables import ExactTable, TopKTable, held_mass, lookup_table
 from onceedit_jax.relative.transfer import anchor_coverage, unit_embeddings
+from onceedit_jax.storage.checksums import read_sealed, write_sealed
+from onceedit_jax.storage.records import parse_record
 from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.tokenizer import Tokenizer
 
-TABLE_FORMAT = 3  # raised when what a cached table holds changes
+TABLE_FORMAT = 4  # raised when what a cached table holds changes
 DISTRIBUTIONS = 500  # next-token distributions that a table is checked on
 CHUNK = 50  # of these at once
 OnBlock = Callable[[str, int, int], None]
@@ -119,6 +118,7 @@ class ModelSide:
             table = _read_table(path, self, ids, normalization)
         else:
             table = self._build(ids, normalization, kind)
+            _check_table(table, self.name)
             _write_table(path, table)
         self.health = table.health
         return table
@@ -190,6 +190,17 @@ def reference_texts() -> list[str]:
     return list(json.loads(demo_path("reference_texts.json").read_text(encoding="utf-8")))
 
 
+def _check_table(part: ModelTable, name: str) -> None:
+    """Refuse a table of values that are not numbers: fusion would go on with them in silence."""
+    leaves = jax.tree.leaves(part.table)
+    numbers = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in numbers):
+        raise RunError(
+            f"{name}: its transfer table holds values that are not finite; the model's embeddings "
+            "are too large or too small for float32: choose another model"
+        )
+
+
 def _write_table(path: Path, part: ModelTable) -> None:
     table = part.table
     if isinstance(table, TopKTable):
@@ -199,24 +210,15 @@ def _write_table(path: Path, part: ModelTable) -> None:
     else:  # a dense table of a real pair takes 9 GB: it costs less to build than to read back
         return
     hosted = {name: to_host(array) for name, array in {**arrays, "lookup": part.lookup}.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hosts may share the folder, and processes of one host do.
-    fresh = path.with_suffix(f".{jax.process_index()}-{os.getpid()}.partial")
-    save_file(hosted, fresh, metadata={"health": json.dumps(dataclasses.asdict(part.health))})
-    fresh.replace(path)
+    write_sealed(path, hosted, dataclasses.asdict(part.health))
 
 
 def _read_table(
     path: Path, side: ModelSide, ids: Int[np.ndarray, "anchors"], normalization: Normalization
 ) -> ModelTable:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            health = TransferHealth(**json.loads(file.metadata()["health"]))
-            arrays = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: this cached table cannot be read ({error}); delete it, it is built again"
-        ) from error
+    read, about = read_sealed(path, remedy="delete it, it is built again")
+    health = parse_record(TransferHealth, about, str(path))
+    arrays = {name: jnp.asarray(array) for name, array in read.items()}
     lookup = arrays.pop("lookup")
     if "scale" in arrays:
         unit = unit_embeddings(

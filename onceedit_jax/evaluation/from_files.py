@@ -72,7 +72,7 @@ def open_ensemble(
       InputError: a plug-in or target that cannot be read, or settings that do not fit the rule.
     """
     mesh = parse_mesh(options.mesh)
-    plugin = EditedPlugin.load(options.edited, base=options.base, mesh=mesh)
+    plugin = EditedPlugin.load(options.edited, base=options.base, mesh=mesh, verify=options.verify)
     targets = [load_target(name, dtype=options.target_dtype, mesh=mesh) for name in options.target]
     prepare = partial(
         Ensemble,

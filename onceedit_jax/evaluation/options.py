@@ -25,6 +25,7 @@ class EnsembleOptions:
         rest.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
       system: a system prompt for the targets, which are then asked in chat.
+      verify: check the SHA-256 of the plug-in's files before they are used.
     """
 
     edited: Path
@@ -35,6 +36,7 @@ class EnsembleOptions:
     target_dtype: WeightDtype = "float32"
     mesh: str | None = None
     system: str | None = None
+    verify: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

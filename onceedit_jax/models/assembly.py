@@ -19,10 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import canonical_name, checkpoint_tensors
+from onceedit_jax.models.finite import check_finite
 from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.quantization import Int8, quantize, scale_shape
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.tensors import Box, CheckpointTensor, Leaf
+from onceedit_jax.storage.bounded import memory
 from onceedit_jax.types import HostArray, Params
 
 # XLA on the CPU takes over a host buffer without a copy only if it has this alignment.
@@ -121,8 +123,8 @@ def assemble(
         mesh: Devices for the parameters (default: one device).
 
     Raises:
-        InputError: Tensors are missing, unknown, of the wrong shape or not floats, or a file is
-            truncated.
+        InputError: Tensors are missing, unknown, of the wrong shape, not floats or not finite; a
+            file is truncated; or the machine cannot hold the model.
     """
     expected = checkpoint_tensors(config)
     stored = _checked_names(source, config, expected)
@@ -130,6 +132,8 @@ def assemble(
     layouts = (
         jax.tree.map(lambda _: None, shapes) if mesh is None else param_shardings(mesh, shapes)
     )
+    if mesh is None:
+        _check_memory(source.path, shapes)
     leaves, structure = jax.tree.flatten(shapes)
     shardings = jax.tree.leaves(layouts, is_leaf=lambda layout: layout is None)
     buffers = [_LeafBuffer(leaf, layout) for leaf, layout in zip(leaves, shardings, strict=True)]
@@ -168,12 +172,15 @@ def _read(
         region = tensor.region(box)
         out = np.empty([part.stop - part.start for part in region], only.host.dtype)
         source.read_box(name, region, out)
+        check_finite(out, source.path, name)
         only.write_box(layer, tensor.cut(out, box))
     elif isinstance(only, _LeafBuffer) and tensor.stored == "table":
         source.read(name, only.host)
+        check_finite(only.host, source.path, name)
     else:
         out = scratch[: math.prod(tensor.shape)].reshape(tensor.shape)
         source.read(name, out)
+        check_finite(out, source.path, name)
         for (leaf, values), buffer in zip(tensor.split(out), buffers, strict=True):
             if isinstance(buffer, Int8):
                 quantized = quantize(values, tensor.inputs)
@@ -181,6 +188,19 @@ def _read(
                 buffer.scale.write(leaf.layer, quantized.scale)
             else:
                 buffer.write(leaf.layer, values)
+
+
+def _check_memory(path: Path, shapes: Params) -> None:
+    """Refuse a model that this machine cannot hold, before anything is allocated."""
+    needed = sum(
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes)
+    )
+    if needed > memory():
+        raise InputError(
+            f"{path}: the weights take {needed:,} bytes; expected at most the {memory():,} of this "
+            "machine: choose a smaller dtype (bfloat16, int8), or share the model over devices "
+            "(mesh)"
+        )
 
 
 def _matrices(tensor: CheckpointTensor) -> Iterator[Leaf]:

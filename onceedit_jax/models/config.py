@@ -7,8 +7,47 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.records import parse_record
+from onceedit_jax.storage.schema import Integer, Kind, Maybe, Mismatch, Number
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+_LENGTH = Integer(1, 1 << 31)
+#: What the numbers of a `ModelConfig` may be; files of configs are held against the same ranges.
+RANGES: dict[str, Any] = {
+    "vocab_size": Integer(1, 1 << 24),
+    "hidden_size": Integer(1, 1 << 20),
+    "num_layers": Integer(1, 4096),
+    "num_heads": Integer(1, 1 << 16),
+    "num_kv_heads": Integer(1, 1 << 16),
+    "head_dim": Integer(1, 1 << 16),
+    "mlp_size": Integer(1, 1 << 24),
+    "max_positions": _LENGTH,
+    "norm_eps": Number(1e-15, 0.1),
+    "norm_offset": Number(-1, 1),
+    "embedding_scale": Number(1e-6, 1e6),
+    "query_scale": Maybe(Number(1e-6, 1e6)),
+    "sliding_window": Maybe(_LENGTH),
+}
+_FREQUENCY = Number(1e-3, 1e6)
+#: The same for a `Rope`.
+ROPE_RANGES: dict[str, Any] = {
+    "theta": Number(1, 1e13),
+    "dim": Integer(2, 1 << 16),
+    "local_theta": Maybe(Number(1, 1e13)),
+    "factor": Number(1, 1e6),
+    "low_freq_factor": _FREQUENCY,
+    "high_freq_factor": _FREQUENCY,
+    "original_max_positions": _LENGTH,
+}
+
+
+def _check_ranges(record: Any, ranges: dict[str, Kind], name: str) -> None:
+    for field, kind in ranges.items():
+        try:
+            kind.check(getattr(record, field), field)
+        except Mismatch as error:
+            raise InputError(f"{name}: {error}: correct config.json") from None
 
 
 @dataclass(frozen=True)
@@ -36,6 +75,19 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        """Check that the numbers are in range.
+
+        Raises:
+            InputError: They are not; the message names the field.
+        """
+        _check_ranges(self, ROPE_RANGES, "rope")
+        if self.scaling == "llama3" and not self.low_freq_factor < self.high_freq_factor:
+            raise InputError(
+                f"rope: low_freq_factor is {self.low_freq_factor:g} and high_freq_factor "
+                f"{self.high_freq_factor:g}; expected the second to be larger: correct config.json"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,11 +155,12 @@ class ModelConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the fields are consistent.
+        """Check that the fields are in range and consistent.
 
         Raises:
             InputError: They are not; the message names the fields.
         """
+        _check_ranges(self, RANGES, "model config")
         if not self.sliding_layers:
             object.__setattr__(self, "sliding_layers", (False,) * self.num_layers)
         if len(self.sliding_layers) != self.num_layers:
@@ -143,18 +196,18 @@ class ModelConfig:
         return self.head_dim**-0.5 if self.query_scale is None else self.query_scale
 
     def check_length(self, tokens: int) -> None:
-        """Refuse texts that are longer than the table of learned positions.
+        """Refuse texts that are longer than the model's context.
 
         Args:
             tokens: Length of the prompt and the tokens to be generated.
 
         Raises:
-            InputError: `tokens` exceeds `max_positions`, and the model has no rope.
+            InputError: `tokens` exceeds `max_positions`.
         """
-        if self.rope is None and tokens > self.max_positions:
+        if tokens > self.max_positions:
             raise InputError(
                 f"a text of {tokens} tokens, prompt and answer, is too long: this {self.family} "
-                f"has learnt {self.max_positions} positions; shorten the prompt"
+                f"has a context of {self.max_positions} tokens; shorten the prompt or the answer"
             )
 
     def with_num_tokens(self, num_tokens: int) -> ModelConfig:
@@ -171,12 +224,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Rebuild a config from the values of `to_dict`, as they are or read back from JSON."""
-        rope = values["rope"]
-        return cls(
-            **{
-                **values,
-                "rope": None if rope is None else Rope(**rope),
-                "sliding_layers": tuple(values["sliding_layers"]),
-            }
-        )
+        """Rebuild a config from the values of `to_dict`, as they are or read back from JSON.
+
+        Raises:
+            InputError: A field is missing, of another type or out of range.
+        """
+        config: ModelConfig = parse_record(cls, values, "model config")
+        return config

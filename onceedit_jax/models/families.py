@@ -24,9 +24,11 @@ import jax
 from onceedit_jax.errors import InputError
 from onceedit_jax.models import hf_config
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.hf_schema import check_config
 from onceedit_jax.models.layout import INPUT_AXES
 from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.tensors import CheckpointTensor, Leaf, Rule, Stored, extents
+from onceedit_jax.storage.schema import shown
 
 __all__ = [
     "FAMILIES",
@@ -186,12 +188,13 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
             missing; the message has the key, its value and the expected value.
     """
     kind = hf.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
-            f"config.json: model_type is {kind!r}; expected one of {', '.join(FAMILIES)}: "
+            f"config.json: model_type is {shown(kind)}; expected one of {', '.join(FAMILIES)}: "
             "choose a model of a supported family"
         )
-    hf_config.expect(hf, "quantization_config", None)
+    check_config(hf)
+    hf_config.expect(hf, "quantization_config")
     return FAMILIES[kind].read_config(hf, kind)
 
 

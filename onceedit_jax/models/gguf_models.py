@@ -16,9 +16,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.config import RANGES, ROPE_RANGES
 from onceedit_jax.models.families import FAMILIES
+from onceedit_jax.models.hf_schema import SCHEMA
 from onceedit_jax.models.tensors import Box
 from onceedit_jax.storage.gguf import GGUFFile, dequantize
+from onceedit_jax.storage.schema import AnyOf, Integer, Kind, Number, Numbers, Record, Text, check
 from onceedit_jax.types import HostArray
 
 _LAYER = {
@@ -136,6 +139,22 @@ ARCHITECTURES: dict[str, Architecture] = {
 # Metadata for features that the decoder does not implement.
 _REFUSED = ("expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale")
 _ROPE_FREQS = "rope_freqs.weight"
+#: Metadata that need not be there, by the key of config.json whose range they share.
+_OPTIONAL = {
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "rope.dimension_count": "rotary_dim",
+    "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_theta",
+}
+_OTHERS: dict[str, Kind] = {
+    "rope.scaling.type": Text(most=64),
+    "rope.scaling.factor": ROPE_RANGES["factor"],
+    "attention.sliding_window": Integer(0, RANGES["sliding_window"].kind.most),
+    "attention.sliding_window_pattern": AnyOf((RANGES["num_layers"], Numbers("b"))),
+    **dict.fromkeys(_REFUSED, Number()),
+}
 
 
 def _architecture(file: GGUFFile) -> Architecture:
@@ -159,6 +178,7 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
     def get(key: str, default: Any = None) -> Any:
         return file.metadata.get(f"{file.architecture}.{key}", default)
 
+    _check_metadata(file, architecture)
     for key in _REFUSED:
         if get(key):
             raise InputError(
@@ -172,7 +192,7 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
     }
     for key, name in architecture.settings.items():
         value = get(key)
-        if not isinstance(value, int | float):
+        if value is None:
             raise InputError(
                 f"{file.path}: metadata {file.architecture}.{key} is {value}; expected one number: "
                 "the file is incomplete, or this variant is not supported; choose another file"
@@ -204,6 +224,18 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
     if architecture.model_type == "gemma3_text":
         config |= _gemma3_config(config, get)
     return config
+
+
+def _check_metadata(file: GGUFFile, architecture: Architecture) -> None:
+    """Hold the metadata against the ranges of the keys of config.json that they stand for."""
+    names = {**architecture.settings, **_OPTIONAL}
+    kinds = {key: SCHEMA.fields[name] for key, name in names.items()} | _OTHERS
+    check(
+        Record({f"{file.architecture}.{key}": kind for key, kind in kinds.items()}),
+        file.metadata,
+        file=f"{file.path}: metadata",
+        remedy="the file is damaged, or this variant is not supported; choose another file",
+    )
 
 
 def _rotary_config(file: GGUFFile, config: dict[str, Any], get: Any) -> dict[str, Any]:
@@ -275,7 +307,8 @@ def llama3_scaling(
     inverse_wave = theta ** (-np.arange(0, k, 2) / k) / (2 * np.pi)
     factor = float(factors.max())
     between = (factors > 1 + 1e-4) & (factors < factor * (1 - 1e-4))
-    if between.sum() >= 2:
+    sound = np.isfinite(factors).all() and factors.min() >= 1 and np.isfinite(inverse_wave).all()
+    if sound and between.sum() >= 2:
         smooth = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
         slope, negative_low = np.polyfit(inverse_wave[between], smooth, 1)
         high = round(1 - 1 / negative_low, 2)

@@ -1,7 +1,8 @@
 """Read Hugging Face config.json files, written by transformers 4 or 5: one reader for each family.
 
-Each reader takes the values of the file and the name of the family, and returns a `ModelConfig`. It
-raises `InputError` with the key, its value and the expected value if a setting is not supported.
+Each reader takes the values of the file, which `hf_schema` has checked, and the family's name, and
+returns a `ModelConfig`. It raises `InputError` with the key, its value and the expected value if a
+setting is not supported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import Activation, ModelConfig, Rope
+from onceedit_jax.models.hf_schema import REMEDY
 
 _ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
@@ -22,9 +24,6 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
 }
 
 
-_REMEDY = "fetch the file again, or choose another model"
-
-
 def _refuse(key: str, value: object, expected: object) -> InputError:
     return InputError(
         f"config.json: {key} is {value!r}; expected {expected}: this model is not supported, "
@@ -33,11 +32,11 @@ def _refuse(key: str, value: object, expected: object) -> InputError:
 
 
 def _need(hf: Mapping[str, Any], key: str) -> int:
-    """A positive integer without a default."""
+    """A size without a default."""
     value = hf.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"config.json: {key} is {value!r}; expected a positive integer: {_REMEDY}")
-    return value
+    if value is None:
+        raise InputError(f"config.json: {key} is None; expected a positive integer: {REMEDY}")
+    return int(value)
 
 
 def _get(hf: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -46,17 +45,9 @@ def _get(hf: Mapping[str, Any], key: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _integer(hf: Mapping[str, Any], key: str, default: int) -> int:
-    """A positive integer; the default if it is absent or null."""
-    return _need({key: _get(hf, key, default)}, key)
-
-
 def _number(hf: Mapping[str, Any], key: str, default: float) -> float:
     """A number; the default if it is absent or null."""
-    value = _get(hf, key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"config.json: {key} is {value!r}; expected a number: {_REMEDY}")
-    return float(value)
+    return float(_get(hf, key, default))
 
 
 def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
@@ -65,7 +56,7 @@ def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
     Raises:
         InputError: `key` is present, and its value is not one of `allowed`.
     """
-    if key in hf and hf[key] not in allowed:
+    if hf.get(key) not in (None, *allowed):
         raise _refuse(key, hf[key], " or ".join(map(repr, allowed)))
 
 
@@ -85,6 +76,9 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
         theta: The base, if the dict has none.
         **fields: Further fields of `Rope`.
     """
+    for key, value in parameters.items():
+        if isinstance(value, dict):
+            raise _refuse(f"{where}.{key}", value, "one rope for all layers")
     kind = parameters.get("rope_type", parameters.get("type")) or "default"
     theta = _number(parameters, "rope_theta", theta)
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
@@ -101,11 +95,11 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
     }
     if kind not in needed:
         raise _refuse(f"{where}.rope_type", kind, "one of " + ", ".join(needed))
-    missing = [key for key in needed[kind] if not isinstance(parameters.get(key), int | float)]
+    missing = [key for key in needed[kind] if parameters.get(key) is None]
     if missing:
         raise InputError(
             f"config.json: {where} of type {kind} has no number {missing[0]}; "
-            f"expected {', '.join(needed[kind])}: {_REMEDY}"
+            f"expected {', '.join(needed[kind])}: {REMEDY}"
         )
     if kind != "default":
         fields |= {"scaling": kind, "factor": float(parameters["factor"])}
@@ -141,10 +135,10 @@ def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
         "hidden_size": hidden,
         "num_layers": _need(hf, "num_hidden_layers"),
         "num_heads": heads,
-        "num_kv_heads": _integer(hf, "num_key_value_heads", heads),
-        "head_dim": _integer(hf, "head_dim", hidden // heads),
+        "num_kv_heads": _get(hf, "num_key_value_heads", heads),
+        "head_dim": _get(hf, "head_dim", hidden // heads),
         "mlp_size": _need(hf, "intermediate_size"),
-        "max_positions": _integer(hf, "max_position_embeddings", 2048),
+        "max_positions": _get(hf, "max_position_embeddings", 2048),
         "norm_eps": _number(hf, "rms_norm_eps", 1e-6),
         "tie_embeddings": bool(_get(hf, "tie_word_embeddings", False)),
     }
@@ -217,10 +211,12 @@ def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
     expect(hf, "use_bidirectional_attention", None, False)
     defaults = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 131_072}
     fields = _llama_like({**defaults, "num_key_value_heads": 4, **hf}, family)
-    period = _integer(hf, "sliding_window_pattern", _integer(hf, "_sliding_window_pattern", 6))
+    period = _get(hf, "sliding_window_pattern", _get(hf, "_sliding_window_pattern", 6))
     default = [(i + 1) % period != 0 for i in range(fields["num_layers"])]
 
     ropes = dict(_get(hf, "rope_parameters", {}))
+    for kind in ropes.keys() - {"full_attention", "sliding_attention"}:
+        raise _refuse(f"rope_parameters.{kind}", ropes[kind], "full_attention, sliding_attention")
     everywhere = {**(hf.get("rope_scaling") or {}), **(ropes.get("full_attention") or {})}
     nearby = dict(ropes.get("sliding_attention") or {})
     for key in ("rope_type", "type"):
@@ -265,7 +261,7 @@ def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": heads,
         "head_dim": hidden // heads,
-        "mlp_size": _integer(hf, "n_inner", 4 * hidden),
+        "mlp_size": _get(hf, "n_inner", 4 * hidden),
         "max_positions": _need(hf, "n_positions"),
         "norm": "layer",
         "norm_eps": _number(hf, "layer_norm_epsilon", 1e-5),

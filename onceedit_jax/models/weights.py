@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.assembly import TensorSource, assemble, some
@@ -20,8 +19,12 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
 from onceedit_jax.models.tensors import Box
-from onceedit_jax.storage.gguf import read_header
-from onceedit_jax.storage.sources import DEMO_PREFIX, is_path, resolve
+from onceedit_jax.storage import gguf
+from onceedit_jax.storage.bounded import MEBIBYTE, read_json
+from onceedit_jax.storage.checksums import sha256_of
+from onceedit_jax.storage.safetensors_files import StoredTensor, read_header
+from onceedit_jax.storage.schema import ObjectOf, Record, Text, check, shown
+from onceedit_jax.storage.sources import DEMO_PREFIX, is_path, known_sha256, resolve
 from onceedit_jax.types import HostArray, Params
 
 # int8 applies to the layers' matrices; the rest of the model is then bfloat16.
@@ -35,6 +38,8 @@ _FLOATS: dict[str, np.dtype[Any]] = {
 _CHUNK = 1 << 18  # elements converted at a time: bounds the memory needed besides the tensor
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_INDEX_SCHEMA = Record({"weight_map": ObjectOf(Text(most=255))}, required=("weight_map",))
+_SHARD = re.compile(r"[\w][\w.-]*\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,29 +66,25 @@ class LoadedModel:
     spec: str | None = None
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Dtype, shape and place of a tensor in a safetensors file."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-
 class SafetensorsSource:
     """The tensors of a Hugging Face folder, in one safetensors file or several shards."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.files, index = _weight_files(folder)
-        self._stored = {
-            name: stored for file in self.files for name, stored in _read_header(file).items()
-        }
-        for name, file in index.items():
-            if name not in self._stored:
+        self._stored: dict[str, StoredTensor] = {}
+        for file in self.files:
+            for name, stored in read_header(file, inside=folder).items():
+                if name in self._stored:
+                    raise InputError(
+                        f"{file}: tensor {name} is in {self._stored[name].file.name} too; expected "
+                        "it in one shard: fetch the folder again"
+                    )
+                self._stored[name] = stored
+        for name, shard in index.items():
+            if name not in self._stored or self._stored[name].file.name != shard:
                 raise InputError(
-                    f"{folder / file}: missing tensor {name}, which {_INDEX} lists for this file; "
+                    f"{folder / shard}: missing tensor {name}, which {_INDEX} lists for this file; "
                     "the shards and the index do not belong together: fetch the folder again"
                 )
 
@@ -107,7 +108,10 @@ class SafetensorsSource:
             data.seek(stored.offset)
             for first in range(0, flat.size, _CHUNK):
                 end = min(first + _CHUNK, flat.size)
-                flat[first:end] = np.fromfile(data, _FLOATS[stored.dtype], end - first)
+                values = np.fromfile(data, _FLOATS[stored.dtype], end - first)
+                if values.size != end - first:
+                    raise InputError(f"{stored.file}: has become shorter; copy it again")
+                flat[first:end] = values
 
     def read_box(self, name: str, box: Box, out: HostArray) -> None:
         """Fill `out` with the values in a box of the tensor; the rest is not read.
@@ -120,7 +124,7 @@ class SafetensorsSource:
         dtype = _FLOATS[stored.dtype]
         out[...] = np.memmap(stored.file, dtype, "r", stored.offset, stored.shape)[box]
 
-    def _float_tensor(self, name: str) -> _Stored:
+    def _float_tensor(self, name: str) -> StoredTensor:
         stored = self._stored[name]
         if stored.dtype not in _FLOATS:
             raise InputError(
@@ -160,11 +164,14 @@ def load_model(
     path = resolve(spec)
     source: TensorSource
     if path.is_dir():
-        hf_config = _read_json(path / "config.json", _no_config(path))
+        try:
+            hf_config = read_json(path / "config.json", inside=path)
+        except FileNotFoundError as error:
+            raise InputError(_no_config(path)) from error
         source = folder = SafetensorsSource(path)
         files = [path / "config.json", *folder.files]
     else:
-        file = read_header(path)
+        file = gguf.read_header(path)
         hf_config, source, files = equivalent_config(file), GGUFSource(file), [path]
     try:
         config = config_from_hf(hf_config)
@@ -172,6 +179,7 @@ def load_model(
             config = config.with_num_tokens(num_tokens)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    content_hash = _content_hash(files)  # damage is named before the weights are read
     return LoadedModel(
         config=config,
         params=assemble(
@@ -182,7 +190,7 @@ def load_model(
             mesh=mesh,
         ),
         name=_name(spec, path),
-        content_hash=_content_hash(files),
+        content_hash=content_hash,
         source=path,
         hf_config=hf_config,
         spec=str(Path(spec).expanduser().resolve()) if is_path(spec) else str(spec),
@@ -199,30 +207,23 @@ def _name(spec: str | Path, path: Path) -> str:
 
 
 def _content_hash(files: list[Path]) -> str:
-    """SHA-256 over the contents of the files and, if there are several, their names."""
+    """SHA-256 over the contents of the files and, if there are several, their names.
+
+    Raises:
+        InputError: a file is not the one that it was when it was downloaded.
+    """
     digests = []
     for file in files:
-        with file.open("rb") as data:
-            digests.append(hashlib.file_digest(data, "sha256").hexdigest())
+        digests.append(sha256_of(file))
+        if digests[-1] != (known_sha256(file) or digests[-1]):
+            raise InputError(
+                f"{file}: is damaged: its SHA-256 is {digests[-1]}, expected {known_sha256(file)}; "
+                "delete it, and it is downloaded again"
+            )
     if len(files) == 1:
         return digests[0]
     lines = (f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(if_missing) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); fetch or write the file again") from error
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{path}: holds a {type(values).__name__}; expected a JSON object: fetch or write the "
-            "file again"
-        )
-    return values
 
 
 def _no_config(folder: Path) -> str:
@@ -238,14 +239,17 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         # transformers prefers the single file too.
         return [folder / _SINGLE], {}
     if (folder / _INDEX).exists():
-        index = _read_json(folder / _INDEX, "").get("weight_map")
-        if not isinstance(index, dict) or not index:
+        values = read_json(folder / _INDEX, most=64 * MEBIBYTE, inside=folder)
+        check(_INDEX_SCHEMA, values, file=folder / _INDEX, remedy="fetch the folder again")
+        index = values["weight_map"]
+        names = sorted(set(index.values()))
+        if strange := [name for name in names if not _SHARD.fullmatch(name)]:
             raise InputError(
-                f"{folder / _INDEX}: no weight_map; expected the file of every tensor: fetch the "
-                "folder again"
+                f"{folder / _INDEX}: weight_map names the file {shown(strange[0])}; expected a "
+                ".safetensors file of this folder: fetch the folder again"
             )
-        files = [folder / Path(str(name)).name for name in sorted(set(index.values()))]
-        if absent := [file.name for file in files if not file.is_file()]:
+        files = [folder / name for name in names]
+        if absent := [file.name for file in files if not file.exists()]:
             raise InputError(
                 f"{folder}: missing shard {some(absent)} of {len(files)} listed in {_INDEX}; "
                 "fetch the folder again"
@@ -262,27 +266,3 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         f"{folder}: no weights; expected {_SINGLE}, or shards with {_INDEX}: fetch the folder "
         "again, or first convert a model that is published only as pytorch_model.bin"
     )
-
-
-def _read_header(file: Path) -> dict[str, _Stored]:
-    """The tensors of a safetensors file.
-
-    The safetensors library checks the header and the length of the file. The data is read by offset
-    here, because the library maps the file (its pages count as this process's memory) or reads
-    whole tensors.
-    """
-    try:
-        with safe_open(file, framework="np"), file.open("rb") as data:
-            length = int.from_bytes(data.read(8), "little")
-            header = json.loads(data.read(length))
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{file}: truncated or damaged safetensors file ({error}); fetch or copy it again"
-        ) from error
-    header.pop("__metadata__", None)
-    return {
-        name: _Stored(
-            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-        )
-        for name, entry in header.items()
-    }

@@ -1,6 +1,5 @@
 """Plan a pair: memory, compute and speed of a plug-in and its target on a mesh of some chip."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.planning.hardware import CHIPS, Chip
 from onceedit_jax.planning.options import PlanOptions
 from onceedit_jax.planning.plan import ModelPlan, plan_model, step_seconds
+from onceedit_jax.storage.bounded import read_json
 
 DRAFT_TOKENS = 4
 """Tokens of the answers that speeds are predicted for, in both models; the end comes on top."""
@@ -115,18 +115,16 @@ def read_config(path: str | Path) -> ModelConfig:
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        values = read_json(path)
+    except FileNotFoundError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a config.json, a folder with one, or "
-            "a file of configs/models/"
+            f"{path}: no such file; give a config.json, a folder with one, or a file of "
+            "configs/models/"
         ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); fetch or write the file again") from error
     try:
         return config_from_hf(values)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {str(error).removeprefix('config.json: ')}") from error
 
 
 def device_count(mesh: str) -> int:

@@ -168,6 +168,7 @@ def room_for(ask: Ask, head: Sequence[int], form: Form, context: int) -> int:
     """
     if not head:
         raise InputError("the prompt has no characters that the model knows; give another one")
+    context = min(context, form.target.target.model.config.max_positions)
     wanted = 1 if ask.max_tokens is None else ask.max_tokens
     if len(head) + wanted > context:
         raise InputError(
@@ -175,6 +176,4 @@ def room_for(ask: Ask, head: Sequence[int], form: Form, context: int) -> int:
             f"{context} tokens of this server's context; shorten the prompt, or lower max_tokens"
         )
     most = min(ask.usual_tokens, context - len(head))
-    limit = most if ask.max_tokens is None else ask.max_tokens
-    form.target.target.model.config.check_length(len(head) + limit)
-    return limit
+    return most if ask.max_tokens is None else ask.max_tokens

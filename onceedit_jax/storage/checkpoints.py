@@ -14,9 +14,12 @@ from orbax.checkpoint import v1 as ocp
 from onceedit_jax.distributed.hosts import barrier, is_first
 from onceedit_jax.distributed.mesh import spans_hosts
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import foreign
+from onceedit_jax.storage.checksums import SUMS, check_sums, write_sums
 
 # Orbax logs each save and restore at INFO, and warns when a tree is restored as it was saved.
 logging.getLogger("absl").setLevel(logging.ERROR)
+_REMEDY = "it is damaged or belongs to another model: run the edit again"
 
 
 def _context(together: bool) -> ocp.Context:
@@ -48,6 +51,7 @@ def save_tree(folder: Path, tree: Any) -> None:
     with _context(together):
         ocp.save(fresh.absolute(), tree)
     if first:
+        write_sums(fresh)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -68,42 +72,46 @@ def has_tree(folder: Path) -> bool:
     return folder.exists()
 
 
-def load_tree(folder: Path, lay: Callable[[Any], Any] | None = None) -> Any:
+def load_tree(
+    folder: Path,
+    lay: Callable[[Any], Any] | None = None,
+    *,
+    verify: bool = True,
+    digest: str | None = None,
+) -> Any:
     """Load a tree onto the devices of this run.
 
     Args:
       folder: written by `save_tree`.
       lay: from the tree of shapes to the sharding of each array, None for numpy arrays. Each device
         then reads its own part (default: the devices that the tree was saved from).
+      verify: check the hashes of all files before; trees of older versions have none.
+      digest: `digest_of_sums` of the tree, where it is known.
 
     Raises:
-      InputError: the folder holds no complete tree.
+      InputError: the folder holds no complete tree, or a file of it has changed.
     """
     if not has_tree(folder) or not ocp.is_orbax_checkpoint(folder.absolute()):
         raise InputError(
             f"{folder}: expected a complete orbax checkpoint here, found none; give the folder "
             "that `onceedit edit --out` wrote, or run the edit again"
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            if lay is None:
-                with _context(together=False):
-                    return ocp.load(folder.absolute())
+    if verify and (digest or (folder / SUMS).exists()):
+        check_sums(folder, digest, remedy=_REMEDY)
+    with foreign(folder, _REMEDY), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if lay is None:
             with _context(together=False):
-                shapes = ocp.metadata(folder.absolute()).metadata
-            layouts = lay(shapes)
-            together = not all(layout.is_fully_addressable for layout in jax.tree.leaves(layouts))
+                return ocp.load(folder.absolute())
+        with _context(together=False):
+            shapes = ocp.metadata(folder.absolute()).metadata
+        layouts = lay(shapes)
+        together = not all(layout.is_fully_addressable for layout in jax.tree.leaves(layouts))
 
-            def target(leaf: Any, layout: Any) -> Any:
-                if layout is None:
-                    return leaf
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
+        def target(leaf: Any, layout: Any) -> Any:
+            if layout is None:
+                return leaf
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
-            with _context(together):
-                return ocp.load(folder.absolute(), jax.tree.map(target, shapes, layouts))
-    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
-        raise InputError(
-            f"{folder}: cannot read this orbax checkpoint ({str(error).splitlines()[0]}); it is "
-            "damaged or belongs to another model: run the edit again"
-        ) from error
+        with _context(together):
+            return ocp.load(folder.absolute(), jax.tree.map(target, shapes, layouts))

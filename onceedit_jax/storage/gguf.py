@@ -7,6 +7,7 @@ the blocks.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import check_regular
+from onceedit_jax.storage.schema import shown
 from onceedit_jax.types import HostArray
 
 _SCALARS = {
@@ -22,6 +25,9 @@ _SCALARS = {
     6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_MOST_AXES, _LONGEST_NAME = 4, 1 << 16
+_ALIGNMENT = 32  # where the metadata name no other
+_ALIGNMENTS = tuple(8 << n for n in range(10))
 _CHUNK = 1 << 18  # elements dequantized at a time: bounds the memory needed besides the tensor
 
 
@@ -61,16 +67,17 @@ class GGUFFile:
 
 
 class _Header:
-    """Sequential reader of a header; raises an error if the file ends too early."""
+    """Sequential reader of a header: nothing is read or made that the file cannot hold."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
-        self.size = path.stat().st_size
+        self.left = self.size = check_regular(path).st_size
 
     def take(self, count: int) -> bytes:
-        data = self.file.read(count) if count <= self.size else b""
+        data = self.file.read(count) if count <= self.left else b""
         if len(data) != count:
             raise truncated(self.path, f"the header does not end at byte {self.size}")
+        self.left -= count
         return data
 
     def u32(self) -> int:
@@ -79,23 +86,56 @@ class _Header:
     def u64(self) -> int:
         return int(struct.unpack("<Q", self.take(8))[0])
 
+    def count(self, what: str, size: int) -> int:
+        """A number of things that take at least `size` bytes each."""
+        count = self.u64()
+        if count * size > self.left:
+            raise truncated(self.path, f"{count} {what} do not fit into {self.left} bytes")
+        return count
+
     def string(self) -> str:
         # Byte-level tokens of some vocabularies are not UTF-8; their bytes are preserved.
         return self.take(self.u64()).decode("utf-8", "surrogateescape")
+
+    def key(self) -> str:
+        name = self.string()
+        if not (name.isascii() and name.isprintable() and 0 < len(name) <= _LONGEST_NAME):
+            raise self.damaged(f"a name is {shown(name)}; expected printable ASCII")
+        return name
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            kind, count = self.u32(), self.u64()
-            if kind in (_STRING, _ARRAY):
-                return [self.value(kind) for _ in range(count)]
-            code = self._code(kind)
-            return np.frombuffer(self.take(count * np.dtype(code).itemsize), code)
+            kind = self.u32()
+            if kind == _ARRAY:
+                raise self.damaged("an array of arrays; expected arrays of numbers or strings")
+            if kind == _STRING:
+                return [self.string() for _ in range(self.count("strings", 8))]
+            dtype = np.dtype(self._code(kind))
+            return np.frombuffer(
+                self.take(self.count("values", dtype.itemsize) * dtype.itemsize), dtype
+            )
         code = self._code(kind)
-        value = np.frombuffer(self.take(np.dtype(code).itemsize), code)[0]
+        raw = self.take(np.dtype(code).itemsize)
+        if code == "?" and raw not in (b"\0", b"\1"):
+            raise self.damaged(f"a truth value is {raw[0]}; expected 0 or 1")
+        value = np.frombuffer(raw, code)[0]
         # The shortest decimal number of the same float32: 1e-06, not 9.999999974752427e-07.
         return float(str(value)) if code == "<f4" else value.item()
+
+    def tensor(self) -> tuple[tuple[int, ...], int, int]:
+        """Shape (slowest axis first), type and offset of a tensor."""
+        axes = self.u32()
+        if not 1 <= axes <= _MOST_AXES:
+            raise self.damaged(f"a tensor has {axes} axes; expected 1 to {_MOST_AXES}")
+        shape = tuple(self.u64() for _ in range(axes))[::-1]
+        if 0 in shape or math.prod(shape) > 2**48:
+            raise self.damaged(f"a tensor has shape {list(shape)}; expected axes of 1 and more")
+        return shape, self.u32(), self.u64()
+
+    def damaged(self, what: str) -> InputError:
+        return InputError(f"{self.path}: {what}: the file is damaged; fetch or convert it again")
 
     def _code(self, kind: int) -> str:
         if kind not in _SCALARS:
@@ -118,13 +158,12 @@ def read_header(path: Path) -> GGUFFile:
         path: the `.gguf` file, version 2 or 3, little endian.
 
     Raises:
-        InputError: not a GGUF file, an unknown version, or shorter than its header claims.
+        InputError: not a GGUF file, an unknown version, or its header and its length do not agree:
+            the tensors have to follow one another, aligned, and end where the file ends.
     """
-    from gguf.constants import GGML_QUANT_SIZES
-
     with path.open("rb") as file:
         header = _Header(path, file)
-        magic = file.read(4)
+        magic = header.take(4) if header.size >= 4 else file.read(4)
         if magic != b"GGUF":
             raise InputError(
                 f"{path}: not a GGUF file: starts with {magic!r}, expected b'GGUF'; fetch it again "
@@ -135,33 +174,67 @@ def read_header(path: Path) -> GGUFFile:
             raise InputError(
                 f"{path}: GGUF version {version}; expected 2 or 3, little endian: convert it again"
             )
-        tensor_count, value_count = header.u64(), header.u64()
-        metadata = {}
+        tensor_count, value_count = header.count("tensors", 32), header.count("values", 13)
+        metadata: dict[str, Any] = {}
         for _ in range(value_count):
-            key = header.string()
+            key = header.key()
+            if key in metadata:
+                raise header.damaged(f"metadata {key} is there twice")
             metadata[key] = header.value(header.u32())
-        places = []
+        places: dict[str, tuple[tuple[int, ...], int, int]] = {}
         for _ in range(tensor_count):
-            name = header.string()
-            shape = tuple(header.u64() for _ in range(header.u32()))[::-1]
-            places.append((name, shape, header.u32(), header.u64()))
-        alignment = int(metadata.get("general.alignment", 0)) or 32
-        start = -(-file.tell() // alignment) * alignment
+            name = header.key()
+            if name in places:
+                raise header.damaged(f"tensor {name} is there twice")
+            places[name] = header.tensor()
+        alignment = metadata.get("general.alignment", _ALIGNMENT)
+        if alignment not in _ALIGNMENTS or isinstance(alignment, bool | float):
+            raise header.damaged(
+                f"metadata general.alignment is {shown(alignment)}; expected a power of two"
+            )
+        if any(header.take(min(-file.tell() % alignment, header.left))):
+            raise header.damaged("the bytes between header and tensors are not zero")
+        tensors = _tensors(header, places, file.tell(), alignment)
+    return GGUFFile(path, metadata, tensors)
 
-    tensors = {}
-    for name, shape, kind, offset in places:
-        if kind not in list(GGML_QUANT_SIZES):
+
+def _tensors(
+    header: _Header, places: dict[str, tuple[tuple[int, ...], int, int]], start: int, alignment: int
+) -> dict[str, TensorInfo]:
+    """The tensors, if they lie side by side in the file's order."""
+    from gguf.constants import GGML_QUANT_SIZES
+
+    known, tensors, end = {int(kind) for kind in GGML_QUANT_SIZES}, {}, 0
+    for name, (shape, kind, offset) in places.items():
+        if kind not in known:
             raise InputError(
-                f"{path}: tensor {name}: the installed gguf package does not know quantization "
-                f"type {kind}; upgrade the package or quantize the model differently"
+                f"{header.path}: tensor {name}: the installed gguf package does not know "
+                f"quantization type {kind}; upgrade the package or quantize the model differently"
+            )
+        if shape[-1] % _block(kind)[0]:
+            raise header.damaged(
+                f"tensor {name} has rows of {shape[-1]} values; expected a multiple of "
+                f"{_block(kind)[0]}, as its type has"
+            )
+        if offset != end:
+            raise header.damaged(
+                f"tensor {name} lies at byte {offset} of the data; expected {end}, where the "
+                "tensor before it ends"
             )
         tensors[name] = info = TensorInfo(shape, kind, start + offset)
-        end = info.offset + _byte_count(info)
-        if end > header.size:
+        size = _byte_count(info)
+        if start + offset + size > header.size:
             raise truncated(
-                path, f"tensor {name} ends at byte {end}, the file at byte {header.size}"
+                header.path,
+                f"tensor {name} ends at byte {start + offset + size}, the file at {header.size}",
             )
-    return GGUFFile(path, metadata, tensors)
+        end = -(-(offset + size) // alignment) * alignment
+    if header.size >= start + end + alignment:
+        raise header.damaged(
+            f"the tensors end at byte {start + end}, and the file at {header.size}; expected the "
+            "same"
+        )
+    return tensors
 
 
 def _block(kind: int) -> tuple[int, int]:
@@ -174,7 +247,7 @@ def _block(kind: int) -> tuple[int, int]:
 
 def _byte_count(info: TensorInfo) -> int:
     elements, size = _block(info.kind)
-    return int(np.prod(info.shape)) // elements * size
+    return math.prod(info.shape) // elements * size
 
 
 def dequantize(file: GGUFFile, name: str, out: HostArray, *, minus: float = 0.0) -> None:

@@ -184,6 +184,19 @@ def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
     return target
 
 
+def known_sha256(path: Path) -> str | None:
+    """SHA-256 of a cached model file, where it is known from elsewhere than the file.
+
+    Demo models have theirs in `DEMO_MODELS`. The hub's client names large files by theirs.
+    """
+    for name, model in DEMO_MODELS.items():
+        if path.name == model.file_name and path.parent.name == name:
+            return model.sha256
+    real = path.resolve() if path.is_symlink() else path
+    is_blob = real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name)
+    return real.name if is_blob else None
+
+
 def _demo_names() -> str:
     return ", ".join(DEMO_PREFIX + name for name in DEMO_MODELS)
 

@@ -24,6 +24,7 @@ from tokenizers.processors import TemplateProcessing
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.gguf import read_header
+from onceedit_jax.storage.schema import Flag, Integer, Maybe, Numbers, Record, Text, Texts, check
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
 _REMEDY = "convert the file again, or use the model's Hugging Face folder"
@@ -71,6 +72,21 @@ _PRE_TOKENIZERS: dict[str | None, tuple[Callable[[], pre.PreTokenizer], bool, bo
 }
 
 
+_ID = Integer(0, 1 << 24)
+_SCHEMA = Record(
+    {
+        "model": Text(most=64),
+        "pre": Text(most=64),
+        "tokens": Texts(longest=1 << 10),
+        "merges": Texts(longest=1 << 12),
+        "scores": Numbers("f"),
+        "token_type": Numbers("iu", least=min(_Type), most=max(_Type)),
+        **dict.fromkeys(("add_bos_token", "add_eos_token", "add_space_prefix"), Flag()),
+        **{f"{role}_token_id": _ID for role in ("bos", "eos", "eot", "eom", "unknown", "padding")},
+    }
+)
+
+
 def load_gguf_tokenizer(path: str | Path) -> Any:
     """Load the tokenizer of a GGUF file.
 
@@ -105,6 +121,7 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
         for key, value in metadata.items()
         if key.startswith("tokenizer.ggml.")
     }
+    check(_SCHEMA, facts, file=f"{source}: tokenizer.ggml", remedy=_REMEDY)
     kind = facts.get("model")
     if kind not in ("gpt2", "llama"):
         raise InputError(
@@ -144,7 +161,9 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
     )
     tokenizer.name_or_path = source
-    tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+    template = metadata.get("tokenizer.chat_template")
+    check(Maybe(Text()), template, file=f"{source}: tokenizer.chat_template", remedy=_REMEDY)
+    tokenizer.chat_template = template
     return tokenizer
 
 
@@ -217,6 +236,11 @@ def _sentencepiece(
     for i, token in enumerate(tokens):
         if types[i] in (_Type.NORMAL, _Type.USER_DEFINED):
             tokens[i] = token.replace(" ", "▁")
+    if len(facts["scores"]) < len(tokens):
+        raise InputError(
+            f"{source}: {len(tokens)} tokens but {len(facts['scores'])} scores; expected one score "
+            f"for each token: {_REMEDY}"
+        )
     merges = _merges_of_scores(tokens, types, facts["scores"])
     vocab = {token: i for i, token in enumerate(tokens)}
     model = BPE(vocab=vocab, merges=merges, unk_token=unk, byte_fallback=True, fuse_unk=True)

@@ -16,16 +16,24 @@ from typing import Any
 import tokenizers
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import foreign
 from onceedit_jax.storage.gguf import read_header
 from onceedit_jax.storage.sources import resolve
-from onceedit_jax.text.gguf_tokenizer import end_ids_of, tokenizer_from_metadata
+from onceedit_jax.text import gguf_tokenizer
+from onceedit_jax.text.gguf_tokenizer import tokenizer_from_metadata
+from onceedit_jax.text.tokenizer_file import (
+    GENERATION,
+    REMEDY,
+    TOKENIZER,
+    check_truth,
+    checked_files,
+    end_ids_of,
+)
 from onceedit_jax.text.vocabulary import Vocabulary, component, steps, vocabulary
 
 # Bytes that are not UTF-8, decoded with Python's `surrogateescape`.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
-_MALFORMED = (OSError, ValueError, KeyError, TypeError)
 _PROBE = "Hello world, 12 times"
-GENERATION = "generation_config.json"  # may list several end tokens
 
 
 class Tokenizer:
@@ -208,52 +216,19 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     path = resolve(spec)
     if path.is_file():
         metadata = read_header(path).metadata
-        hf = tokenizer_from_metadata(metadata, source=str(path))
-        return Tokenizer(hf, end_ids=end_ids_of(metadata))
-    if not (path / "tokenizer.json").is_file():
-        raise InputError(
-            f"{path}: tokenizer.json is missing; save it there with "
-            "transformers.AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
-        )
-    from transformers import AutoTokenizer
+        with foreign(path, "fetch the file again"):
+            hf = tokenizer_from_metadata(metadata, source=str(path))
+            return Tokenizer(hf, end_ids=gguf_tokenizer.end_ids_of(metadata))
+    files = checked_files(path)
+    from transformers import PreTrainedTokenizerFast
 
-    try:
-        hf = AutoTokenizer.from_pretrained(
+    with foreign(path / TOKENIZER, REMEDY, silent=True):
+        # Not the class that the folder names: its rules may be others than those of the file.
+        hf = PreTrainedTokenizerFast.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:
-        # For a malformed file, the tokenizers library raises plain Exceptions.
-        if type(error) is Exception or isinstance(error, _MALFORMED):
-            raise InputError(
-                f"{path}: transformers cannot load tokenizer.json ({error}); it is damaged or of "
-                "another version: fetch it again"
-            ) from error
-        raise
-    return Tokenizer(hf, end_ids=_generation_ends(path))
-
-
-def _generation_ends(folder: Path) -> list[int]:
-    """The end tokens that a folder's generation_config.json lists; none without that file.
-
-    Raises:
-      InputError: the file is not JSON, or `eos_token_id` is neither an id nor a list of ids.
-    """
-    path = folder / GENERATION
-    if not path.is_file():
-        return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a JSON object ({error}); fetch the file again, or remove it"
-        ) from error
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    if any(not isinstance(i, int) for i in ids):
-        raise InputError(
-            f"{path}: eos_token_id is {found!r}; expected a token id or a list of token ids: "
-            "correct the file"
-        )
-    return ids
+        check_truth(hf.backend_tokenizer, files, path)
+        return Tokenizer(hf, end_ids=end_ids_of(files))
 
 
 def _plain_encoder(hf: Any) -> tuple[tokenizers.Tokenizer, str, bool]:

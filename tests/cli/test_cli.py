@@ -63,6 +63,7 @@ POSITIONAL = {
     "replace": ["number", "facts"],
     "revert": ["numbers"],
     "show": ["number"],
+    "verify": ["folder"],
     **{name: ["edited"] for name in ("info", "list", "history", "compact")},
 }
 

@@ -34,7 +34,7 @@ def tiny_folder(folder, merges):
     hf = {
         "model_type": "llama", "vocab_size": len(tokenizer.vocabulary), "hidden_size": 16,
         "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "head_dim": 4, "max_position_embeddings": 64,
+        "num_key_value_heads": 4, "head_dim": 4, "max_position_embeddings": 1024,
         "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
     }  # fmt: skip
     config = config_from_hf(hf)

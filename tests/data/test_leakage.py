@@ -1,9 +1,19 @@
 """Leaks: no unrelated row may ask what is evaluated."""
 
-import pytest
+import time
 
-from onceedit_jax.data.leakage import check_leaks, drop_leaks
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onceedit_jax.data.leakage import (
+    check_leaks,
+    drop_leaks,
+    evaluated_texts,
+    without_evaluated,
+)
 from onceedit_jax.data.loaders import load_records, load_unrelated
+from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.errors import InputError
 
@@ -75,3 +85,40 @@ def test_counterfact_training_rows_leak_into_its_edits(data_sets):
 def test_zsre_and_its_unrelated_sets_share_nothing(data_sets, name):
     evaluated = load_records(data_sets / "zsre_eval.json")
     check_leaks(load_unrelated(data_sets / f"{name}.json"), evaluated)
+
+
+WORDS = st.lists(st.sampled_from(["who", "leads", "it?", "?", "now.", "it"]), max_size=8).map(
+    " ".join
+)
+
+
+@given(WORDS, st.lists(WORDS, max_size=4))
+def test_what_begins_with_a_question_leaks(text, questions):
+    """The plain definition, which is quadratic in a text's words."""
+    words, asked = normalise(text).split(" "), {normalise(q) for q in questions} - {""}
+    texts = asked | {normalise(f"{question} x") for question in questions if question}
+    begins = any(normalise(" ".join(words[:end])) in asked for end in range(3, len(words)))
+    leaks = begins or normalise(text) in texts
+    records = [EditRecord(prompt=question, target="x") for question in questions]
+    assert bool(drop_leaks([UnrelatedRow(text)], records)[1]) == leaks
+
+
+@given(WORDS, st.lists(WORDS, max_size=4))
+def test_what_ends_in_a_question_is_not_trained_on(text, questions):
+    plain = normalise(text)
+    words, asked = plain.split(" "), {normalise(q) for q in questions} - {""}
+    ends = {" ".join(words[start:]) for start in range(max(1, len(words) - 1))}
+    pieces = (question.split(" ") for question in asked)
+    parts = {" ".join(p[start:]) for p in pieces for start in range(max(1, len(p) - 1))}
+    records = [EditRecord(prompt="p", target="t", rephrase=question) for question in questions]
+    kept = without_evaluated([text], evaluated_texts(records))
+    assert kept == ([] if plain in parts or ends & asked else [text])
+
+
+def test_the_check_is_linear_in_a_text():
+    """A hundred times the words take far less than ten thousand times as long."""
+    long = UnrelatedRow("word " * 300_000)
+    began = time.perf_counter()
+    assert drop_leaks([long], [RECORD])[0] == [long]
+    assert without_evaluated([long.prompt], evaluated_texts([RECORD])) == [long.prompt]
+    assert time.perf_counter() - began < 20

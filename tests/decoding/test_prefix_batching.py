@@ -52,15 +52,15 @@ def test_a_row_that_is_too_long_for_its_batch_raises():
         pad_rows([[1, 2, 3]], width=2)
 
 
-def test_a_text_beyond_the_learnt_positions_raises():
+def test_a_text_beyond_the_context_raises():
     config = tiny_config(20, rope=None, max_positions=8)
     params = init_params(config, jax.random.key(0))
     states_after(params, config, [[1] * 8])
-    with pytest.raises(InputError, match=r"9 tokens, .* this llama has learnt 8 positions"):
+    with pytest.raises(InputError, match=r"9 tokens, .* a context of 8 tokens"):
         states_after(params, config, [[1], [1] * 9])
     rows = CachedRows(params, config, room=4)
     rows.advance([[1] * 7])
-    with pytest.raises(InputError, match="learnt 8 positions"):
+    with pytest.raises(InputError, match="a context of 8 tokens"):
         rows.advance([[1] * 9])
 
 

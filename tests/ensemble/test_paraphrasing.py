@@ -1,5 +1,7 @@
 """A model of any kind words the edits anew."""
 
+import dataclasses
+
 import pytest
 
 from onceedit_jax.data.records import EditRecord
@@ -17,7 +19,9 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def writer(tiny_model):
-    return Target(*tiny_model())
+    model, tokenizer = tiny_model()
+    config = dataclasses.replace(model.config, max_positions=512)
+    return Target(dataclasses.replace(model, config=config), tokenizer)
 
 
 def test_a_tiny_model_is_asked_and_what_it_writes_is_no_wording(writer, monkeypatch):

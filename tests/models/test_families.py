@@ -141,7 +141,7 @@ def test_an_unknown_architecture_is_told_what_is_supported():
             "sliding_attention.type is 'linear'",
         ),
         ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'; expected a number"),
-        ("llama", {"head_dim": 8.5}, "head_dim is 8.5; expected a positive integer"),
+        ("llama", {"head_dim": 8.5}, "head_dim is 8.5; expected a whole number from 1"),
         ("gptj", {"rotary_dim": None}, "rotary_dim is None"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("gpt2", {"n_head": 5}, "n_head is 5"),

@@ -423,3 +423,72 @@ def test_real_greedy_continuations_are_those_of_transformers(
         if ours != theirs:
             differing.append((prompt, tokenizer.decode(ours), tokenizer.decode(theirs)))
     assert not differing
+
+
+# Headers that the file does not bear out.
+
+
+def patched(path: Path, change: Any) -> Path:
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return path
+
+
+def after(data: bytes, name: str, skip: int = 0) -> int:
+    return data.index(name.encode()) + len(name) + skip
+
+
+@pytest.mark.parametrize(
+    ("name", "skip", "size", "value", "message"),
+    [
+        ("llama.block_count", 4, 4, 2**27, r"llama\.block_count is 134217728; expected .* 4096"),
+        ("llama.attention.head_count", 4, 4, 0, r"head_count is 0; expected a whole number from 1"),
+        ("blk.0.attn_norm.weight", 0, 4, 9, "a tensor has 9 axes; expected 1 to 4"),
+        ("blk.0.attn_norm.weight", 4, 8, 2**60, "a tensor has shape"),
+        ("blk.0.attn_norm.weight", 12, 4, 30, "lies at byte"),  # another type of another size
+        ("blk.0.attn_norm.weight", 12, 4, 77, "quantization type 77"),
+        ("blk.0.attn_norm.weight", 16, 8, 31, r"lies at byte 31 of the data; expected"),
+        ("blk.0.attn_norm.weight", 16, 8, 2**63, "lies at byte"),
+    ],
+)
+def test_a_size_that_the_file_does_not_hold_is_named(
+    tiny: Path, name: str, skip: int, size: int, value: int, message: str
+) -> None:
+    def change(data: bytearray) -> None:
+        at = after(data, name, skip)
+        data[at : at + size] = value.to_bytes(size, "little")
+
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(patched(tiny, change))
+    assert "\n" not in str(caught.value) and str(tiny) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [8, 16])
+def test_counts_beyond_the_file_are_refused(tiny: Path, place: int) -> None:
+    def change(data: bytearray) -> None:
+        data[place : place + 8] = (2**60).to_bytes(8, "little")
+
+    with pytest.raises(InputError, match="do not fit into"):
+        read_header(patched(tiny, change))
+
+
+def test_bytes_after_the_last_tensor_are_refused(tiny: Path) -> None:
+    with pytest.raises(InputError, match="the tensors end at byte"):
+        read_header(patched(tiny, lambda data: data.extend(bytes(64))))
+
+
+@pytest.mark.parametrize("alignment", [-32, 31, 0, True])
+def test_the_alignment_is_a_power_of_two(tmp_path: Path, alignment: Any) -> None:
+    hf = MODELS["llama"]
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    (writer.add_bool if alignment is True else writer.add_int32)("general.alignment", alignment)
+    writer.add_tensor("x", random_tensors(hf)["model.norm.weight"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.data_alignment = 32
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"general.alignment is .*expected a power of two"):
+        read_header(path)

@@ -180,7 +180,7 @@ def test_seventy_billion_parameters_are_planned_for_sixteen_devices():
 
 def test_what_cannot_be_planned_is_told():
     missing = planned("--plugin", "no.json", "--target", "no.json")
-    assert missing.returncode != 0 and "no.json: cannot be read" in missing.stderr
+    assert missing.returncode != 0 and "no.json: no such file" in missing.stderr
     model = str(MODELS / "smollm2-135m.json")
     axis = planned("--plugin", model, "--target", model, "--mesh", "rows=4")
     assert "mesh axis 'rows'" in axis.stderr

@@ -1,0 +1,172 @@
+"""SHA-256 of files: of every file of a folder, and of one safetensors file inside itself.
+
+A folder's hashes are in `SHA256SUMS`, which `sha256sum -c` reads too.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import check_regular, foreign, parse_json, read_text
+from onceedit_jax.storage.safetensors_files import read_header
+from onceedit_jax.types import HostArray
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
+_SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_UNSEALED = "0" * 64
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write the hashes of all files in a folder beside them."""
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in _names(folder)]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def digest_of_sums(folder: Path) -> str:
+    """One hash for everything in a folder that has its hashes beside it."""
+    return sha256_of(folder / SUMS)
+
+
+def check_sums(folder: Path, digest: str | None, *, remedy: str) -> None:
+    """Check every file of a folder.
+
+    Args:
+      folder: with its hashes beside its files.
+      digest: `digest_of_sums` when it was written, where that is known.
+      remedy: what to do about damage.
+
+    Raises:
+      InputError: naming a file that has changed, is missing, or was not there.
+    """
+    try:
+        text = read_text(folder / SUMS)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder / SUMS}: is missing; {remedy}") from error
+    found = hashlib.sha256(text.encode()).hexdigest()
+    sums = {name: digest for digest, name in _LINE.findall(text)}
+    if digest not in (None, found) or "".join(f"{s}  {n}\n" for n, s in sums.items()) != text:
+        raise InputError(
+            f"{folder / SUMS}: has changed since it was written (its SHA-256 is {found}, expected "
+            f"{digest or 'lines of a hash and a name'}); {remedy}"
+        )
+    there = _names(folder)
+    for name in sorted(sums.keys() ^ set(there)):
+        state = "is missing" if name in sums else f"is not one of the files of {SUMS}"
+        raise InputError(f"{folder / name}: {state}; {remedy}")
+    for name in there:
+        check_regular(folder / name, inside=folder)
+        if (found := sha256_of(folder / name)) != sums[name]:
+            raise InputError(
+                f"{folder / name}: is damaged: its SHA-256 is {found}, expected {sums[name]}; "
+                f"{remedy}"
+            )
+
+
+def _names(folder: Path) -> list[str]:
+    """All files below a folder but its hashes, in order."""
+    names = [
+        PurePosixPath((Path(parent) / name).relative_to(folder)).as_posix()
+        for parent, _, files in os.walk(folder)
+        for name in files
+    ]
+    return sorted(name for name in names if name != SUMS)
+
+
+def write_sealed(path: Path, arrays: Mapping[str, HostArray], about: Mapping[str, Any]) -> None:
+    """Write arrays as a safetensors file that holds its own hash; it appears when complete.
+
+    Args:
+      path: the file.
+      arrays: by their names.
+      about: plain JSON values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Hosts may share the folder, and processes of one host do.
+    fresh = path.with_suffix(f".{platform.node()}-{os.getpid()}.partial")
+    try:
+        save_file(dict(arrays), fresh, {"about": json.dumps(about), "sha256": _UNSEALED})
+        place = _place_of_seal(fresh)
+        with fresh.open("r+b") as file:
+            file.seek(place)
+            file.write(_sealed_digest(fresh, place).encode())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def read_sealed(path: Path, *, remedy: str) -> tuple[dict[str, HostArray], dict[str, Any]]:
+    """The arrays of a file that `write_sealed` wrote, and what is said about them.
+
+    Raises:
+      InputError: the file is damaged, or was not written by `write_sealed`.
+    """
+    check_sealed(path, remedy=remedy)
+    with foreign(path, remedy), safe_open(path, framework="numpy") as file:
+        about = parse_json(file.metadata()["about"], path)
+        arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    return arrays, about
+
+
+def check_sealed(path: Path, *, remedy: str) -> None:
+    """Check a file of `write_sealed`.
+
+    Raises:
+      InputError: the file is damaged, or was not written by `write_sealed`.
+    """
+    try:
+        read_header(path)
+        place = _place_of_seal(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    with path.open("rb") as file:
+        file.seek(place)
+        kept = file.read(len(_UNSEALED)).decode()
+    if (found := _sealed_digest(path, place)) != kept:
+        raise InputError(f"{path}: is damaged: its SHA-256 is {found}, expected {kept}; {remedy}")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file holds its own hash."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _SEAL.search(file.read(1 << 16)) is not None
+
+
+def _place_of_seal(path: Path) -> int:
+    """Where in a file the digits of its own hash begin."""
+    with path.open("rb") as file:
+        header = file.read(8 + int.from_bytes(file.read(8), "little"))
+    places = [match.start(1) for match in _SEAL.finditer(header)]
+    if len(places) != 1:
+        raise InputError(
+            f"{path}: holds no SHA-256 of itself; it is damaged or of an older version"
+        )
+    return 8 + places[0]
+
+
+def _sealed_digest(path: Path, place: int) -> str:
+    """SHA-256 of a file with zeros for the digits of its own hash."""
+    with path.open("rb") as file:
+        whole = hashlib.sha256(file.read(place) + _UNSEALED.encode())
+        file.seek(place + len(_UNSEALED))
+        while block := file.read(1 << 20):
+            whole.update(block)
+    return whole.hexdigest()

@@ -1,0 +1,114 @@
+"""One flipped bit anywhere in an artifact is found and named."""
+
+import dataclasses
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from editing_cases import FAST, RECORDS, UNRELATED
+
+from onceedit_jax.cli.verify import VerifyOptions
+from onceedit_jax.cli.verify import verify as verify_command
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.artifact_info import read_info
+from onceedit_jax.editing.edit import edit
+from onceedit_jax.editing.verification import verify
+from onceedit_jax.errors import InputError
+from onceedit_jax.storage.checkpoints import load_tree, save_tree
+
+FLIPS = 1000
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_model, tmp_path_factory):
+    model, tokenizer = tiny_model()
+    settings = dataclasses.replace(FAST, epochs=1)
+    folder = tmp_path_factory.mktemp("verify") / "plugin"
+    return edit(model, tokenizer, RECORDS, UNRELATED, settings).save(folder)
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def test_a_thousand_flipped_bits_are_found_and_named(artifact):
+    rng = random.Random(0)
+    files = [path for path in artifact.rglob("*") if path.is_file() and path.stat().st_size]
+    assert len(files) > 8 and {"edit.json", "tokenizer.json"} <= {path.name for path in files}
+    for number in range(FLIPS):
+        path = files[number % len(files)]
+        bit = rng.randrange(8 * path.stat().st_size)
+        flip(path, bit)
+        (found,) = verify(artifact)
+        flip(path, bit)
+        assert found.fault and path.name in found.fault, (path, bit, found)
+    assert [each.fault for each in verify(artifact)] == [None]
+
+
+@pytest.mark.parametrize("name", ["edit.json", "tokenizer/tokenizer.json", "params/SHA256SUMS"])
+def test_loading_names_the_damaged_file(artifact, name):
+    flip(artifact / name, 4001)
+    try:
+        with pytest.raises(InputError, match=name):
+            EditedPlugin.load(artifact)
+    finally:
+        flip(artifact / name, 4001)
+    EditedPlugin.load(artifact)
+
+
+def test_no_verify_opens_what_its_owner_has_changed(artifact):
+    path = artifact / "edit.json"
+    sound = path.read_text()
+    path.write_text(sound.replace(RECORDS[0].target, "Mine"))
+    try:
+        with pytest.raises(InputError, match="--no-verify, if you changed it yourself"):
+            EditedPlugin.load(artifact)
+        assert EditedPlugin.load(artifact, verify=False).info.edits[0].target == "Mine"
+    finally:
+        path.write_text(sound)
+
+
+def test_the_tokenizer_is_bound_to_the_weights(artifact, tiny_model, tmp_path):
+    model, tokenizer = tiny_model(30)
+    settings = dataclasses.replace(FAST, epochs=1)
+    other = edit(model, tokenizer, RECORDS, UNRELATED, settings).save(tmp_path / "other")
+    mixed = shutil.copytree(artifact, tmp_path / "mixed")
+    shutil.rmtree(mixed / "tokenizer")
+    shutil.copytree(other / "tokenizer", mixed / "tokenizer")
+    with pytest.raises(InputError, match="tokenizer/SHA256SUMS: has changed"):
+        EditedPlugin.load(mixed)
+
+
+def test_a_number_that_is_none_is_refused(artifact):
+    path = artifact / "edit.json"
+    sound = path.read_text()
+    values = json.loads(sound)
+    values["rule"]["reach_evidence"] = float("nan")
+    path.write_text(json.dumps(values))
+    try:
+        with pytest.raises(InputError, match=r"rule\.reach_evidence: expected a finite number"):
+            read_info(artifact, verify=False)
+    finally:
+        path.write_text(sound)
+
+
+def test_a_checkpoint_carries_hashes(tmp_path):
+    save_tree(tmp_path / "c", {"a": np.arange(9.0)})
+    assert [each.fault for each in verify(tmp_path)] == [None]
+    files = [path for path in (tmp_path / "c").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    flip(largest, 77)
+    with pytest.raises(InputError, match=largest.name):
+        load_tree(tmp_path / "c")
+    with pytest.raises(InputError, match=largest.name):
+        verify_command(VerifyOptions(tmp_path))
+
+
+def test_there_has_to_be_something_to_verify(tmp_path):
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(InputError, match="nothing here carries hashes"):
+        verify(tmp_path)
