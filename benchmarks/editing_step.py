@@ -27,7 +27,14 @@ from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
 from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.models.export import export_hf
 
-SETTINGS = oe.EditSettings(epochs=2, early_stop=0, schedule="constant")
+SETTINGS = oe.EditSettings(
+    method="full",
+    learning_rate=1e-4,
+    batch_size=16,
+    epochs=2,
+    early_stop=0,
+    schedule="constant",
+)
 ROUNDS = 2
 
 

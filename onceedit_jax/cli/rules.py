@@ -49,7 +49,7 @@ class RuleOptions:
 
 
 def rule_and_gate(
-    options: RuleOptions, artifact_rule: str
+    options: RuleOptions, artifact_rule: str, *, in_adapters: bool = False
 ) -> "tuple[FusionRule | None, Gate | None]":
     """The values that the names stand for.
 
@@ -58,6 +58,8 @@ def rule_and_gate(
     Args:
       options: names and settings as they are typed.
       artifact_rule: the rule's name where none is typed.
+      in_adapters: whether the edits are in adapters: [WEIGHT] is not trained then, and a rule whose
+        own gate reads it takes the plug-in's default gate.
 
     Raises:
       InputError: an unknown name, a setting that the rule does not have, or a fixed alpha for a
@@ -75,7 +77,8 @@ def rule_and_gate(
             )
         return None, gate_by_name(options.gate or "fact", fixed_alpha=options.fixed_alpha)
     rule = rule_by_name(name, typed(options.settings))
-    gate = options.gate or named_rule(name).gate
+    own = named_rule(name).gate
+    gate = options.gate or (None if in_adapters and own == "token" else own)
     if gate is None and options.fixed_alpha is None:
         return rule, None
     return rule, gate_by_name(gate or "fact", fixed_alpha=options.fixed_alpha)
@@ -101,5 +104,6 @@ def fusion_arguments(options: RuleOptions, edited: Path, *, verify: bool = True)
     """
     from onceedit_jax.editing.artifact_info import read_info
 
-    rule, gate = rule_and_gate(options, read_info(edited, verify=verify).rule.fusion)
+    info = read_info(edited, verify=verify)
+    rule, gate = rule_and_gate(options, info.rule.fusion, in_adapters=info.in_adapters)
     return {"rule": rule, "gate": gate, "on_choice": on_choice(options)}

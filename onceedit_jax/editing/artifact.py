@@ -142,7 +142,7 @@ class EditedPlugin:
         if self.info.in_adapters and gate in (token(), both()):
             raise InputError(
                 f"{self.name}: its edits are in adapters, and no [WEIGHT] was trained for the gate "
-                f"{gate.name}; use the gate fact"
+                f"{gate.name}; use the gate fact, or edit with the method last-n-layers or full"
             )
         if gate == fact():
             if self.relation is None:

@@ -67,8 +67,6 @@ def edit(
 ) -> EditedPlugin:
     """Teach a plug-in all records at once, and its gate to tell them from everything else.
 
-    More than 60 lines, because it is the one place that documents every argument.
-
     Args:
       model: the base plug-in.
       tokenizer: its tokenizer.
@@ -115,9 +113,9 @@ def edit(
     begun = time.monotonic()
     head = find_head(model.content_hash) if head is None else head
     if editor is None:
-        # Unrelated rows are given to train [WEIGHT], which an adapter does not have.
-        alone = head is not None and unrelated is None
-        apart = alone if start is None else start.info.in_adapters
+        # Who gives rows for [WEIGHT], or their number, wants it trained; an adapter has none.
+        apart = head is not None and unrelated is None and _usual_gate_rows(settings)
+        apart = apart if start is None else start.info.in_adapters
         settings = settings.with_method(apart=apart)
         editor = editor_of(settings)
     _check(model, records, unrelated or (), editor, head)

@@ -147,10 +147,10 @@ def finalize_adapter(
         "subjects": own_subjects(every, subjects_of(every)),
     }
     return EditedPlugin(
-        model.params,
+        result.params,
         init_gate(model.config.hidden_size),
         {},
-        input_embeddings(model.params),
+        input_embeddings(result.params),
         model.config,
         tokenizer,
         info,

@@ -109,8 +109,8 @@ def warnings(
 def _low_locality(names: Sequence[str], alphas: Sequence[float]) -> str:
     text = (
         f"low locality: {'; '.join(names)}. If alpha is high on locality prompts, train the gate "
-        "on more unrelated rows of their kind or raise --alpha-threshold; if it is low, use "
-        "--gate both"
+        "on more unrelated rows of their kind (`onceedit edit --unrelated`), raise "
+        "--alpha-threshold, or use the gate fact"
     )
     # Alpha depends on the plug-in alone, so one histogram is for all targets.
     return f"{text}. Alpha on locality prompts:\n{histogram(alphas)}" if len(alphas) else text

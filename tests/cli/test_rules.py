@@ -76,6 +76,14 @@ def test_what_would_change_nothing_is_refused(options, message):
     assert message in str(caught.value)
 
 
+def test_edits_in_adapters_have_no_weight_for_a_rules_own_gate():
+    options = RuleOptions(rule="relative", settings=RuleSettings())
+    assert rule_and_gate(options, "draft")[1] == gates.token()
+    assert rule_and_gate(options, "draft", in_adapters=True)[1] is None
+    typed = RuleOptions(rule="relative", gate="token", settings=RuleSettings())
+    assert rule_and_gate(typed, "draft", in_adapters=True)[1] == gates.token()
+
+
 def test_help_names_every_rule_and_gate():
     assert list(RULE_SETTINGS) == list(RULES)
     texts = attribute_texts(RuleOptions)

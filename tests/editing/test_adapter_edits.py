@@ -133,6 +133,33 @@ def test_an_adapter_without_edits_is_left_behind(base, head, stages, tmp_path):
     assert len(EditedPlugin.load(edited.save(tmp_path / "plugin")).records) == 2
 
 
+@pytest.mark.parametrize(
+    ("unrelated", "settings", "known", "method"),
+    [
+        (None, EditSettings(epochs=1), True, "adapter"),
+        (None, EditSettings(epochs=1), False, "last-n-layers"),
+        (UNRELATED, EditSettings(epochs=1), True, "last-n-layers"),
+        (None, EditSettings(epochs=1, unrelated_ratio=2), True, "last-n-layers"),
+        (UNRELATED, EditSettings(epochs=1, method="adapter"), True, "adapter"),
+    ],
+)
+def test_an_adapter_is_trained_unless_it_cannot_be_or_weight_is_wanted(
+    base, head, unrelated, settings, known, method
+):
+    settings = dataclasses.replace(settings, paraphrase_ratio=0)
+    made = edit(*base, RECORDS[:1], unrelated, settings, head=head if known else None)
+    assert made.info.settings["method"] == method
+    assert made.info.in_adapters == (method == "adapter")
+
+
+def test_a_plugin_that_is_continued_keeps_its_kind(base, head, stages):
+    usual = EditSettings(epochs=1, paraphrase_ratio=0)
+    weights = edit(*base, RECORDS[:1], UNRELATED, usual, head=head)
+    for start in (stages[0], weights):
+        made = edit(*base, RECORDS[2:], settings=usual, head=head, start=start)
+        assert made.info.in_adapters == start.info.in_adapters
+
+
 def test_an_editor_that_is_passed_has_its_own_rate(base, head):
     settings = EditSettings(epochs=1, paraphrase_ratio=0)
     for editor in (editors.adapter(layers=1), editors.last_layers(count=1)):
