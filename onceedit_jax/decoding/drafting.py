@@ -199,7 +199,7 @@ class DraftReader:
 
     A row gets a new draft when its draft is used up, or when an accepted token differs from it.
 
-    The plug-in continues the user's plain text, after a space. In chat an answer begins without
+    The plug-in continues the prompt as it reads it, after a space. In chat an answer begins without
     that space: it is then part of `texts`, and the target reads the draft from the next byte.
 
     Attributes:

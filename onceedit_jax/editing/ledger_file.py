@@ -26,7 +26,7 @@ def read_ledger(folder: Path) -> EditInfo:
     if not info.in_adapters:
         raise InputError(
             f"{folder}: its edits are in the weights, and cannot come and go by themselves; edit "
-            "again with `--method adapter`"
+            "again with `--method adapter` (without a relation head, `onceedit gate-train` first)"
         )
     return info
 

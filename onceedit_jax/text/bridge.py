@@ -34,7 +34,7 @@ class Bridge:
         """The tokens of `dest` for a prompt and its continuation, BOS included.
 
         Args:
-          prompt: the user's plain text.
+          prompt: the text that the model of `dest` continues.
           continuation_ids: tokens of `source` after the prompt; special tokens are skipped.
         """
         continuation = self.source.decode_bytes(continuation_ids, continuation=True)

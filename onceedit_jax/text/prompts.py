@@ -1,7 +1,8 @@
 """How a model is asked: the one place that turns a prompt into a target's tokens.
 
-A prompt is a text or a conversation. The gate and the plug-in read the user's plain text. A target
-reads that text, or, in chat, the whole conversation as its chat template writes it.
+A prompt is a text or a conversation. The gate reads the user's plain text, and the plug-in what the
+edit makes of it (`ensemble.preparation`). A target reads that text, or, in chat, the whole
+conversation as its chat template writes it.
 """
 
 from collections.abc import Mapping, Sequence
