@@ -16,18 +16,15 @@ class Usual(NamedTuple):
     Attributes:
       learning_rate: peak learning rate.
       batch_size: rows per step.
-      most_passes: passes over the rows of ten edits or fewer.
-      fewest_passes: over those of many.
     """
 
     learning_rate: float
     batch_size: int
-    most_passes: float
-    fewest_passes: float
 
 
-# Chosen on facts for development; docs/theory.md has the trials.
-ADAPTER, WEIGHTS = Usual(4e-3, 8, 10, 3), Usual(2e-4, 16, 20, 4)
+# Chosen on facts for development.
+ADAPTER, WEIGHTS = Usual(4e-3, 8), Usual(2e-4, 16)
+MOST_PASSES, FEWEST_PASSES = 20.0, 4.0  # over the rows of ten edits or fewer, and of many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +139,12 @@ class EditSettings:
         """
         usual = ADAPTER if (self.method == "adapter" if apart is None else apart) else WEIGHTS
         # Many edits make more steps a pass, and share the forms of questions.
-        passes = usual.most_passes * (10 / max(edits, 1)) ** 0.4
+        passes = MOST_PASSES * (10 / max(edits, 1)) ** 0.4
         return dataclasses.replace(
             self,
             learning_rate=self.learning_rate or usual.learning_rate,
             batch_size=self.batch_size or usual.batch_size,
-            epochs=self.epochs or round(min(usual.most_passes, max(usual.fewest_passes, passes))),
+            epochs=self.epochs or round(min(MOST_PASSES, max(FEWEST_PASSES, passes))),
         )
 
     def as_dict(self) -> dict[str, Any]:
