@@ -390,7 +390,7 @@ def test_a_second_call_compiles_nothing(plugin, targets, rule):
     compiled = [
         decisions.decide,
         prefix_batching._hidden,
-        prefix_batching._extend,
+        prefix_batching.extend,
         greedy_continuation,
         fused_continuation,
     ]
