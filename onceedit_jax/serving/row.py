@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.drafting import DRAFT_TOKENS, DraftReader
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.ensemble.preparation import PreparedTarget
 from onceedit_jax.errors import InputError
@@ -81,7 +81,9 @@ class Row:
     def __post_init__(self) -> None:
         ask = self.ticket.ask
         self._writer = TextWriter(ask.stops, strip=ask.chat)
-        self._random = np.random.default_rng(None if ask.seed is None else ask.seed % 2**64)
+        # Each prompt of a request has random numbers of its own.
+        seed = None if ask.seed is None else [ask.seed % 2**64, self.ticket.index]
+        self._random = np.random.default_rng(seed)
         self._blank = True
 
     @classmethod
@@ -108,9 +110,8 @@ class Row:
         """What is told when it begins."""
         return Begun(len(self.head), self.alpha, self.edit, self.edits.revision)
 
-    @property
-    def sampling(self) -> tuple[float, float, float]:
-        """Temperature, top_p, and a random number for the next token."""
+    def next_sampling(self) -> tuple[float, float, float]:
+        """Temperature, top_p, and a random number for the next token, another one every time."""
         ask = self.ticket.ask
         if ask.temperature == 0:
             return 0.0, 1.0, 0.0
@@ -153,6 +154,16 @@ class Drafts:
         self._reader, self._rows = reader, list(rows)
         for number, row in enumerate(rows):
             row.drafts, row.number = self, number
+
+    def fits(self, row: Row) -> bool:
+        """Whether the plug-in has positions for a row's text and a draft after it."""
+        drafter, target = self._reader.drafter, row.form.target.target.tokenizer
+        if drafter.config.rope is not None:
+            return True
+        answer = target.decode_bytes(row.tokens, continuation=True)
+        text = drafter.tokenizer.encode_bytes(self._reader.prompts[row.number] + answer)
+        # One more for the space that may join prompt and answer.
+        return len(text) + 1 + DRAFT_TOKENS <= drafter.config.max_positions
 
     def ahead(self, rows: Sequence[Row]) -> list[Proposal]:
         """What the drafts propose to some of the rows."""

@@ -35,7 +35,7 @@ def text(seed, length):
 
 
 def test_rows_join_and_advance(model):
-    rows = JoiningRows(model.params, model.config, largest=4)
+    rows = JoiningRows(model.params, model.config, largest=4, context=60)
     one, two = text(1, 5), text(2, 9)
     (place,), states = rows.join([one], [2])
     same(states[0, :2], model, [one[:4], one])
@@ -47,7 +47,7 @@ def test_rows_join_and_advance(model):
 
 
 def test_a_row_is_cut_back_and_goes_on_otherwise(model):
-    rows = JoiningRows(model.params, model.config, largest=2)
+    rows = JoiningRows(model.params, model.config, largest=2, context=60)
     base = text(3, 6)
     (place,), _ = rows.join([base], [1])
     rows.advance({place: Fresh(6, [5, 6, 7], 3)})
@@ -57,7 +57,7 @@ def test_a_row_is_cut_back_and_goes_on_otherwise(model):
 
 
 def test_a_place_is_taken_again(model):
-    rows = JoiningRows(model.params, model.config, largest=2)
+    rows = JoiningRows(model.params, model.config, largest=2, context=60)
     (first, second), _ = rows.join([text(1, 4), text(2, 4)], [1, 1])
     rows.leave(first)
     assert rows.free == 1
@@ -72,7 +72,7 @@ def test_a_place_is_taken_again(model):
 @given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step"]), st.integers(0, 99)),
                 min_size=4, max_size=14))  # fmt: skip
 def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
-    rows = JoiningRows(model.params, model.config, largest=4)
+    rows = JoiningRows(model.params, model.config, largest=4, context=60)
     texts: dict[int, list[int]] = {}
     for kind, number in history:
         if kind == "join" and rows.free:

@@ -193,7 +193,7 @@ def test_a_fault_of_one_round_ends_no_later_answer(serving, artifact, monkeypatc
 
 def test_too_many_changes_are_refused(serving, copied):
     secret = {"Authorization": f"Bearer {TOKEN}"}
-    with serving(copied, jobs=1) as server:
+    with serving(copied, jobs=1, token=TOKEN) as server:
         web = httpx2.Client(base_url=server.url, headers=secret, timeout=60)
         statuses = [web.post("/v1/edits", json=posted(FIRST[0])).status_code for _ in range(6)]
         assert set(statuses) <= {202, 429} and 202 in statuses
