@@ -190,16 +190,27 @@ class Engine:
     def _proposals(self, rows: Sequence[Row]) -> list[Proposal]:
         """What the drafts propose to each row, `NO_DRAFT` where the plug-in does not speak."""
         found: dict[int, Proposal] = {}
-        for row in rows:
-            if row.drafts is not None and not row.drafts.fits(row):
-                row.drafts = None  # the target goes on alone
         drafting = [row for row in rows if row.drafts is not None]
         for _, members in itertools.groupby(drafting, key=lambda row: id(row.drafts)):
             some = list(members)
-            assert some[0].drafts is not None
-            for row, steps in zip(some, some[0].drafts.ahead(some), strict=True):
+            for row, steps in zip(some, self._ahead(some), strict=True):
                 found[id(row)] = steps[: row.limit - len(row.tokens)]
         return [found.get(id(row), NO_DRAFT) for row in rows]
+
+    def _ahead(self, rows: Sequence[Row]) -> list[Proposal]:
+        """What the drafts of rows that began together propose.
+
+        A row whose text has become too long for the plug-in goes on without it.
+        """
+        drafts = rows[0].drafts
+        assert drafts is not None
+        try:
+            return drafts.ahead(rows)
+        except InputError:
+            if len(rows) > 1:
+                return [steps for row in rows for steps in self._ahead([row])]
+            rows[0].drafts = None
+            return [NO_DRAFT]
 
     def _decide(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from onceedit_jax.decoding.drafting import DRAFT_TOKENS, DraftReader
+from onceedit_jax.decoding.drafting import DraftReader
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.ensemble.preparation import PreparedTarget
 from onceedit_jax.errors import InputError
@@ -155,18 +155,12 @@ class Drafts:
         for number, row in enumerate(rows):
             row.drafts, row.number = self, number
 
-    def fits(self, row: Row) -> bool:
-        """Whether the plug-in has positions for a row's text and a draft after it."""
-        drafter, target = self._reader.drafter, row.form.target.target.tokenizer
-        if drafter.config.rope is not None:
-            return True
-        answer = target.decode_bytes(row.tokens, continuation=True)
-        text = drafter.tokenizer.encode_bytes(self._reader.prompts[row.number] + answer)
-        # One more for the space that may join prompt and answer.
-        return len(text) + 1 + DRAFT_TOKENS <= drafter.config.max_positions
-
     def ahead(self, rows: Sequence[Row]) -> list[Proposal]:
-        """What the drafts propose to some of the rows."""
+        """What the drafts propose to some of the rows.
+
+        Raises:
+          InputError: a row's text is too long for the plug-in.
+        """
         answers = [row.tokens for row in self._rows]
         return self._reader.ahead(answers, [row.number for row in rows])
 

@@ -24,7 +24,7 @@ class Worker:
 
     Attributes:
       edits: the edits that answers begin with from now on.
-      faults: rounds that have failed since one wrote something, by no request's fault.
+      faults: rounds that have failed since an answer was written to its end, by no request's fault.
     """
 
     def __init__(
@@ -142,9 +142,11 @@ class Worker:
             problem = failure(error)
             self.faults += problem.status == 500
         else:
-            if told:
-                failed = [isinstance(e, Problem) and e.status == 500 for _, e in told]
-                self.faults = self.faults + 1 if all(failed) else 0
+            events = [event for _, event in told]
+            if any(isinstance(event, Ended) for event in events):
+                self.faults = 0
+            else:
+                self.faults += any(isinstance(e, Problem) and e.status == 500 for e in events)
             return told
         begun = {id(row.ticket) for row in engine.open}
         new = [(ticket, problem) for ticket in tickets if id(ticket) not in begun]
