@@ -92,3 +92,20 @@ def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
             texts = {place: row[: keep[place]] + fresh[place] for place, row in texts.items()}
             order = sorted(texts)
             same(np.asarray(states)[order, 0], model, [texts[place] for place in order])
+
+
+def test_a_cache_is_no_longer_than_rows_may_be_and_shrinks_again(model, monkeypatch):
+    monkeypatch.setattr(joining_rows, "SPARE", 8)
+    rows = JoiningRows(model.params, model.config, largest=2, context=60)
+    long, short = text(1, 40), text(2, 5)
+    (first,), _ = rows.join([long], [1])
+    (second,), _ = rows.join([short], [1])
+    for token in range(1, 21):
+        rows.advance({first: Fresh(39 + token, [token])})
+        assert rows.capacity <= 68
+    rows.leave(first)
+    for token in range(30):
+        states = rows.advance({second: Fresh(len(short), [token + 1])})
+        short.append(token + 1)
+        same(np.asarray(states)[[second], 0], model, [short])
+    assert rows.capacity < 68

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -348,3 +349,11 @@ def test_jobs_are_shown_while_the_journal_is_written(changing, monkeypatch):
         finally:
             go_on.set()
         assert posting.result().status_code == 202
+
+
+def test_a_change_is_on_the_disk_before_it_is_accepted(changing, monkeypatch):
+    _, web, folder = changing
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    assert web.delete("/v1/edits/1").status_code == 202
+    assert len(synced) >= 2 and folder.parent.stat().st_ino in synced
