@@ -235,7 +235,7 @@ def _repacked(
     height: int,
     capacity: int,
 ) -> Cache:
-    """A cache of this height and capacity, with the first `keep` tokens of each row at its beginning."""
+    """A cache of another shape, with the first `keep` tokens of each row at its beginning."""
     old = cache["positions"]
     valid = (old >= 0) & (old < keep[:, None])
     order = jnp.argsort(jnp.where(valid, old, np.iinfo(np.int32).max), axis=1)

@@ -139,7 +139,7 @@ class Engine:
                     self.rows.clear()
 
     def _judge_each(self, edits: Edits, form: Form, rows: Sequence[Row]) -> Told:
-        """`_judge`, row by row where it fails, so that one prompt's fault ends no other's answer."""
+        """`_judge`, row by row where it fails: one prompt's fault ends no other's answer."""
         try:
             return self._judge(edits, form, rows)
         except Exception as error:

@@ -121,7 +121,7 @@ def copied(artifact, tmp_path):
 
 @pytest.fixture(scope="session")
 def serving(models):
-    """Runs servers: `with serving(folder, seconds=1.0) as server`; with `token=TOKEN` one writes."""
+    """Runs servers: `with serving(folder, seconds=1.0) as server`; `token=TOKEN` lets it write."""
 
     @contextlib.contextmanager
     def run(folder, *, targets=("target",), rule=None, hops=0, **changes):
