@@ -33,7 +33,8 @@ def serve(options: Annotated[ServeOptions, arg(name="")], rule: RuleOptions) -> 
     from onceedit_jax.cli.console import note
 
     server = open_server(options, rule)
-    note(f"listening on {server.url}; models: {', '.join(options.target)}; Ctrl-C ends it")
+    names = ", ".join(server.service.targets)
+    note(f"listening on {server.url}; models: {names}; Ctrl-C ends it")
     if options.serving.token is None:
         note("edits can be read and not changed; --token lets clients that know it change them")
     server.listen()

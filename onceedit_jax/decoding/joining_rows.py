@@ -28,6 +28,7 @@ from onceedit_jax.types import AnyArray
 
 NARROWEST = 32  # columns of a prefill
 SHORTEST = 128  # columns of a cache
+SPARE = 64  # columns of a cache beyond the longest row, so that it is seldom repacked
 
 
 class Fresh(NamedTuple):
@@ -56,7 +57,13 @@ class JoiningRows:
     """
 
     def __init__(
-        self, params: Any, config: ModelConfig, *, largest: int, compute_dtype: str = "float32"
+        self,
+        params: Any,
+        config: ModelConfig,
+        *,
+        largest: int,
+        context: int,
+        compute_dtype: str = "float32",
     ) -> None:
         """Begin without rows.
 
@@ -64,9 +71,11 @@ class JoiningRows:
           params: the model's parameters.
           config: its configuration.
           largest: the most rows.
+          context: tokens of a row at most.
           compute_dtype: dtype of the operands of the matrix products.
         """
         self.params, self.config, self.largest = params, config, largest
+        self.context = context
         self.compute_dtype, self.mesh = compute_dtype, mesh_of(params)
         self.clear()
 
@@ -98,7 +107,7 @@ class JoiningRows:
           the rows; N' is N rounded up.
         """
         longest = max(map(len, rows))
-        width = doubling(longest, smallest=NARROWEST)
+        width = min(doubling(longest, smallest=NARROWEST), max(longest, self.context))
         self._make_room(len(rows), longest, width)
         assert self.cache is not None
         free = [place for place in range(self.height) if place not in self.lengths]
@@ -150,17 +159,21 @@ class JoiningRows:
         """Have a cache with places for more rows, and with columns for these."""
         height = max(self.height, self._height(len(self) + rows))
         if self.cache is None:
-            self.height, self.capacity = height, doubling(columns * 3 // 2, smallest=SHORTEST)
-            self.capacity = max(self.capacity, width)
+            self.height, self.capacity = height, self._columns(max(columns, width))
             with using(self.mesh):
                 self.cache = init_cache(self.config, height, self.capacity, self.compute_dtype)
         elif height > self.height or width > self.capacity:
             self._repack(height, max(width, *self.lengths.values()), self.lengths)
 
+    def _columns(self, needed: int) -> int:
+        """Columns of a cache that needs so many: half as many more, within what rows may fill."""
+        usual = doubling(needed * 3 // 2, smallest=SHORTEST)
+        return max(needed, min(usual, self.context + SPARE))
+
     def _repack(self, height: int, columns: int, lengths: Mapping[int, int]) -> None:
         """Move every row's tokens to the first columns, in a cache of another shape if needed."""
         assert self.cache is not None
-        self.capacity = max(self.capacity, doubling(columns * 3 // 2, smallest=SHORTEST))
+        self.capacity = self._columns(columns)
         keep = np.zeros(self.height, np.int32)
         for place, length in lengths.items():
             keep[place] = length
@@ -222,12 +235,13 @@ def _repacked(
     height: int,
     capacity: int,
 ) -> Cache:
-    """A cache of at least this shape, with the first `keep` tokens of each row at its beginning."""
+    """A cache of another shape, with the first `keep` tokens of each row at its beginning."""
     old = cache["positions"]
     valid = (old >= 0) & (old < keep[:, None])
     order = jnp.argsort(jnp.where(valid, old, np.iinfo(np.int32).max), axis=1)
     positions = jnp.take_along_axis(jnp.where(valid, old, -1), order, axis=1)
-    more = [(0, height - old.shape[0]), (0, capacity - old.shape[1])]
+    more = [(0, height - old.shape[0]), (0, max(0, capacity - old.shape[1]))]
+    positions, order = positions[:, :capacity], order[:, :capacity]
 
     def moved(array: jax.Array) -> jax.Array:
         sorted_columns = jnp.take_along_axis(array, order[None, :, :, None, None], axis=2)

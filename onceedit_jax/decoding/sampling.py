@@ -13,6 +13,7 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.types import AnyArray
 
+COLDEST = 1e-5  # a lower temperature counts as 0: nothing else could be drawn, and it may overflow
 GROUPS = 1024  # a vocabulary is summed in so many groups, as a scan over all of it is slow on CPU
 HALVINGS = 30  # of the interval that the nucleus's least probability lies in
 
@@ -21,7 +22,7 @@ class Sampling(NamedTuple):
     """How the next tokens of B rows are chosen.
 
     Attributes:
-      temperature: `[B]`, 0 for the most likely token.
+      temperature: `[B]`, less than `COLDEST` for the most likely token.
       top_p: `[B]`, the least mass of the likeliest tokens that are drawn from; 1 for all tokens.
       uniform: `[B]`, a random number of each row, in [0, 1).
     """
@@ -49,15 +50,18 @@ def draw(logits: Float[Array, "batch vocab"], sampling: Sampling) -> Int[Array, 
     """The next token of every row, int32; nothing is drawn where all temperatures are 0."""
     cold = most_likely(logits)
     temperature = jnp.asarray(sampling.temperature)
+    warm = temperature >= COLDEST
 
     def drawn() -> jax.Array:
-        scale = jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        weights = jax.nn.softmax(logits / scale, axis=-1)
+        scale = jnp.where(warm, temperature, 1.0)[:, None]
+        # Differences before the division: large logits by a small temperature are infinite.
+        below = logits - jnp.max(logits, axis=-1, keepdims=True)
+        weights = jax.nn.softmax(below / scale, axis=-1)
         top_p = jnp.asarray(sampling.top_p)
         kept = jax.lax.cond(jnp.any(top_p < 1), lambda: nucleus(weights, top_p), lambda: weights)
-        return jnp.where(temperature > 0, inverse_cdf(kept, sampling.uniform), cold)
+        return jnp.where(warm, inverse_cdf(kept, sampling.uniform), cold)
 
-    tokens: jax.Array = jax.lax.cond(jnp.any(temperature > 0), drawn, lambda: cold)
+    tokens: jax.Array = jax.lax.cond(jnp.any(warm), drawn, lambda: cold)
     return tokens
 
 

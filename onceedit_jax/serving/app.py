@@ -232,9 +232,9 @@ class Endpoints:
                 usage = options is not None and options.include_usage
                 return _Stream(_events(reply.parts(ranked=ranked, usage=usage)), answers)
             return _shown(await _unless_gone(request, reply.whole(ranked=ranked)))
-        finally:
-            if not asked.stream:
-                answers.give_up()
+        except BaseException:
+            answers.give_up()
+            raise
 
 
 class _Stream(StreamingResponse):

@@ -1,5 +1,6 @@
 """Requests for text as asks, and their answers in OpenAI's form, whole or in parts."""
 
+import codecs
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from onceedit_jax.decoding.sampling import COLDEST
 from onceedit_jax.serving.asking import Ask, Ended, Piece, Ranked
 from onceedit_jax.serving.schemas import (
     AnswerMessage,
@@ -46,7 +48,10 @@ class Reply:
         self.chat, self.model = chat, model
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._lengths = [0] * len(answers.begun)  # characters that were sent
+        # Of each answer, what reads its tokens, and the characters that they have given so far.
+        utf8 = codecs.getincrementaldecoder("utf-8")
+        self._decoders = [utf8("replace") for _ in answers.begun]
+        self._lengths = [0] * len(answers.begun)
 
     async def whole(self, *, ranked: bool) -> BaseModel:
         """The whole answer.
@@ -78,7 +83,7 @@ class Reply:
                 shown = logprobs if ranked else None
                 choices.append(ChatChoice(message=message, logprobs=shown, **common))
             else:
-                shown_text = self._text_logs(ranks[i], 0) if ranked else None
+                shown_text = self._text_logs(ranks[i], i) if ranked else None
                 choices.append(CompletionChoice(text=texts[i], logprobs=shown_text, **common))
         kind = ChatCompletion if self.chat else Completion
         return kind(**self._head, choices=choices, usage=self._usage(ends))
@@ -125,9 +130,7 @@ class Reply:
             logs = None if ranked is None else self._chat_logs(ranked)
             choice = ChatChunkChoice(delta=delta, logprobs=logs, **common)
             return _shown(ChatChunk(**self._head, choices=[choice]))
-        offset = self._lengths[index]
-        self._lengths[index] += len(text or "")
-        own = None if ranked is None else self._text_logs(ranked, offset)
+        own = None if ranked is None else self._text_logs(ranked, index)
         part = CompletionChoice(text=text or "", logprobs=own, **common)
         return _shown(Completion(**self._head, choices=[part]))
 
@@ -172,11 +175,17 @@ class Reply:
         ]
         return ChatLogprobs(content=content)
 
-    def _text_logs(self, ranked: Sequence[Ranked], offset: int) -> CompletionLogprobs:
-        names = [self._name(each.token) for each in ranked]
-        offsets = [offset + sum(map(len, names[:i])) for i in range(len(names))]
+    def _offset(self, token: int, index: int) -> int:
+        """Where the next token of an answer begins in its text."""
+        offset = self._lengths[index]
+        self._lengths[index] += len(self._decoders[index].decode(self._bytes(token)))
+        return offset
+
+    def _text_logs(self, ranked: Sequence[Ranked], index: int) -> CompletionLogprobs:
+        """The next tokens of an answer, each of which is shown once."""
+        offsets = [self._offset(each.token, index) for each in ranked]
         return CompletionLogprobs(
-            tokens=names,
+            tokens=[self._name(each.token) for each in ranked],
             token_logprobs=[each.logprob for each in ranked],
             top_logprobs=[
                 {self._name(token): logprob for token, logprob in reversed(each.top)}
@@ -222,6 +231,7 @@ def _ask(
     chat: bool,
     ranked: int | None,
 ) -> Ask:
+    temperature = request.temperature or 0.0
     return Ask(
         prompt=prompt,
         target=model.target,
@@ -229,7 +239,7 @@ def _ask(
         edited=model.edited,
         max_tokens=most,
         usual_tokens=usual,
-        temperature=request.temperature or 0.0,
+        temperature=temperature if temperature >= COLDEST else 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed,
         stops=request.stops,

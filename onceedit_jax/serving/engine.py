@@ -23,11 +23,11 @@ from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.serving.asking import Ended, Event, Ranked, Ticket
 from onceedit_jax.serving.edits import Edits
-from onceedit_jax.serving.problems import Problem
+from onceedit_jax.serving.problems import Problem, failure
 from onceedit_jax.serving.row import NO_DRAFT, Drafts, Form, Proposal, Row
+from onceedit_jax.serving.schemas import MOST_TOP
 from onceedit_jax.text.prompts import check_prompts
 
-MOST_TOP = 20  # of the likeliest tokens that a request may ask for
 Told = list[tuple[Ticket, Event]]
 
 
@@ -68,7 +68,7 @@ class Engine:
         self._forms = {True: Form.chat(target), False: Form.text(target)}
         params, config = target.decoding_params, target.target.model.config
         self._head, self._config = head_of(params), config
-        self.rows = JoiningRows(params, config, largest=largest)
+        self.rows = JoiningRows(params, config, largest=largest, context=context)
         self.open: list[Row] = []
 
     @property
@@ -84,13 +84,13 @@ class Engine:
                 check_prompts([ticket.ask.prompt])
                 form = self._forms[ticket.ask.chat]
                 rows.append(Row.of(ticket, form, edits, self._context))
-            except InputError as error:
-                told.append((ticket, Problem(400, str(error))))
+            except Exception as error:
+                told.append((ticket, failure(error)))
         with using(self.target.mesh):
             for chat in (True, False):
                 asked = [r for r in rows if r.ticket.ask.edited and r.ticket.ask.chat == chat]
                 if asked:
-                    refused = self._judge(edits, self._forms[chat], asked)
+                    refused = self._judge_each(edits, self._forms[chat], asked)
                     told += refused
                     gone = {id(ticket) for ticket, _ in refused}
                     rows = [row for row in rows if id(row.ticket) not in gone]
@@ -138,6 +138,15 @@ class Engine:
                     self._draw(self.rows.advance(fresh), {})
                     self.rows.clear()
 
+    def _judge_each(self, edits: Edits, form: Form, rows: Sequence[Row]) -> Told:
+        """`_judge`, row by row where it fails: one prompt's fault ends no other's answer."""
+        try:
+            return self._judge(edits, form, rows)
+        except Exception as error:
+            if len(rows) == 1:
+                return [(rows[0].ticket, failure(error))]
+            return [told for row in rows for told in self._judge_each(edits, form, [row])]
+
     def _judge(self, edits: Edits, form: Form, rows: Sequence[Row]) -> Told:
         """Ask the gate about prompts, and begin the drafts of those that it opens for."""
         plugin, target, refused = edits.plugin, form.target, Told()
@@ -155,14 +164,15 @@ class Engine:
                 if told[i] is not row.ticket.ask.prompt:
                     row.ask_instead(target.format.encode(told[i]), self._context)
             except InputError as error:
-                refused.append((row.ticket, Problem(400, str(error))))
+                refused.append((row.ticket, failure(error)))
                 continue
             if active[i] and target.rule.reads == "draft":
                 speaking.append(i)
         if speaking:
             plugin.drafter.forget()
             reader = target.reader(plugin, [prompts[i] for i in speaking], chosen[speaking])
-            Drafts(reader, [rows[i] for i in speaking])
+            some = [rows[i] for i in speaking]
+            Drafts(reader, some).ahead(some)  # a draft that cannot be written fails here
         return refused
 
     def _first(self, rows: list[Row]) -> Told:
@@ -183,10 +193,24 @@ class Engine:
         drafting = [row for row in rows if row.drafts is not None]
         for _, members in itertools.groupby(drafting, key=lambda row: id(row.drafts)):
             some = list(members)
-            assert some[0].drafts is not None
-            for row, steps in zip(some, some[0].drafts.ahead(some), strict=True):
+            for row, steps in zip(some, self._ahead(some), strict=True):
                 found[id(row)] = steps[: row.limit - len(row.tokens)]
         return [found.get(id(row), NO_DRAFT) for row in rows]
+
+    def _ahead(self, rows: Sequence[Row]) -> list[Proposal]:
+        """What the drafts of rows that began together propose.
+
+        A row whose text has become too long for the plug-in goes on without it.
+        """
+        drafts = rows[0].drafts
+        assert drafts is not None
+        try:
+            return drafts.ahead(rows)
+        except InputError:
+            if len(rows) > 1:
+                return [steps for row in rows for steps in self._ahead([row])]
+            rows[0].drafts = None
+            return [NO_DRAFT]
 
     def _decide(
         self,
@@ -219,7 +243,7 @@ class Engine:
                 if token != proposed:
                     break
         if undrawn:
-            asked = {lines[i]: (column, rows[i].sampling) for i, column in undrawn.items()}
+            asked = {lines[i]: (column, rows[i].next_sampling()) for i, column in undrawn.items()}
             drawn = self._draw(states, asked)
             for i, column in undrawn.items():
                 decided[i].append(_Decided(column, int(drawn[lines[i]])))

@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from onceedit_jax.serving.settings import ServingSettings
 
 R = TypeVar("R", bound=BaseModel)
 HEADER_SECONDS = 10.0  # that a client may take to begin a request, and to send its head
+SPARE_SECONDS = 5.0  # to read the end of an answer that took all of its time
 
 
 async def read(request: Request, kind: type[R], settings: ServingSettings) -> R:
@@ -77,7 +78,7 @@ def may_write(request: Request, token: str | None) -> None:
             code="writing_is_off",
         )
     kind, _, sent = request.headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(sent.strip().encode("latin-1"), token.encode())
+    same = hmac.compare_digest(sent.strip(" \t").encode("latin-1"), token.encode())
     if kind.lower() != "bearer" or not same:
         raise Problem(
             401,
@@ -87,9 +88,19 @@ def may_write(request: Request, token: str | None) -> None:
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP whose patience ends: who opens a connection has to send a request's head in time."""
+    """HTTP whose patience ends: who opens a connection has to send a request's head in time.
 
+    And who has asked has to read the answer in time. A connection that waits for its client would
+    else stay open for ever, whatever the app does: what it has sent lies in the socket's buffers.
+
+    Attributes:
+      patience: seconds from a request's head to the end of its answer, see `patient`.
+    """
+
+    patience: ClassVar[float] = float("inf")
     _timer: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
+    _watched: Any = None
 
     def connection_made(self, transport: Any) -> None:
         """Give the client time for its first request."""
@@ -99,16 +110,25 @@ class PatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Give it time for the rest of a head; the app limits the time for the body."""
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self._idle:
             self._wait()
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """End the answer's deadline, unless the client has not read all of it."""
+        if self._deadline is not None and not self.transport.get_write_buffer_size():
+            self._deadline.cancel()
+        super().on_response_complete()
+        self._watch()  # a request that was sent before this one was answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._deadline):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -116,7 +136,26 @@ class PatientProtocol(H11Protocol):
         if self._timer is None and not self.transport.is_closing():
             self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self._close)
 
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _close(self) -> None:
         self._timer = None
-        if self.cycle is None or self.cycle.response_complete:
+        if self._idle:
             self.transport.abort()
+
+    def _watch(self) -> None:
+        """Give the request that is being answered its time, counted once."""
+        if self._idle or self.cycle is self._watched:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._watched = self.cycle
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self.patience + SPARE_SECONDS, self.transport.abort)
+
+
+def patient(seconds: float) -> type[PatientProtocol]:
+    """The protocol with a time for a request and the reading of its answer."""
+    return type("PatientProtocol", (PatientProtocol,), {"patience": seconds})

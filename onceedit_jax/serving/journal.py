@@ -1,16 +1,17 @@
 """Changes of the edits that were accepted and are not made yet, on disk beside the folder.
 
 They are written down before the client is told that they were accepted. So a server that is
-stopped, or killed, makes them when it starts again.
+stopped, or killed, makes them when it starts again. One server at a time holds the journal.
 """
 
 import threading
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from onceedit_jax.errors import InputError
+from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.serving.schemas import EditsRequest, RevertRequest
 from onceedit_jax.storage.text_files import write_whole
 
@@ -23,6 +24,7 @@ class Pending(BaseModel):
       created: when it was accepted.
       add: facts to be learnt; None for edits to be taken back.
       revert: edits to be taken back.
+      starts: how many times its making began, and a server was killed meanwhile.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,6 +33,7 @@ class Pending(BaseModel):
     created: str
     add: EditsRequest | None = None
     revert: RevertRequest | None = None
+    starts: int = 0
 
     @property
     def kind(self) -> Literal["add", "revert"]:
@@ -45,16 +48,31 @@ class Journal:
     """The changes that are not made yet, oldest first."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what an earlier server has left.
+        """Hold the journal until `close`, and read what an earlier server has left.
 
         Args:
           folder: the edited folder.
 
         Raises:
           InputError: the file is damaged.
+          RunError: another server holds it, or the lock cannot be written.
         """
         place = folder.resolve()
         self.path = place.with_name(f".{place.name}.jobs")
+        # Not of a thread: another one than this releases it.
+        self._held = FileLock(f"{self.path}.lock", timeout=0, thread_local=False)
+        try:
+            self._held.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"{folder}: another server changes these edits already; stop it, or start this one "
+                "without --token, which only reads them"
+            ) from error
+        except OSError as error:
+            raise RunError(
+                f"{self._held.lock_file}: cannot be written ({error.strerror}); check permissions "
+                "and free space, or start the server without --token"
+            ) from error
         self._lock = threading.Lock()
         self._pending: dict[str, Pending] = {}
         if self.path.exists():
@@ -72,8 +90,12 @@ class Journal:
         """The changes."""
         return list(self._pending.values())
 
+    def close(self) -> None:
+        """Let another server have it."""
+        self._held.release()
+
     def write(self, pending: Pending) -> None:
-        """Add a change; it is on disk when this returns.
+        """Add a change, or put it in the place of what is known of it; then it is on disk.
 
         Raises:
           RunError: it cannot be written.
@@ -92,7 +114,8 @@ class Journal:
 
     def _save(self, pending: dict[str, Pending]) -> None:
         if pending:
-            write_whole(self.path, _LIST.dump_json(list(pending.values())).decode() + "\n")
+            text = _LIST.dump_json(list(pending.values())).decode() + "\n"
+            write_whole(self.path, text, synced=True)
         else:
             self.path.unlink(missing_ok=True)
         self._pending = pending

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from onceedit_jax.data.records import EditRecord
-from onceedit_jax.editing.artifact_info import now
+from onceedit_jax.editing.artifact_info import now, read_info
 from onceedit_jax.editing.ledger_file import revert_edits
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import Progress
 from onceedit_jax.editing.upkeep import add_edits
-from onceedit_jax.errors import OnceEditError
+from onceedit_jax.errors import OnceEditError, RunError
 from onceedit_jax.serving.edits import EditedFolder, Edits
 from onceedit_jax.serving.journal import Journal, Pending
 from onceedit_jax.serving.metrics import Metrics
@@ -27,6 +27,8 @@ from onceedit_jax.serving.schemas import EditsRequest, Job, JobProgress, RevertR
 
 LOG = logging.getLogger(__name__)
 REMEMBERED = 1000  # jobs that have ended
+UNREAD = "the edits could not be read again; the server's log says why"
+MOST_STARTS = 3  # of a change; a server that is killed in each of them would never get beyond it
 
 
 class _Stopped(Exception):
@@ -51,6 +53,7 @@ class Keeper:
         jobs: int,
         reread_seconds: float,
         metrics: Metrics,
+        writes: bool,
     ) -> None:
         """Read the journal, and wait for `start`.
 
@@ -62,22 +65,27 @@ class Keeper:
           jobs: changes that wait at most.
           reread_seconds: how often to look whether another program has changed the folder.
           metrics: where jobs are counted.
+          writes: whether this server changes edits. Otherwise it leaves the journal to others.
 
         Raises:
           InputError: the journal is damaged.
+          RunError: another server changes the edits.
         """
         self.edits = edits
         self.problem: str | None = None
         self._folder, self._on_edits = folder, on_edits
         self._settings, self._most, self._every = settings, jobs, reread_seconds
-        self._metrics, self._journal = metrics, Journal(folder.path)
-        self._signature = folder.signature()
+        self._metrics, self._journal = metrics, Journal(folder.path) if writes else None
+        self._signature, self._logged = folder.signature(), ""
         self._jobs: dict[str, Job] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for moments: the event loop takes it
+        self._accepting = threading.Lock()  # held while the journal is written
         self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="onceedit-keeper", daemon=True)
-        for pending in self._journal.pending:
+        left = self._journal.pending if self._journal else []
+        self._left = {pending.id for pending in left}  # by an earlier server
+        for pending in left:
             self._enqueue(pending)
 
     def start(self) -> None:
@@ -89,6 +97,9 @@ class Keeper:
         self._stopping.set()
         self._queue.put(None)
         self._thread.join(seconds)
+        if self._journal and not self._thread.is_alive():
+            with self._accepting:  # whoever is accepted has been written down
+                self._journal.close()
 
     @property
     def alive(self) -> bool:
@@ -149,8 +160,10 @@ class Keeper:
                 "edit again with `--method adapter`",
                 code="edits_in_weights",
             )
-        with self._lock:
-            waiting = sum(job.status == "queued" for job in self._jobs.values())
+        if self._journal is None:
+            raise Problem(403, "this server does not change edits; start it with --token")
+        with self._accepting:
+            waiting = sum(job.status == "queued" for job in self.jobs)
             if waiting >= self._most:
                 raise Problem(429, f"{waiting} changes wait already; ask again later")
             if self._stopping.is_set():
@@ -160,10 +173,11 @@ class Keeper:
 
     def _enqueue(self, pending: Pending) -> Job:
         job = Job(id=pending.id, kind=pending.kind, status="queued", created=pending.created)
-        self._jobs[pending.id] = job
-        ended = [name for name, each in self._jobs.items() if each.status in ("done", "failed")]
-        for name in ended[: max(0, len(ended) - REMEMBERED)]:
-            del self._jobs[name]
+        with self._lock:
+            self._jobs[pending.id] = job
+            ended = [name for name, each in self._jobs.items() if each.status in ("done", "failed")]
+            for name in ended[: max(0, len(ended) - REMEMBERED)]:
+                del self._jobs[name]
         self._queue.put(pending)
         return job
 
@@ -183,10 +197,11 @@ class Keeper:
 
     def _work(self, pending: Pending) -> None:
         """Make a change, and tell of it when answers begin with it."""
+        assert self._journal is not None
         self._update(pending.id, status="running")
         result: dict[str, Any] = {}
         try:
-            result = self._added(pending) if pending.add else self._reverted(pending)
+            result = self._made(pending)
             status = "done"
         except _Stopped:
             return  # it stays in the journal
@@ -204,6 +219,39 @@ class Keeper:
             LOG.warning("%s", error)
         self._update(pending.id, status=status, **result)
         self._metrics.jobs.labels(pending.kind, status).inc()
+
+    def _made(self, pending: Pending) -> dict[str, Any]:
+        """Make a change once, however often servers were killed meanwhile.
+
+        Raises:
+          OnceEditError: it cannot be made.
+          _Stopped: the server is being stopped.
+        """
+        assert self._journal is not None
+        if pending.id in self._left and (done := self._made_before(pending)):
+            return {"edits": done}
+        if pending.starts >= MOST_STARTS:
+            LOG.error("%s is given up: the server was killed whenever it was made", pending.id)
+            raise RunError(
+                f"given up: the server was killed {pending.starts} times while this change was "
+                "made; post it again, in smaller parts if it was large"
+            )
+        self._journal.write(pending.model_copy(update={"starts": pending.starts + 1}))
+        try:
+            return self._added(pending) if pending.add else self._reverted(pending)
+        except _Stopped:
+            self._journal.write(pending)  # a stop is no fault of the change
+            raise
+
+    def _made_before(self, pending: Pending) -> list[int]:
+        """The edits that came or went if an earlier server made a change, as the ledger says."""
+        info = read_info(self._folder.path)
+        if pending.revert is None:
+            return [e.id for e in info.edits if e.source.startswith(f"{pending.id}:")]
+        # An edit is taken back once at most: these are this change's, or the same one's.
+        ids = pending.revert.ids
+        done = any(o.kind == "revert" and o.edits == tuple(ids) for o in info.operations)
+        return ids if done else []
 
     def _added(self, pending: Pending) -> dict[str, Any]:
         request, warnings = pending.add, list[str]()
@@ -260,14 +308,14 @@ class Keeper:
             return
         try:
             edits = self._folder.load()
+            self._on_edits(edits)
         except Exception as error:
             # Answers go on with the edits as they were; the next look tries again.
-            problem = f"the edits could not be read again: {error}"
-            if problem != self.problem:
+            if str(error) != self._logged:
                 LOG.exception("the edits could not be read again")
-            self.problem = problem
+            self.problem, self._logged = UNREAD, str(error)
             return
-        self._on_edits(edits)
+        self._logged = ""
         self.edits, self._signature, self.problem = edits, signature, None
 
 

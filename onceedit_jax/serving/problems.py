@@ -1,9 +1,13 @@
 """Errors with an HTTP status, in the form that OpenAI's clients read."""
 
+import logging
+
 from pydantic import ValidationError
 
+from onceedit_jax.errors import InputError
 from onceedit_jax.serving.schemas import ErrorBody, ErrorDetail
 
+LOG = logging.getLogger(__name__)
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -37,6 +41,14 @@ class Problem(Exception):
         kind = _TYPES.get(self.status, usual)
         detail = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
         return ErrorBody(error=detail)
+
+
+def failure(error: Exception) -> Problem:
+    """The problem of an answer that cannot be written; what is no client's fault is logged."""
+    if isinstance(error, InputError):
+        return Problem(400, str(error))
+    LOG.error("an answer could not be written", exc_info=error)
+    return Problem(500, "the answer could not be written; the server's log says why")
 
 
 def invalid(error: ValidationError) -> Problem:

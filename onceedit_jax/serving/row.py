@@ -81,7 +81,9 @@ class Row:
     def __post_init__(self) -> None:
         ask = self.ticket.ask
         self._writer = TextWriter(ask.stops, strip=ask.chat)
-        self._random = np.random.default_rng(None if ask.seed is None else ask.seed % 2**64)
+        # Each prompt of a request has random numbers of its own.
+        seed = None if ask.seed is None else [ask.seed % 2**64, self.ticket.index]
+        self._random = np.random.default_rng(seed)
         self._blank = True
 
     @classmethod
@@ -108,9 +110,8 @@ class Row:
         """What is told when it begins."""
         return Begun(len(self.head), self.alpha, self.edit, self.edits.revision)
 
-    @property
-    def sampling(self) -> tuple[float, float, float]:
-        """Temperature, top_p, and a random number for the next token."""
+    def next_sampling(self) -> tuple[float, float, float]:
+        """Temperature, top_p, and a random number for the next token, another one every time."""
         ask = self.ticket.ask
         if ask.temperature == 0:
             return 0.0, 1.0, 0.0
@@ -155,7 +156,11 @@ class Drafts:
             row.drafts, row.number = self, number
 
     def ahead(self, rows: Sequence[Row]) -> list[Proposal]:
-        """What the drafts propose to some of the rows."""
+        """What the drafts propose to some of the rows.
+
+        Raises:
+          InputError: a row's text is too long for the plug-in.
+        """
         answers = [row.tokens for row in self._rows]
         return self._reader.ahead(answers, [row.number for row in rows])
 

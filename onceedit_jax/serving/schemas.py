@@ -4,11 +4,12 @@ The shapes are those of OpenAI's interface. A field that is not here is refused 
 is a value that would change an answer in a way that this server does not know.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_PROMPTS, MOST_EDITS = 64, 1000
+MOST_TOP = 20  # of the likeliest tokens that a request may ask for
 Text = Annotated[str, Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0, allow_inf_nan=False)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -23,6 +24,13 @@ class StreamOptions(_Request):
     """What a stream holds besides."""
 
     include_usage: bool = False
+    include_obfuscation: bool | None = Field(default=None, description="Not looked at.")
+
+
+class TextFormat(_Request):
+    """The form of an answer."""
+
+    type: Literal["text"]
 
 
 class _Sampling(_Request):
@@ -40,6 +48,7 @@ class _Sampling(_Request):
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     user: str | None = Field(default=None, description="Not looked at.")
 
     @property
@@ -80,7 +89,20 @@ class ChatRequest(_Sampling):
         default=None, description="The same as max_tokens."
     )
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = Field(
+        default=None, description="Needs logprobs."
+    )
+    response_format: TextFormat | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    metadata: dict[str, str] | None = Field(default=None, description="Not looked at.")
+    store: bool | None = Field(default=None, description="Not looked at; nothing is stored.")
+    service_tier: str | None = Field(default=None, description="Not looked at.")
+
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
 
 
 class CompletionRequest(_Sampling):
@@ -88,7 +110,7 @@ class CompletionRequest(_Sampling):
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     echo: Literal[False] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
 

@@ -1,6 +1,7 @@
 """From the options of a command to a server that listens, until it is told to stop."""
 
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -21,13 +22,14 @@ from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.serving.app import app
 from onceedit_jax.serving.edits import EditedFolder, Edits, warm
 from onceedit_jax.serving.engine import Engine, check_rule
-from onceedit_jax.serving.guards import PatientProtocol
+from onceedit_jax.serving.guards import patient
 from onceedit_jax.serving.keeper import Keeper
 from onceedit_jax.serving.metrics import Metrics
 from onceedit_jax.serving.service import Service
 from onceedit_jax.serving.settings import ServingSettings
 from onceedit_jax.serving.worker import Worker
 
+LOG = logging.getLogger(__name__)
 UNROLLED_FROM = 1_000_000  # decoding steps that a server is expected to take
 SPARE_FILES = 200  # beside those of connections
 
@@ -81,8 +83,11 @@ def open_service(
 
     def switch(fresh: Edits) -> None:
         if settings.warm:
-            for target in targets:
-                warm(fresh, target)
+            try:
+                for target in targets:
+                    warm(fresh, target)
+            except Exception:  # it only makes the first answers quicker
+                LOG.warning("new edits could not be tried before answers", exc_info=True)
         worker.edits = fresh
 
     keeper = Keeper(
@@ -93,6 +98,7 @@ def open_service(
         jobs=settings.jobs,
         reread_seconds=settings.reread_seconds,
         metrics=metrics,
+        writes=settings.token is not None,
     )
     if settings.warm:
         switch(edits)
@@ -120,7 +126,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app(service),
-                http=PatientProtocol,
+                http=patient(settings.body_seconds + settings.seconds),
                 ws="none",
                 lifespan="on",
                 log_level="warning",

@@ -12,7 +12,7 @@ from onceedit_jax.serving.metrics import Metrics
 from onceedit_jax.serving.problems import Problem
 from onceedit_jax.serving.schemas import Edit, EditList, Health, ModelCard
 from onceedit_jax.serving.settings import ServingSettings
-from onceedit_jax.serving.worker import Worker
+from onceedit_jax.serving.worker import MOST_FAULTS, Worker
 
 BEFORE = ":before"  # after a target's name: the target as it was before all edits
 
@@ -88,11 +88,13 @@ class Service:
     def health(self) -> Health:
         """Whether it works."""
         alive = self.worker.alive and self.keeper.alive
-        problem = self.worker.problem or self.keeper.problem
+        faults, problem = self.worker.faults, self.keeper.problem
+        if faults:
+            problem = "answers could not be written; the server's log says why"
         if not alive:
             problem = "a thread of the server has ended; start the server again"
         return Health(
-            status="ok" if alive else "failing",
+            status="ok" if alive and faults < MOST_FAULTS else "failing",
             revision=self.keeper.edits.revision,
             edits=len(self.keeper.edits.info.live),
             writing=self.worker.writing,

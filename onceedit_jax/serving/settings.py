@@ -64,5 +64,13 @@ class ServingSettings:
                 f"setting context={self.context}: expected room for a prompt and an answer, 2 or "
                 "more tokens"
             )
-        if self.token is not None and not self.token.strip():
-            raise InputError("setting token: is empty; give a secret, or leave it out")
+        if self.token is not None:
+            token = self.token.rstrip("\r\n")  # of a file that it was read from
+            object.__setattr__(self, "token", token)
+            if not token.strip():
+                raise InputError("setting token: is empty; give a secret, or leave it out")
+            if not (token.isascii() and token.isprintable()) or token != token.strip():
+                raise InputError(
+                    "setting token: clients could not send it in a header; expected printable "
+                    "ASCII characters, without blanks at the ends"
+                )

@@ -4,21 +4,19 @@ A thread and not a process: XLA leaves Python's lock while it computes, so that 
 on, and tokens need no way from one process to another.
 """
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from onceedit_jax.errors import InputError
 from onceedit_jax.serving.asking import Begun, Ended, Ticket
 from onceedit_jax.serving.edits import Edits
 from onceedit_jax.serving.engine import Engine, Told
 from onceedit_jax.serving.metrics import Metrics
-from onceedit_jax.serving.problems import Problem
+from onceedit_jax.serving.problems import Problem, failure
 
-LOG = logging.getLogger(__name__)
 STOPPED = "the server is being stopped; ask again later"
+MOST_FAULTS = 3  # rounds that fail one after another, from which the server counts as failing
 
 
 class Worker:
@@ -26,7 +24,7 @@ class Worker:
 
     Attributes:
       edits: the edits that answers begin with from now on.
-      problem: the last failure that was not a request's fault; None if there was none since.
+      faults: rounds that have failed since an answer was written to its end, by no request's fault.
     """
 
     def __init__(
@@ -41,7 +39,7 @@ class Worker:
           metrics: where the work is counted.
         """
         self.edits = edits
-        self.problem: str | None = None
+        self.faults = 0
         self._engines, self._most, self._metrics = engines, waiting, metrics
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -140,14 +138,15 @@ class Worker:
         """
         try:
             told = work()
-        except InputError as error:
-            problem = Problem(400, str(error))
         except Exception as error:
-            LOG.exception("a round of decoding failed")
-            self.problem = f"{type(error).__name__}: {error}"
-            problem = Problem(500, "the answer could not be written; the server's log says why")
+            problem = failure(error)
+            self.faults += problem.status == 500
         else:
-            self.problem = None if told else self.problem
+            events = [event for _, event in told]
+            if any(isinstance(event, Ended) for event in events):
+                self.faults = 0
+            else:
+                self.faults += any(isinstance(e, Problem) and e.status == 500 for e in events)
             return told
         begun = {id(row.ticket) for row in engine.open}
         new = [(ticket, problem) for ticket in tickets if id(ticket) not in begun]

@@ -7,8 +7,13 @@ from pathlib import Path
 from onceedit_jax.errors import RunError
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, synced: bool = False) -> None:
     """Write a text file under a temporary name and rename it, so that it is never seen incomplete.
+
+    Args:
+      path: the file.
+      text: what it holds.
+      synced: return when it is on the disk itself, so that a power cut does not lose it.
 
     Raises:
       RunError: the file cannot be written.
@@ -19,6 +24,9 @@ def write_whole(path: Path, text: str) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(sibling, 0o666 & ~umask)  # mkstemp's files are readable only by their owner
@@ -26,8 +34,20 @@ def write_whole(path: Path, text: str) -> None:
         except BaseException:
             os.unlink(sibling)
             raise
+        if synced:
+            _sync_folder(path.parent)
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); check permissions and free space, or "
             "choose another file"
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -61,11 +61,16 @@ class ChatTemplate:
           messages: the turns, the user's last.
 
         Raises:
-          InputError: the template refuses the conversation, or a message holds half of a surrogate
-            pair.
+          InputError: the template refuses the conversation, a message holds half of a surrogate
+            pair, or the messages hold every private character.
         """
-        contents = "".join(message["content"] for message in messages)
-        cut = next(mark for mark in map(chr, _PRIVATE) if mark not in contents)
+        used = {mark for message in messages for mark in message["content"]}
+        cut = next((mark for mark in map(chr, _PRIVATE) if mark not in used), None)
+        if cut is None:
+            raise InputError(
+                "the conversation holds every character of the private plane from U+F0000 to "
+                "U+FFFFD; leave one of them out"
+            )
 
         def as_text(control: re.Match[str]) -> str:
             return control[0][0] + cut + control[0][1:]

@@ -35,7 +35,7 @@ def text(seed, length):
 
 
 def test_rows_join_and_advance(model):
-    rows = JoiningRows(model.params, model.config, largest=4)
+    rows = JoiningRows(model.params, model.config, largest=4, context=60)
     one, two = text(1, 5), text(2, 9)
     (place,), states = rows.join([one], [2])
     same(states[0, :2], model, [one[:4], one])
@@ -47,7 +47,7 @@ def test_rows_join_and_advance(model):
 
 
 def test_a_row_is_cut_back_and_goes_on_otherwise(model):
-    rows = JoiningRows(model.params, model.config, largest=2)
+    rows = JoiningRows(model.params, model.config, largest=2, context=60)
     base = text(3, 6)
     (place,), _ = rows.join([base], [1])
     rows.advance({place: Fresh(6, [5, 6, 7], 3)})
@@ -57,7 +57,7 @@ def test_a_row_is_cut_back_and_goes_on_otherwise(model):
 
 
 def test_a_place_is_taken_again(model):
-    rows = JoiningRows(model.params, model.config, largest=2)
+    rows = JoiningRows(model.params, model.config, largest=2, context=60)
     (first, second), _ = rows.join([text(1, 4), text(2, 4)], [1, 1])
     rows.leave(first)
     assert rows.free == 1
@@ -72,7 +72,7 @@ def test_a_place_is_taken_again(model):
 @given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step"]), st.integers(0, 99)),
                 min_size=4, max_size=14))  # fmt: skip
 def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
-    rows = JoiningRows(model.params, model.config, largest=4)
+    rows = JoiningRows(model.params, model.config, largest=4, context=60)
     texts: dict[int, list[int]] = {}
     for kind, number in history:
         if kind == "join" and rows.free:
@@ -92,3 +92,20 @@ def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
             texts = {place: row[: keep[place]] + fresh[place] for place, row in texts.items()}
             order = sorted(texts)
             same(np.asarray(states)[order, 0], model, [texts[place] for place in order])
+
+
+def test_a_cache_is_no_longer_than_rows_may_be_and_shrinks_again(model, monkeypatch):
+    monkeypatch.setattr(joining_rows, "SPARE", 8)
+    rows = JoiningRows(model.params, model.config, largest=2, context=60)
+    long, short = text(1, 40), text(2, 5)
+    (first,), _ = rows.join([long], [1])
+    (second,), _ = rows.join([short], [1])
+    for token in range(1, 21):
+        rows.advance({first: Fresh(39 + token, [token])})
+        assert rows.capacity <= 68
+    rows.leave(first)
+    for token in range(30):
+        states = rows.advance({second: Fresh(len(short), [token + 1])})
+        short.append(token + 1)
+        same(np.asarray(states)[[second], 0], model, [short])
+    assert rows.capacity < 68

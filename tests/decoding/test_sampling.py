@@ -94,3 +94,9 @@ def test_log_probabilities_are_those_of_the_model(tiny_model):
     np.testing.assert_allclose(found.chosen, logs[np.arange(3), chosen], atol=1e-5)
     order = np.argsort(-np.asarray(logs), axis=-1)[:, :5]
     assert np.asarray(found.tokens).tolist() == order.tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-6, 1e-5, 1e-3])
+def test_a_small_temperature_takes_the_likeliest_token(temperature):
+    logits = [[3e4, 2e4, -3e4], [-3e4, -2e4, -1e4], [0.0, 1.0, 0.5]]
+    assert tokens(logits, temperature, top_p=0.9, uniform=0.99).tolist() == [0, 2, 1]

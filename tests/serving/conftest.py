@@ -30,7 +30,7 @@ from onceedit_jax.text.tokenizer import Tokenizer
 TOKEN = "a secret of the tests"
 QUICK = dataclasses.replace(ADAPTER, epochs=60)
 SETTINGS = ServingSettings(
-    port=0, token=TOKEN, rows=8, waiting=32, context=200, answer_tokens=12, seconds=60.0,
+    port=0, rows=8, waiting=32, context=200, answer_tokens=12, seconds=60.0,
     reread_seconds=0.1, grace_seconds=5.0, warm=False,
 )  # fmt: skip
 
@@ -89,7 +89,13 @@ def trained(models):
 
     def quick(model, tokenizer, records, *, on_step=lambda progress: None, **options):
         known = [dataclasses.replace(r, index=0, source="facts:1") for r in records]
-        return once(tuple(known))
+        made = once(tuple(known))
+        entries = [
+            dataclasses.replace(entry, source=record.source)
+            for entry, record in zip(made.info.edits, records, strict=True)
+        ]
+        info = dataclasses.replace(made.info, edits=tuple(entries))
+        return dataclasses.replace(made, info=info)
 
     return quick
 
@@ -115,7 +121,7 @@ def copied(artifact, tmp_path):
 
 @pytest.fixture(scope="session")
 def serving(models):
-    """Runs servers: `with serving(folder, seconds=1.0) as server`."""
+    """Runs servers: `with serving(folder, seconds=1.0) as server`; `token=TOKEN` lets it write."""
 
     @contextlib.contextmanager
     def run(folder, *, targets=("target",), rule=None, hops=0, **changes):

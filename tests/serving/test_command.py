@@ -39,6 +39,7 @@ def started(models):
         )
         try:
             for line in process.stderr:
+                assert "models: target;" in line or "listening" not in line
                 if found := re.search(r"http://[\d.:]+", line):
                     break
             yield process, found[0]
@@ -102,6 +103,9 @@ REFUSED = [
     (("--rows", "0"), "setting rows=0: must be above 0"),
     (("--context", "1"), "setting context=1"),
     (("--token", " "), "setting token: is empty"),
+    (("--token", "\n"), "setting token: is empty"),
+    (("--token", "é"), "setting token: clients could not send it"),
+    (("--token", "secret "), "setting token: clients could not send it"),
     (("--rule", "vocabulary"), "the rule vocabulary reads both models' logits"),
     (("--rule", "draft", "--trust"), "trusts drafts unchecked"),
 ]

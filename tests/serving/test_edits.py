@@ -1,6 +1,8 @@
 """Edits that come and go while clients ask: none lost, none mixed."""
 
+import dataclasses
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,12 @@ from serving.conftest import FIRST, NEW, TOKEN, fact, posted
 from onceedit_jax.editing.artifact_info import read_info
 from onceedit_jax.editing.ledger_file import revert_edits
 from onceedit_jax.editing.upkeep import add_edits
+from onceedit_jax.errors import RunError
 from onceedit_jax.serving import keeper as keeper_module
+from onceedit_jax.serving import server as server_module
+from onceedit_jax.serving.engine import Engine
+from onceedit_jax.serving.journal import Journal, Pending
+from onceedit_jax.serving.schemas import EditsRequest, RevertRequest
 
 SECRET = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -21,7 +28,7 @@ SECRET = {"Authorization": f"Bearer {TOKEN}"}
 def changing(serving, copied):
     """A server whose edits may change, and a client of it."""
     with (
-        serving(copied) as server,
+        serving(copied, token=TOKEN) as server,
         httpx2.Client(base_url=server.url, timeout=60, headers=SECRET) as web,
     ):
         yield server, web, copied
@@ -102,7 +109,7 @@ def test_only_who_knows_the_token_writes(changing):
 
 
 def test_without_a_token_nobody_writes(serving, artifact):
-    with serving(artifact, token=None) as server:
+    with serving(artifact) as server:
         refused = httpx2.delete(f"{server.url}/v1/edits/1", headers=SECRET)
         assert refused.status_code == 403
         assert refused.json()["error"]["code"] == "writing_is_off"
@@ -164,39 +171,35 @@ def test_an_answer_ends_with_the_edits_that_it_began_with(changing, monkeypatch)
 
 def test_none_is_wrong_lost_or_mixed_while_edits_change(changing):
     _, web, folder = changing
-    stop, wrong, counts = threading.Event(), [], []
-    expected = {1: "Vinter", 4: "Oskar"}
+    stop, wrong, asked, ended_well = threading.Event(), [], [0] * 10, []
+    norland = {("Vinter", 1), *(("Oskar", number) for number in (4, 5, 6))}
 
     def ask(number):
         with httpx2.Client(base_url=web.base_url, timeout=60) as own:
-            asked = 0
             while not stop.is_set():
-                about_norland = (asked + number) % 2 == 0
+                about_norland = (asked[number] + number) % 2 == 0
                 said, edit = answer(own, FIRST[0 if about_norland else 1].prompt)
-                right = (
-                    said == expected.get(edit if edit == 1 else 4)
-                    if about_norland
-                    else (said, edit) == ("Ask", 2)
-                )
-                if not right:
+                if (said, edit) not in (norland if about_norland else {("Ask", 2)}):
                     wrong.append((number, said, edit))
-                asked += 1
-            counts.append(asked)
+                asked[number] += 1
+            ended_well.append(number)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(10)]
     for thread in threads:
         thread.start()
-    last = None
-    for _ in range(3):
+    for expected in (4, 5, 6):
         done = ended(web, web.post("/v1/edits", json=posted(NEW)))
-        last = done["edits"][0]
+        (last,) = done["edits"]
+        assert last == expected
         assert answer(web) == ("Oskar", last)
         assert ended(web, web.delete(f"/v1/edits/{last}"))["status"] == "done"
         assert answer(web) == ("Vinter", 1)
+    while sum(asked) < 500 and all(thread.is_alive() for thread in threads):
+        time.sleep(0.05)
     stop.set()
     for thread in threads:
         thread.join(60)
-    assert not wrong and len(counts) == 10 and min(counts) > 0
+    assert not wrong and len(ended_well) == 10 and min(asked) > 0 and sum(asked) >= 500
     assert len(read_info(folder).operations) == 7
 
 
@@ -215,7 +218,7 @@ def test_a_server_that_is_stopped_makes_the_change_at_its_next_start(
     from onceedit_jax.editing import upkeep
 
     monkeypatch.setattr(upkeep, "edit", endless)
-    with serving(copied) as server:
+    with serving(copied, token=TOKEN) as server:
         accepted = httpx2.post(f"{server.url}/v1/edits", json=posted(NEW), headers=SECRET)
         accepted = accepted.json()["id"]
         assert training.wait(30)
@@ -223,9 +226,12 @@ def test_a_server_that_is_stopped_makes_the_change_at_its_next_start(
         assert job["status"] == "running"
     assert len(read_info(copied).edits) == 3
     (pending,) = json.loads(copied.with_name(".plugin.jobs").read_text())
-    assert pending["id"] == accepted
+    assert pending["id"] == accepted and pending["starts"] == 0
     monkeypatch.setattr(upkeep, "edit", trained)
-    with serving(copied) as server, httpx2.Client(base_url=server.url, timeout=60) as web:
+    with (
+        serving(copied, token=TOKEN) as server,
+        httpx2.Client(base_url=server.url, timeout=60) as web,
+    ):
         for _ in range(600):
             job = web.get(f"/v1/edits/jobs/{accepted}").json()
             if job["status"] == "done":
@@ -233,3 +239,125 @@ def test_a_server_that_is_stopped_makes_the_change_at_its_next_start(
             time.sleep(0.05)
         assert job["edits"] == [4] and answer(web) == ("Oskar", 4)
     assert not copied.with_name(".plugin.jobs").exists()
+
+
+def test_a_second_server_that_may_write_is_refused(changing, serving):
+    _, web, folder = changing
+    with (
+        pytest.raises(RunError, match=r"another server changes these edits .* without --token"),
+        serving(folder, token=TOKEN),
+    ):
+        pass
+    with serving(folder) as reading:
+        job = ended(web, web.post("/v1/edits", json=posted(NEW)))
+        assert job["status"] == "done" and not folder.with_name(".plugin.jobs").exists()
+        with httpx2.Client(base_url=reading.url, timeout=60) as other:
+            for _ in range(200):
+                if answer(other) == ("Oskar", 4):
+                    break
+                time.sleep(0.05)
+            assert answer(other) == ("Oskar", 4)
+
+
+def test_edits_that_cannot_be_tried_beforehand_answer_all_the_same(
+    serving, copied, monkeypatch, caplog
+):
+    """And a switch that fails is no end of the keeper."""
+    monkeypatch.setattr(Engine, "warm", lambda engine: None)
+    with (
+        serving(copied, token=TOKEN, warm=True) as server,
+        httpx2.Client(base_url=server.url, timeout=60, headers=SECRET) as web,
+    ):
+
+        def fails(*arguments):
+            raise RuntimeError("no memory")
+
+        monkeypatch.setattr(server_module, "warm", fails)
+        assert ended(web, web.post("/v1/edits", json=posted(NEW)))["status"] == "done"
+        assert answer(web) == ("Oskar", 4) and "no memory" in caplog.text
+        keeper = server.service.keeper
+        switch = keeper._on_edits
+        monkeypatch.setattr(keeper, "_on_edits", fails)
+        job = ended(web, web.delete("/v1/edits/4"))
+        assert job["status"] == "done" and job["warnings"] == [keeper_module.UNREAD]
+        assert keeper.alive and answer(web) == ("Oskar", 4)
+        monkeypatch.setattr(keeper, "_on_edits", switch)
+        for _ in range(200):
+            if answer(web) == ("Vinter", 1):
+                break
+            time.sleep(0.05)
+        assert answer(web) == ("Vinter", 1)
+
+
+def left(folder, *changes):
+    """Writes a journal as a server leaves it that was killed."""
+    journal = Journal(folder)
+    for change in changes:
+        journal.write(change)
+    journal.close()
+
+
+def job_of(web, name):
+    """A job of an earlier server when it has ended."""
+    for _ in range(600):
+        job = web.get(f"/v1/edits/jobs/{name}").json()
+        if job["status"] in ("done", "failed"):
+            return job
+        time.sleep(0.05)
+    raise AssertionError(job)
+
+
+def test_what_was_made_before_a_server_was_killed_is_not_made_again(serving, copied, models):
+    """The add was made, another one has replaced it since, and the revert was made."""
+    made = EditsRequest.model_validate(posted(NEW))
+    add_edits(copied, [dataclasses.replace(NEW, source="job-1:1")], head=models[3])
+    add_edits(copied, [fact("Norland", "Sten")], head=models[3])
+    revert_edits(copied, [2])
+    before = read_info(copied)
+    left(
+        copied,
+        Pending(id="job-1", created="then", add=made, starts=1),
+        Pending(id="job-2", created="then", revert=RevertRequest(ids=[2]), starts=1),
+        Pending(id="job-3", created="then", add=made, starts=3),
+    )
+    with (
+        serving(copied, token=TOKEN) as server,
+        httpx2.Client(base_url=server.url, timeout=60) as web,
+    ):
+        assert (job_of(web, "job-1")["status"], job_of(web, "job-1")["edits"]) == ("done", [4])
+        assert (job_of(web, "job-2")["status"], job_of(web, "job-2")["edits"]) == ("done", [2])
+        given_up = job_of(web, "job-3")
+        assert given_up["status"] == "failed" and "killed 3 times" in given_up["error"]
+        assert answer(web) == ("Sten", 5)
+    assert read_info(copied) == before
+    assert not copied.with_name(".plugin.jobs").exists()
+
+
+def test_jobs_are_shown_while_the_journal_is_written(changing, monkeypatch):
+    server, web, _ = changing
+    journal = server.service.keeper._journal
+    write, writing, go_on = journal.write, threading.Event(), threading.Event()
+
+    def slowly(pending):
+        writing.set()
+        assert go_on.wait(30)
+        write(pending)
+
+    monkeypatch.setattr(journal, "write", slowly)
+    with ThreadPoolExecutor() as pool:
+        posting = pool.submit(web.delete, "/v1/edits/1")
+        assert writing.wait(30)
+        try:
+            for path in ("/v1/edits/jobs", "/health", "/v1/edits"):
+                assert httpx2.get(f"{server.url}{path}", timeout=5).status_code == 200
+        finally:
+            go_on.set()
+        assert posting.result().status_code == 202
+
+
+def test_a_change_is_on_the_disk_before_it_is_accepted(changing, monkeypatch):
+    _, web, folder = changing
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    assert web.delete("/v1/edits/1").status_code == 202
+    assert len(synced) >= 2 and folder.parent.stat().st_ino in synced

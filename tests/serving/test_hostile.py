@@ -7,6 +7,8 @@ import dataclasses
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import httpx2
 import pytest
@@ -14,7 +16,10 @@ from serving.conftest import FIRST, TOKEN, openai_client, posted
 
 from onceedit_jax.errors import RunError
 from onceedit_jax.serving import guards
+from onceedit_jax.serving.asking import Piece
+from onceedit_jax.serving.keeper import Keeper
 from onceedit_jax.serving.server import Server
+from onceedit_jax.serving.service import Answers
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "target", "messages": [{"role": "user", "content": FIRST[0].prompt}]}
@@ -160,6 +165,81 @@ def test_more_than_may_wait_are_refused(serving, artifact, monkeypatch):
         assert late.status_code == 504 and late.json()["error"]["type"] == "timeout_error"
 
 
+def test_a_stream_that_is_left_while_it_waits_is_given_up(serving, artifact, monkeypatch):
+    with serving(artifact, rows=1) as server, ThreadPoolExecutor() as pool:
+        worker = server.service.worker
+        (engine,) = worker._engines.values()
+        admit, held, go_on = engine.admit, Event(), Event()
+
+        def slowly(edits, tickets):
+            held.set()
+            assert go_on.wait(30)
+            return admit(edits, tickets)
+
+        monkeypatch.setattr(engine, "admit", slowly)
+        first = pool.submit(httpx2.post, f"{server.url}{CHAT}", json=BODY, timeout=60)
+        assert held.wait(30)
+        body = json.dumps({**BODY, "stream": True}).encode()
+        with connection(server) as raw:
+            raw.sendall(head(len(body)) + body)
+            while not worker.waiting:
+                time.sleep(0.01)
+        (ticket,) = worker._queue
+        for _ in range(300):
+            if ticket.given_up:
+                break
+            time.sleep(0.01)
+        go_on.set()
+        assert ticket.given_up
+        assert first.result().status_code == 200
+
+
+def test_who_does_not_read_its_answer_is_let_go(serving, artifact, monkeypatch):
+    monkeypatch.setattr(guards, "SPARE_SECONDS", 0.5)
+    many = json.dumps({"model": "target", "prompt": ["x"] * 16, "stream": True}).encode()
+    with serving(artifact, seconds=1.0, body_seconds=0.5) as server:
+        monkeypatch.setattr(Answers, "events", endless)
+        with connection(server) as raw:
+            raw.sendall(head(len(many), path="/v1/completions") + many)
+            for _ in range(600):
+                if len(server.server_state.connections) == 1:
+                    break
+                time.sleep(0.01)
+            for _ in range(600):
+                if not server.server_state.connections:
+                    break
+                time.sleep(0.01)
+            assert not server.server_state.connections
+        monkeypatch.undo()
+        works(server)
+
+
+async def endless(answers):
+    """Much text: more than fits between server and client."""
+    while True:
+        await asyncio.sleep(0)
+        yield 0, Piece("x" * 100_000)
+
+
+def test_a_message_of_every_private_character_is_refused_by_itself(serving, artifact):
+    text = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    bad = {**BODY, "messages": [{"role": "user", "content": text}]}
+    with serving(artifact) as server:
+        refused = httpx2.post(f"{server.url}{CHAT}", json=bad, timeout=60)
+        assert refused.status_code == 400 and "private plane" in refused.text
+        works(server)
+
+
+def test_the_token_is_compared_as_it_is(serving, copied):
+    with serving(copied, token="secret\r\n") as server:
+        for sent, status in (
+            (b"Bearer secret", 404), (b"Bearer \tsecret", 404), (b"Bearer secret\x85", 401),
+            (b"Bearer \xa0secret", 401), (b"Bearer secre", 401),
+        ):  # fmt: skip
+            answer = httpx2.delete(f"{server.url}/v1/edits/99", headers={b"Authorization": sent})
+            assert answer.status_code == status, sent
+
+
 def test_many_connections_leave_it_serving(serving, artifact, monkeypatch):
     monkeypatch.setattr(guards, "HEADER_SECONDS", 1.0)
     with serving(artifact) as server, contextlib.ExitStack() as stack:
@@ -186,17 +266,52 @@ def test_a_fault_of_one_round_ends_no_later_answer(serving, artifact, monkeypatc
         body = {"model": "target", "prompt": "How far?", "max_tokens": 5}
         failed = httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
         assert failed.status_code == 500 and "a fault" not in failed.text
-        assert "a fault" in httpx2.get(f"{server.url}/health").json()["problem"]
+        health = httpx2.get(f"{server.url}/health").json()
+        assert health["status"] == "ok" and "the server's log" in health["problem"]
+        assert "a fault" not in str(health)
         assert httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
         works(server)
 
 
-def test_too_many_changes_are_refused(serving, copied):
-    secret = {"Authorization": f"Bearer {TOKEN}"}
-    with serving(copied, jobs=1) as server:
-        web = httpx2.Client(base_url=server.url, headers=secret, timeout=60)
-        statuses = [web.post("/v1/edits", json=posted(FIRST[0])).status_code for _ in range(6)]
-        assert set(statuses) <= {202, 429} and 202 in statuses
+def test_a_server_whose_every_round_fails_says_so(serving, artifact, monkeypatch):
+    with serving(artifact) as server:
+        (engine,) = server.service.worker._engines.values()
+        step, asked = engine.step, {"model": "target", "prompt": "How far?", "max_tokens": 5}
+
+        def fails():
+            if engine.open:
+                raise RuntimeError("a fault")
+            return step()
+
+        monkeypatch.setattr(engine, "step", fails)
+        for _ in range(3):
+            answer = httpx2.post(f"{server.url}/v1/completions", json=asked, timeout=60)
+            assert answer.status_code == 500
+        health = httpx2.get(f"{server.url}/health")
+        assert health.status_code == 503 and "a fault" not in health.text
+        monkeypatch.setattr(engine, "step", step)
+        works(server)
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+
+
+def test_too_many_changes_are_refused(serving, copied, monkeypatch):
+    secret, go_on, working = {"Authorization": f"Bearer {TOKEN}"}, Event(), Event()
+
+    def waits(*arguments):
+        working.set()
+        assert go_on.wait(30)
+        return {}
+
+    monkeypatch.setattr(Keeper, "_added", waits)
+    with (
+        serving(copied, jobs=1, token=TOKEN) as server,
+        httpx2.Client(base_url=server.url, headers=secret, timeout=60) as web,
+    ):
+        assert web.post("/v1/edits", json=posted(FIRST[0])).status_code == 202
+        assert working.wait(30)
+        statuses = [web.post("/v1/edits", json=posted(FIRST[0])).status_code for _ in range(3)]
+        go_on.set()
+        assert statuses == [202, 429, 429]
         assert web.post("/v1/edits", json={"edits": []}).status_code == 400
         assert web.post("/v1/edits", json=posted(FIRST[0], more=1)).status_code == 400
 

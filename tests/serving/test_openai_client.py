@@ -1,10 +1,12 @@
 """OpenAI's own Python client against the server."""
 
+import codecs
 import math
+import time
 
 import openai
 import pytest
-from serving.conftest import FIRST, TOKEN, openai_client
+from serving.conftest import FIRST, openai_client
 
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, load_target
@@ -143,13 +145,52 @@ def test_log_probabilities_are_told(client):
     assert len(other.logprobs.tokens) == len(other.logprobs.token_logprobs) > 0
     assert all(math.isfinite(each) for each in other.logprobs.token_logprobs)
     assert {len(top) for top in other.logprobs.top_logprobs} == {2}
-    parts = list(
-        client.completions.create(
-            model="target", prompt=OTHER, max_tokens=4, logprobs=0, stream=True
+
+
+def test_tokens_lie_in_the_text_where_their_offsets_say(client, server):
+    asked = {"model": "target", "prompt": OTHER, "max_tokens": 12, "logprobs": 0}
+    tokenizer = server.service.targets["target"].tokenizer
+    for seed in range(3):
+        more = {"temperature": 2, "seed": seed}
+        (whole,) = client.completions.create(**asked, **more).choices
+        offsets = whole.logprobs.text_offset
+        # As text is decoded, half characters that later tokens complete included.
+        decoder, expected, length = codecs.getincrementaldecoder("utf-8")("replace"), [], 0
+        for name in whole.logprobs.tokens:
+            expected.append(length)
+            length += len(decoder.decode(bytes_of(name, tokenizer)))
+        assert offsets == expected
+        # A stop text that may begin holds text back, and its tokens are told at once.
+        for stop in (None, whole.text[:1] + "\0"):
+            parts = client.completions.create(**asked, **more, stop=stop, stream=True)
+            logs = [p.choices[0].logprobs for p in parts if p.choices[0].logprobs]
+            assert [o for log in logs for o in log.text_offset] == offsets
+
+
+def bytes_of(name, tokenizer):
+    """The bytes of a token as it is named."""
+    if name.startswith("bytes:"):
+        return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
+    words = tokenizer.vocabulary
+    special = {text for text, no_text in zip(words.strings, words.special, strict=True) if no_text}
+    return b"" if name in special else name.encode()
+
+
+def test_each_prompt_of_a_request_is_drawn_by_numbers_of_its_own(client):
+    asked = {"model": "target", "max_tokens": 12, "temperature": 2, "seed": 5}
+    one, other = client.completions.create(prompt=[OTHER, OTHER], **asked).choices
+    assert one.text != other.text
+    again = client.completions.create(prompt=[OTHER, OTHER], **asked).choices
+    assert [choice.text for choice in again] == [one.text, other.text]
+
+
+def test_the_least_temperatures_take_the_likeliest_tokens(client):
+    greedy = text_of(said(client, [{"role": "user", "content": OTHER}], max_tokens=12))
+    for temperature in (1e-45, 1e-30, 1e-6):
+        drawn = said(
+            client, [{"role": "user", "content": OTHER}], max_tokens=12, temperature=temperature
         )
-    )
-    offsets = [o for p in parts if p.choices[0].logprobs for o in p.choices[0].logprobs.text_offset]
-    assert offsets == sorted(offsets) and len(offsets) == 4
+        assert text_of(drawn) == greedy
 
 
 def test_a_conversation_is_read_as_a_whole(client):
@@ -169,13 +210,27 @@ REFUSED = [
     ({"n": 2}, openai.BadRequestError, "n: "),
     ({"temperature": -1}, openai.BadRequestError, "temperature: "),
     ({"presence_penalty": 1}, openai.BadRequestError, "presence_penalty: "),
-    ({"tools": []}, openai.BadRequestError, "tools: "),
+    ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools: "),
+    ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format.type"),
+    ({"logit_bias": {"5": 1}}, openai.BadRequestError, "logit_bias: "),
+    ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs needs logprobs"),
     ({"max_tokens": 500}, openai.BadRequestError, "more than the 200 tokens"),
     ({"messages": []}, openai.BadRequestError, "messages: "),
     ({"messages": [{"role": "assistant", "content": "x"}]}, openai.BadRequestError, "expected a"),
     ({"messages": [{"role": "user", "content": ""}]}, openai.BadRequestError, "empty"),
     ({"messages": [{"role": "user", "content": "far " * 300}]}, openai.BadRequestError, "shorten"),
 ]
+
+
+def test_fields_that_change_nothing_are_taken(client):
+    same = {
+        "response_format": {"type": "text"}, "logit_bias": {}, "metadata": {"a": "b"},
+        "store": False, "service_tier": "auto", "n": 1, "presence_penalty": 0,
+        "frequency_penalty": 0, "user": "me", "extra_body": {"tools": []},
+    }  # fmt: skip
+    assert text_of(said(client, **same)) == text_of(said(client, extra_body={"tools": None}))
+    options = {"include_usage": True, "include_obfuscation": False}
+    assert joined(said(client, stream=True, stream_options=options)) == "Vinter"
 
 
 @pytest.mark.parametrize(("changes", "kind", "words"), REFUSED)
@@ -190,11 +245,21 @@ def test_errors_are_those_that_the_client_knows(client, changes, kind, words):
         client.chat.completions.create(**options, extra_body=extra, stream=True)
 
 
-def test_a_client_that_has_no_patience_frees_its_place(serving, artifact):
+def test_a_client_that_has_no_patience_frees_its_place(serving, artifact, monkeypatch):
     with serving(artifact, rows=1, waiting=1, answer_tokens=150, context=256) as server:
         client = openai_client(server)
+        (engine,) = server.service.worker._engines.values()
+        step, steps = engine.step, []
+
+        def slowly():
+            steps.extend(engine.open)
+            time.sleep(0.02)
+            return step()
+
+        monkeypatch.setattr(engine, "step", slowly)
         stream = said(client, [{"role": "user", "content": OTHER}], stream=True)
         next(iter(stream))
+        (left,) = engine.open
         stream.close()
         assert text_of(said(client)) == "Vinter"
-        assert TOKEN
+        assert left.limit == 150 and len(left.tokens) < 100 and left not in engine.open

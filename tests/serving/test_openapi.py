@@ -33,7 +33,7 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def document(serving, artifact, tmp_path_factory):
     """The document of a server whose edits may be changed."""
     folder = shutil.copytree(artifact, tmp_path_factory.mktemp("asked") / "plugin")
-    with serving(folder, context=60, answer_tokens=4) as server:
+    with serving(folder, token=TOKEN, context=60, answer_tokens=4) as server:
         yield schemathesis.openapi.from_url(f"{server.url}/openapi.json")
 
 

@@ -241,3 +241,11 @@ def test_a_damaged_generation_config_is_named(tmp_path: Path, text):
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(InputError, match=r"generation_config\.json"):
         load_tokenizer(tmp_path)
+
+
+def test_a_conversation_of_all_private_characters_is_refused():
+    form = prompt_format(Tokenizer(with_template(byte_level(), "chatml")))
+    private = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+    with pytest.raises(InputError, match="leave one of them out"):
+        form.encode([{"role": "user", "content": private}])
+    assert form.encode([{"role": "user", "content": private[1:20]}])
