@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from onceedit_jax.decoding.prefix_batching import extend, state_columns, step_width
@@ -74,16 +75,21 @@ class JoiningRows:
           context: tokens of a row at most.
           compute_dtype: dtype of the operands of the matrix products.
         """
-        self.params, self.config, self.largest = params, config, largest
-        self.context = context
-        self.compute_dtype, self.mesh = compute_dtype, mesh_of(params)
+        self.params: Any = params
+        self.config: ModelConfig = config
+        self.largest: int = largest
+        self.context: int = context
+        self.compute_dtype: str = compute_dtype
+        self.mesh: Mesh = mesh_of(params)
         self.clear()
 
     def clear(self) -> None:
         """Drop all rows."""
         self.lengths: dict[int, int] = {}
         self.cache: Cache | None = None
-        self.height = self.capacity = self.used = 0
+        self.height: int = 0
+        self.capacity: int = 0
+        self.used: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)

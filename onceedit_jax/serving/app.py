@@ -91,7 +91,7 @@ class Endpoints:
 
     def __init__(self, service: Service) -> None:
         """Take the service."""
-        self.service = service
+        self.service: Service = service
 
     @property
     def operations(self) -> dict[Operation, Handler]:

@@ -108,7 +108,8 @@ class Ticket:
     """
 
     def __init__(self, ask: Ask, index: int, events: "asyncio.Queue[tuple[int, Event]]") -> None:
-        self.ask, self.index = ask, index
+        self.ask: Ask = ask
+        self.index: int = index
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._given_up = threading.Event()

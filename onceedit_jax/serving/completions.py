@@ -45,7 +45,8 @@ class Reply:
     def __init__(self, answers: Answers, tokenizer: Tokenizer, *, chat: bool, model: str) -> None:
         """Take answers that have begun."""
         self._answers, self._tokenizer = answers, tokenizer
-        self.chat, self.model = chat, model
+        self.chat: bool = chat
+        self.model: str = model
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
         # Of each answer, what reads its tokens, and the characters that they have given so far.

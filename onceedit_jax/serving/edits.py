@@ -57,7 +57,9 @@ class EditedFolder:
           first: the plug-in as it was loaded; later ones have to be of the same base.
           prepare: prepares another state of it in the same way.
         """
-        self.path, self.base, self._prepare = path, base, prepare
+        self.path: Path = path
+        self.base: str | None = base
+        self._prepare = prepare
         self._base_hash = first.plugin.base_hash
 
     def signature(self) -> Signature | None:

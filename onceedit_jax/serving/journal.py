@@ -58,7 +58,7 @@ class Journal:
           RunError: another server holds it, or the lock cannot be written.
         """
         place = folder.resolve()
-        self.path = place.with_name(f".{place.name}.jobs")
+        self.path: Path = place.with_name(f".{place.name}.jobs")
         # Not of a thread: another one than this releases it.
         self._held = FileLock(f"{self.path}.lock", timeout=0, thread_local=False)
         try:

@@ -71,7 +71,7 @@ class Keeper:
           InputError: the journal is damaged.
           RunError: another server changes the edits.
         """
-        self.edits = edits
+        self.edits: Edits = edits
         self.problem: str | None = None
         self._folder, self._on_edits = folder, on_edits
         self._settings, self._most, self._every = settings, jobs, reread_seconds

@@ -32,7 +32,10 @@ class Problem(Exception):
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status: int = status
+        self.message: str = message
+        self.param: str | None = param
+        self.code: str | None = code
 
     @property
     def body(self) -> ErrorBody:

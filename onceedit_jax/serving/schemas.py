@@ -4,7 +4,7 @@ The shapes are those of OpenAI's interface. A field that is not here is refused 
 is a value that would change an answer in a way that this server does not know.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,7 @@ Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class StreamOptions(_Request):
@@ -160,7 +160,7 @@ class EditsQuery(BaseModel):
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
 
 class EditNote(_Answer):

@@ -49,8 +49,11 @@ class Service:
         metrics: Metrics,
     ) -> None:
         """Put the parts together; `start` starts them."""
-        self.settings, self.targets = settings, targets
-        self.worker, self.keeper, self.metrics = worker, keeper, metrics
+        self.settings: ServingSettings = settings
+        self.targets: Mapping[str, Target] = targets
+        self.worker: Worker = worker
+        self.keeper: Keeper = keeper
+        self.metrics: Metrics = metrics
         self._started = int(time.time())
 
     def start(self) -> None:

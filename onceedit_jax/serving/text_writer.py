@@ -18,7 +18,7 @@ class TextWriter:
           stops: texts that end it.
           strip: leave out blanks at the beginning.
         """
-        self.stopped = False
+        self.stopped: bool = False
         self._stops, self._strip = tuple(stops), strip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""  # may be the beginning of a stop

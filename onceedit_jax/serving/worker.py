@@ -38,8 +38,8 @@ class Worker:
           waiting: requests that wait at most.
           metrics: where the work is counted.
         """
-        self.edits = edits
-        self.faults = 0
+        self.edits: Edits = edits
+        self.faults: int = 0
         self._engines, self._most, self._metrics = engines, waiting, metrics
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition()
