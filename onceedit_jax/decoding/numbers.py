@@ -70,7 +70,7 @@ def not_finite(params: Any, config: ModelConfig, tokens: Sequence[int]) -> RunEr
             last = middle
     where = f"after layer {first} of {config.num_layers}"
     if first > config.num_layers:
-        where = "in the logits"
+        where = "in the logits or an adapter"
     size = f"{config.family} of {config.num_layers} layers and {config.vocab_size} tokens"
     return RunError(
         f"the {size}: values {where} are not finite, on a text of {len(tokens)} tokens; its "
@@ -79,7 +79,9 @@ def not_finite(params: Any, config: ModelConfig, tokens: Sequence[int]) -> RunEr
 
 
 def _is_sound(params: Any, config: ModelConfig, tokens: Sequence[int], layers: int) -> bool:
-    lower, small = lower_part(params, config, layers)
+    # Adapters begin somewhere above: what is left are the layers that they are added to.
+    weights = {name: part for name, part in params.items() if name != "adapters"}
+    lower, small = lower_part(weights, config, layers)
     width = len(tokens)
     text = pad_rows([list(tokens)], width=width)
     positions = row_positions([width], width=width)

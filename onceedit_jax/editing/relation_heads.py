@@ -169,7 +169,7 @@ def read_head(path: Path) -> LearntHead:
       InputError: the file is damaged.
     """
     remedy = "delete it and run `onceedit gate-train` again"
-    read, about = read_sealed(path, remedy=remedy)
+    read, about = read_sealed(path, remedy=remedy, older=True)
     with foreign(path, remedy):
         arrays = {name: jnp.asarray(read[name], jnp.float32) for name in RelationHead._fields}
         relations = tuple(about.pop("relations"))

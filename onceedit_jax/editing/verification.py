@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from onceedit_jax.editing.artifact_info import MARK, read_info
+from onceedit_jax.editing.artifact_info import MARK, folders_of, read_info
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import check_regular
 from onceedit_jax.storage.checksums import SUMS, check_sealed, check_sums, is_sealed, sha256_of
 from onceedit_jax.storage.sources import known_sha256
 
 _REMEDY = "restore it from a copy, or make it again"
+_SEALED, _ENDING = frozenset({"relation-heads", "tables"}), ".safetensors"  # in the cache folder
 
 
 class Verified(NamedTuple):
@@ -60,7 +61,9 @@ def _places(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         for name in sorted(files):
-            if known_sha256(place / name) or is_sealed(place / name):
+            # What has lost its hash by damage is named too.
+            sealed = is_sealed(place / name) or (place.name in _SEALED and name.endswith(_ENDING))
+            if sealed or known_sha256(place / name):
                 yield place / name
 
 
@@ -79,6 +82,11 @@ def _check(path: Path) -> None:
             raise InputError(
                 f"{path}: was written by a version without hashes, so that damage cannot be seen; "
                 "edit again, or save it again, to have them"
+            )
+        if missing := sorted({*folders_of(info)} - info.checksums.keys()):
+            raise InputError(
+                f"{path}: {', '.join(missing)} were written by a version without hashes, so that "
+                "damage cannot be seen there; edit again to have them"
             )
         for name, digest in info.checksums.items():
             check_sums(path / name, digest, remedy=_REMEDY)

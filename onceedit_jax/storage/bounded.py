@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,6 +25,8 @@ MEBIBYTE = 1 << 20
 SMALL = 16 * MEBIBYTE  # config.json and its like; real ones have some kilobytes
 LARGE = 512 * MEBIBYTE  # tokenizer.json, edit.json; real ones have up to 40 MB
 _DEPTH_OF_YAML = 32
+
+_SILENT = threading.RLock()
 
 
 def check_regular(path: Path, *, inside: Path | None = None) -> os.stat_result:
@@ -48,15 +51,18 @@ def check_regular(path: Path, *, inside: Path | None = None) -> os.stat_result:
         )
     if inside is not None and path.is_symlink():
         real, home = path.resolve(), inside.resolve()
-        homes = [home]
-        if home.parent.name == "snapshots":
-            homes.append(home.parent.parent / "blobs")
+        within = [each for each in (home, *home.parents) if each.parent.name == "snapshots"]
+        homes = [home, *(each.parent.parent / "blobs" for each in within)]
         if not any(real.is_relative_to(folder) for folder in homes):
             raise InputError(
                 f"{path}: is a link to {real}, out of its folder; expected a file of the model: "
                 "copy the file here"
             )
     return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _kind(mode: int) -> str:
@@ -123,7 +129,7 @@ def parse_json(text: str, place: object) -> dict[str, Any]:
       InputError: it is not JSON, no object, or nested too deeply.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_no_constant)
         check_depth(values)
     except json.JSONDecodeError as error:
         raise InputError(
@@ -200,15 +206,21 @@ def foreign(place: object, remedy: str, *, silent: bool = False) -> Iterator[Non
 @contextmanager
 def _silence() -> Iterator[None]:
     """Let this process write nothing to standard error, whichever library does."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with _SILENT:  # of two threads, the second must not keep the first one's silence
+        try:
+            kept = os.dup(2)
+        except OSError:  # a process without standard error is silent
+            yield
+            return
+        sys.stderr.flush()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def one_line(error: BaseException) -> str:

@@ -56,6 +56,14 @@ def check_sums(folder: Path, digest: str | None, *, remedy: str) -> None:
       InputError: naming a file that has changed, is missing, or was not there.
     """
     try:
+        _check_sums(folder, digest, remedy)
+    except OSError as error:  # removed meanwhile, or not to be read
+        place = error.filename or folder
+        raise InputError(f"{place}: cannot be read ({error.strerror}); {remedy}") from error
+
+
+def _check_sums(folder: Path, digest: str | None, remedy: str) -> None:
+    try:
         text = read_text(folder / SUMS)
     except FileNotFoundError as error:
         raise InputError(f"{folder / SUMS}: is missing; {remedy}") from error
@@ -111,13 +119,21 @@ def write_sealed(path: Path, arrays: Mapping[str, HostArray], about: Mapping[str
         fresh.unlink(missing_ok=True)
 
 
-def read_sealed(path: Path, *, remedy: str) -> tuple[dict[str, HostArray], dict[str, Any]]:
+def read_sealed(
+    path: Path, *, remedy: str, older: bool = False
+) -> tuple[dict[str, HostArray], dict[str, Any]]:
     """The arrays of a file that `write_sealed` wrote, and what is said about them.
+
+    Args:
+      path: the file.
+      remedy: what to do about damage.
+      older: take a file without a hash too, as earlier versions of this library wrote it.
 
     Raises:
       InputError: the file is damaged, or was not written by `write_sealed`.
     """
-    check_sealed(path, remedy=remedy)
+    if not (older and _is_unsealed(path, remedy)):
+        check_sealed(path, remedy=remedy)
     with foreign(path, remedy), safe_open(path, framework="numpy") as file:
         about = parse_json(file.metadata()["about"], path)
         arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
@@ -143,11 +159,24 @@ def check_sealed(path: Path, *, remedy: str) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file holds its own hash."""
+    """Whether a file holds its own hash; not one that cannot be read."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return _SEAL.search(file.read(1 << 16)) is not None
+    try:
+        with path.open("rb") as file:
+            return _SEAL.search(file.read(1 << 16)) is not None
+    except OSError:
+        return False
+
+
+def _is_unsealed(path: Path, remedy: str) -> bool:
+    """Whether a file has what `write_sealed` writes but the hash, and nothing else."""
+    try:
+        read_header(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    with foreign(path, remedy), safe_open(path, framework="numpy") as file:
+        return {*(file.metadata() or ())} == {"about"}
 
 
 def _place_of_seal(path: Path) -> int:

@@ -188,7 +188,7 @@ def read_header(path: Path) -> GGUFFile:
                 raise header.damaged(f"tensor {name} is there twice")
             places[name] = header.tensor()
         alignment = metadata.get("general.alignment", _ALIGNMENT)
-        if alignment not in _ALIGNMENTS or isinstance(alignment, bool | float):
+        if type(alignment) is not int or alignment not in _ALIGNMENTS:
             raise header.damaged(
                 f"metadata general.alignment is {shown(alignment)}; expected a power of two"
             )

@@ -49,7 +49,9 @@ def test_logits_are_named_too(model):
         "final_norm": {"scale": params["final_norm"]["scale"] * 1e30},
         "embed": {"tokens": params["embed"]["tokens"] * 1e12},
     }
-    with pytest.raises(RunError, match="values in the logits are not finite, on a text of 2"):
+    with pytest.raises(
+        RunError, match="values in the logits or an adapter are not finite, on a text of 2"
+    ):
         written = greedy_continuation(
             params, config, jnp.array([[1, 2]]), jnp.array([[0, 1]]), no_stops(20), steps=2
         )

@@ -12,11 +12,12 @@ from editing_cases import FAST, RECORDS, UNRELATED
 from onceedit_jax.cli.verify import VerifyOptions
 from onceedit_jax.cli.verify import verify as verify_command
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.artifact_info import read_info
+from onceedit_jax.editing.artifact_info import read_info, write_info
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.verification import verify
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.checkpoints import load_tree, save_tree
+from onceedit_jax.storage.checksums import SUMS, write_sealed
 
 FLIPS = 1000
 
@@ -88,10 +89,13 @@ def test_a_number_that_is_none_is_refused(artifact):
     sound = path.read_text()
     values = json.loads(sound)
     values["rule"]["reach_evidence"] = float("nan")
-    path.write_text(json.dumps(values))
+    text = json.dumps(values)
+    messages = {"NaN": "NaN is no number of JSON", "1e999": r"rule\.reach_evidence: expected a fin"}
     try:
-        with pytest.raises(InputError, match=r"rule\.reach_evidence: expected a finite number"):
-            read_info(artifact, verify=False)
+        for number, message in messages.items():
+            path.write_text(text.replace("NaN", number))
+            with pytest.raises(InputError, match=message):
+                read_info(artifact, verify=False)
     finally:
         path.write_text(sound)
 
@@ -112,3 +116,22 @@ def test_there_has_to_be_something_to_verify(tmp_path):
     (tmp_path / "x").write_text("x")
     with pytest.raises(InputError, match="nothing here carries hashes"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("bit", range(0, 8 * 10, 3))
+def test_a_table_that_has_lost_its_hash_is_named(tmp_path, bit):
+    path = tmp_path / "tables" / "x.safetensors"
+    write_sealed(path, {"a": np.zeros(2, np.float32)}, {})
+    assert [each.fault for each in verify(tmp_path)] == [None]
+    flip(path, 8 * path.read_bytes().index(b'"sha256"') + bit)
+    (found,) = verify(tmp_path)
+    assert found.fault and str(path) in found.fault
+
+
+def test_a_part_without_hashes_is_named(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "plugin")
+    info = read_info(folder)
+    (folder / "tokenizer" / SUMS).unlink()
+    write_info(folder, dataclasses.replace(info, checksums={}))
+    (found,) = verify(folder)
+    assert found.fault and "tokenizer were written by a version without hashes" in found.fault

@@ -478,12 +478,13 @@ def test_bytes_after_the_last_tensor_are_refused(tiny: Path) -> None:
         read_header(patched(tiny, lambda data: data.extend(bytes(64))))
 
 
-@pytest.mark.parametrize("alignment", [-32, 31, 0, True])
+@pytest.mark.parametrize("alignment", [-32, 31, 0, True, [32], [32, 32]])
 def test_the_alignment_is_a_power_of_two(tmp_path: Path, alignment: Any) -> None:
     hf = MODELS["llama"]
     path = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(path, "llama")
-    (writer.add_bool if alignment is True else writer.add_int32)("general.alignment", alignment)
+    kinds = {bool: writer.add_bool, list: writer.add_array, int: writer.add_int32}
+    kinds[type(alignment)]("general.alignment", alignment)
     writer.add_tensor("x", random_tensors(hf)["model.norm.weight"])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

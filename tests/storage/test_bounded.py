@@ -31,6 +31,9 @@ def test_a_link_stays_in_its_folder_or_in_the_hubs_cache(tmp_path):
     for name, target in (("hub", blob), ("within", model / "inner")):
         (model / name).symlink_to(target)
         assert read_json(model / name, inside=model) == {}
+    (model / "adapters" / "0000").mkdir(parents=True)
+    (model / "adapters" / "0000" / "hub").symlink_to(blob)
+    assert read_json(model / "adapters" / "0000" / "hub", inside=model / "adapters" / "0000") == {}
     (model / "out").symlink_to(tmp_path / "outside")
     with pytest.raises(InputError, match=r"out: is a link to .*outside, out of its folder"):
         read_json(model / "out", inside=model)
@@ -46,6 +49,8 @@ def test_a_link_stays_in_its_folder_or_in_the_hubs_cache(tmp_path):
         (b'{"a":' * 100_000, "not JSON"),
         (b'{"a":' + b"[" * 99 + b"]" * 99 + b"}", "at most 64 levels"),
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"a": NaN}', "NaN is no number of JSON"),
+        (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
         (b" " * 2000 + b"{}", "has 2002 bytes; expected at most 1000"),
     ],
 )

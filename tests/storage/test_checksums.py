@@ -4,8 +4,10 @@ import subprocess
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage import checksums
 from onceedit_jax.storage.checksums import (
     SUMS,
     check_sealed,
@@ -58,6 +60,28 @@ def test_files_that_come_and_go_are_named(folder):
 def test_the_hashes_of_another_folder_are_refused(folder):
     with pytest.raises(InputError, match=f"{SUMS}: has changed"):
         check_sums(folder, "0" * 64, remedy="x")
+
+
+def test_a_file_that_goes_while_it_is_read_is_named(folder, monkeypatch):
+    there = checksums._names(folder)
+    (folder / "a").unlink()
+    monkeypatch.setattr(checksums, "_names", lambda place: there)
+    with pytest.raises(InputError, match=r"a: cannot be read \(No such file or directory\); again"):
+        check_sums(folder, None, remedy="again")
+
+
+def test_a_file_of_an_earlier_version_is_read_and_a_damaged_one_is_not(tmp_path):
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    arrays = {"a": np.arange(3, dtype=np.float32)}
+    save_file(arrays, old, {"about": '{"why": 1}'})
+    assert read_sealed(old, remedy="x", older=True)[1] == {"why": 1}
+    with pytest.raises(InputError, match="holds no SHA-256"):
+        read_sealed(old, remedy="x")
+    write_sealed(new, arrays, {"why": 1})
+    sound = new.read_bytes()
+    new.write_bytes(sound.replace(b'"sha256"', b'"sha257"'))
+    with pytest.raises(InputError, match="holds no SHA-256"):
+        read_sealed(new, remedy="x", older=True)
 
 
 def test_usual_tools_read_the_hashes(folder):
