@@ -15,14 +15,15 @@ demo: $(VENV)/core
 	$(BIN)/onceedit demo
 
 # Two processes: compiling, which takes most of the time, keeps one core busy each. A file's quick
-# tests stay together, so that what they share is made once; slow ones share little but in groups.
-# Waiting threads sleep rather than spin.
+# tests stay together, so that what they share is made once; files with few and long tests do not
+# come last. Slow tests share little but in groups, and what one process has compiled. Waiting
+# threads sleep rather than spin.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 test: test-fast
-	$(PYTEST) --dist loadgroup -m slow
+	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --dist loadgroup -m slow
 
 test-fast: $(VENV)/test
-	$(PYTEST) --dist loadfile -m "not slow"
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
