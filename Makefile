@@ -14,16 +14,15 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/core
 	$(BIN)/onceedit demo
 
-# Two processes: compiling, which takes most of the time, keeps one core busy each. A file's quick
-# tests stay together, so that what they share is made once; files with few and long tests do not
-# come last. Slow tests share little but in groups, and what one process has compiled. Waiting
-# threads sleep rather than spin.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+# Two processes: compiling, which takes most of the time, keeps one core busy each. A file's tests
+# stay together, so that what they share is made once. Waiting threads sleep rather than spin. Files
+# with few and long tests do not come last, and slow tests share what one process has compiled.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 test: test-fast
-	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --dist loadgroup -m slow
+	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) -m slow
 
 test-fast: $(VENV)/test
-	$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PYTEST) --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

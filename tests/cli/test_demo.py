@@ -15,7 +15,7 @@ from onceedit_jax.ensemble import Ensemble, load_target
 from onceedit_jax.errors import RunError
 from onceedit_jax.storage.sources import resolve
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
 
 

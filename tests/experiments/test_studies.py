@@ -1,30 +1,25 @@
 """What studies compute, on inputs whose results are known; and every study on real models."""
 
-import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from smoke_runs import NAMES, SMOKE
 from support import ROOT
 
 import onceedit_jax as oe
 from experiments import cross_edit, meshes, multi_hop, quality
 from experiments.framework.definition import load_experiment, load_setup, names
 from experiments.framework.html_report import write_report
-from experiments.framework.results import RESULTS, read_results
-from experiments.framework.runner import run_experiment
+from experiments.framework.results import read_results
 from experiments.framework.sweep import SweepSetup, lowest, sweep_cells
 from experiments.framework.workspace import rule_of
 from onceedit_jax.data.records import EditRecord, UnrelatedRow
 from onceedit_jax.errors import InputError
 
-SMOKE = Path(__file__).parent / "smoke"
-NAMES = sorted(path.stem for path in SMOKE.glob("*.yaml"))
-WITHOUT_FIGURE = {"quality", "single-target", "paper", "realworld"}
 # No smoke run: tests/distributed and test_real_systems.py do as much on tiny models.
 ON_TINY_MODELS = {"meshes", "realworld-rivals"}
 
@@ -220,30 +215,6 @@ def test_every_experiment_has_a_configuration_and_a_smoke_run():
             setup = load_setup(path, experiment.setup)
             assert setup.limit == yaml.safe_load(path.read_text())["limit"]
             assert experiment.cells(setup)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(2))  # of the experiments, for two processes
-def test_every_experiment_runs_on_a_real_plugin(shared, tmp_path, part):
-    """Those of one part share two plug-ins, of ZsRE and of real facts."""
-    for name in NAMES[part::2]:
-        setup_file = SMOKE / f"{name}.yaml"
-        place = run_experiment(
-            name,
-            data=shared / "data",
-            out=tmp_path / "results",
-            work=tmp_path / "work",
-            setup_file=setup_file,
-        )
-        experiment = load_experiment(name)
-        cells = experiment.cells(load_setup(setup_file, experiment.setup))
-        assert json.loads((place / RESULTS).read_text())["cells"].keys() == cells.keys()
-        assert "| --- |" in (place / "README.md").read_text()
-        assert list(place.glob("*.svg")) or name in WITHOUT_FIGURE
-    plugins = [edit.parent.name for edit in (tmp_path / "work" / "plugins").glob("*/edit.json")]
-    kinds = sorted(name.split("-")[0] for name in plugins)
-    assert kinds == (["alone", "zsre"] if "realworld" in NAMES[part::2] else ["zsre"])
-    assert write_report(tmp_path / "results", tmp_path / "report.html", data=shared / "data") > 10
 
 
 @pytest.mark.slow
