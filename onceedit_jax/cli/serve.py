@@ -25,7 +25,7 @@ class ServeOptions(EnsembleOptions):
     """
 
     serving: ServingSettings = ServingSettings()  # noqa: RUF009 (frozen)
-    settings: EditSettings = EditSettings(method="adapter")  # noqa: RUF009 (frozen)
+    settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
 
 
 def serve(options: Annotated[ServeOptions, arg(name="")], rule: RuleOptions) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -272,8 +273,13 @@ def folders_of(info: EditInfo) -> list[str]:
     """The folders of an artifact that its edits need, or would if they were taken back."""
     if not info.in_adapters:
         return [PARAMS, TOKENIZER]
-    numbers = {e.adapter for e in info.edits if not e.reverted and e.adapter is not None}
-    return [HEAD, TOKENIZER, *(f"{ADAPTERS}/{number:04d}" for number in sorted(numbers))]
+    numbers = sorted(needed_adapters(info.edits))
+    return [HEAD, TOKENIZER, *(f"{ADAPTERS}/{number:04d}" for number in numbers)]
+
+
+def needed_adapters(entries: Sequence[EditEntry]) -> set[int]:
+    """The adapters of edits that answer, or would again if a later one were taken back."""
+    return {e.adapter for e in entries if not e.reverted and e.adapter is not None}
 
 
 def _checksums(folder: Path, info: EditInfo) -> dict[str, str]:

@@ -114,8 +114,8 @@ def edit(
     head = find_head(model.content_hash) if head is None else head
     if editor is None:
         # Who gives rows for [WEIGHT], or their number, wants it trained; an adapter has none.
-        apart = head is not None and unrelated is None and _usual_gate_rows(settings)
-        apart = apart if start is None else start.info.in_adapters
+        usual = head is not None and unrelated is None and _usual_gate_rows(settings)
+        apart = usual if start is None else start.info.in_adapters
         settings = settings.with_method(apart=apart)
         editor = editor_of(settings)
     _check(model, records, unrelated or (), editor, head)

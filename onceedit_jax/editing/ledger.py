@@ -95,8 +95,3 @@ def renumbered(entries: Sequence[EditEntry]) -> list[EditEntry]:
         else dataclasses.replace(entry, adapter=numbers.index(entry.adapter))
         for entry in entries
     ]
-
-
-def needed_adapters(entries: Sequence[EditEntry]) -> set[int]:
-    """The adapters of edits that answer, or would again if a later one were taken back."""
-    return {e.adapter for e in entries if not e.reverted and e.adapter is not None}

@@ -26,12 +26,13 @@ from onceedit_jax.editing.artifact_info import (
     EditEntry,
     EditInfo,
     Operation,
+    needed_adapters,
     now,
     read_info,
     write_info,
 )
 from onceedit_jax.editing.edit import edit
-from onceedit_jax.editing.ledger import adapter_numbers, added, find, needed_adapters, next_id
+from onceedit_jax.editing.ledger import adapter_numbers, added, find, next_id
 from onceedit_jax.editing.ledger_file import locked, read_ledger
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onceedit_jax.editing.artifact_info import EditEntry
-from onceedit_jax.editing.ledger import added, find, needed_adapters, next_id, reverted
+from onceedit_jax.editing.artifact_info import EditEntry, needed_adapters
+from onceedit_jax.editing.ledger import added, find, next_id, reverted
 from onceedit_jax.errors import InputError
 
 FACTS = 4
