@@ -2,12 +2,12 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
+from gguf_files import NORMAL, UNUSED, USER_DEFINED, Metadata, describe
 from tiny_tokenizers import (
     CORPUS,
     TEMPLATES,
@@ -23,7 +23,6 @@ from onceedit_jax.text.gguf_tokenizer import load_gguf_tokenizer
 from onceedit_jax.text.prompts import prompt_format
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 TINY = {"tiny byte-level": byte_level, "tiny sentencepiece": sentencepiece_like}
 TEXTS = [
     *CORPUS,
@@ -34,58 +33,6 @@ TEXTS = [
     "naïve café, Straße, 日本語, 🤽🏽‍♀️ and 👍 ÷ «x»",
     "def f(x):\n    return x ** 2  # comment\n",
 ]
-
-
-class Metadata:
-    """The tokenizer part of a GGUF file, to be changed by a test before it is written."""
-
-    def __init__(self, model: str, tokens: Sequence[str], types: Sequence[int], **more: Any):
-        self.facts = {"model": model, "tokens": list(tokens), "token_type": list(types), **more}
-        self.more: dict[str, Any] = {}  # under their full names
-
-    def write(self, path: Path) -> Path:
-        writer = gguf.GGUFWriter(str(path), "llama")
-        facts = {f"tokenizer.ggml.{key}": value for key, value in self.facts.items()}
-        for name, value in {**facts, **self.more}.items():
-            match value:
-                case bool():
-                    writer.add_bool(name, value)
-                case int():
-                    writer.add_uint32(name, value)
-                case str():
-                    writer.add_string(name, value)
-                case None:
-                    pass
-                case _:
-                    writer.add_array(name, value)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
-
-
-def describe(hf: Any, **more: Any) -> Metadata:
-    """What a GGUF file would say of a fast tokenizer."""
-    facts = json.loads(hf.backend_tokenizer.to_str())
-    ids = hf.get_vocab()
-    tokens = sorted(ids, key=ids.__getitem__)
-    marked = {
-        t["content"]: CONTROL if t["special"] else USER_DEFINED for t in facts["added_tokens"]
-    }
-    types = [marked.get(t, NORMAL) for t in tokens]
-    special = {"bos_token_id": hf.bos_token_id, "eos_token_id": hf.eos_token_id}
-    if facts["model"]["byte_fallback"]:
-        types = [BYTE if t == NORMAL and len(s) == 6 and s[:3] == "<0x" else t
-                 for s, t in zip(tokens, types, strict=True)]  # fmt: skip
-        ranks: dict[str, int] = {}
-        for left, right in facts["model"]["merges"]:
-            ranks.setdefault(left + right, len(ranks))
-        scores = [-float(ranks.get(t, len(ranks))) for t in tokens]
-        special |= {"unknown_token_id": hf.unk_token_id}
-        return Metadata("llama", tokens, types, scores=scores, **special, **more)
-    merges = [" ".join(pair) for pair in facts["model"]["merges"]]
-    return Metadata("gpt2", tokens, types, merges=merges, **special, **more)
 
 
 @pytest.mark.parametrize(
