@@ -9,7 +9,9 @@ from onceedit_jax.data.relations import ANSWER, SUBJECT, Relation
 from onceedit_jax.editing.paraphrases import Templates, paraphrases
 from onceedit_jax.text.asking import drawn_form, sentence_forms, short_forms
 
-WHOLE_SENTENCE = 0.2  # share of the formed questions that ask for a whole sentence
+# Share of the formed questions that ask for a whole sentence. With half of it an adapter answers one
+# such question in three by the bare answer (development facts).
+WHOLE_SENTENCE = 0.4
 
 
 def other_wordings(
