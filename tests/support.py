@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -69,3 +72,23 @@ def tiny_config(vocab_size: int, **changes: object) -> ModelConfig:
         "tie_embeddings": True,
     }
     return ModelConfig(**{**values, **changes})
+
+
+@contextmanager
+def in_another_thread(context: AbstractContextManager[object]) -> Iterator[None]:
+    """A context that another thread has entered, and leaves at the end."""
+    entered, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with context:
+            entered.set()
+            end.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert entered.wait(60)
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from experiments.framework.definition import Setup, load_experiment, load_setup
+from experiments.framework.definition import Experiment, Setup, load_experiment, load_setup
 from experiments.framework.page import fill_page
 from experiments.framework.results import (
     OUT_OF_DATE,
@@ -28,6 +28,7 @@ from experiments.framework.workspace import Workspace
 from onceedit_jax.cli.console import err
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.summaries import write_jsonl
+from onceedit_jax.storage.locks import locked
 from onceedit_jax.storage.versions import machine, versions
 
 CONFIGS = ROOT / "configs"
@@ -61,21 +62,30 @@ def run_experiment(
 
     Raises:
       InputError: there is no such experiment, or its configuration cannot be read.
+      RunError: another program is measuring it.
     """
     experiment = load_experiment(name)
     path = setup_file or configuration(name)
     setup = load_setup(path, experiment.setup)
     if limit is not None:
         setup = dataclasses.replace(setup, limit=limit)
-    cells = experiment.cells(setup)
-    if not cells:
+    if not experiment.cells(setup):
         raise InputError(f"{path}: gives {name} no cells to measure; see the study's docstring")
     place = out / "-".join(
         [name]
         + ([path.stem] if path.stem != name else [])
         + ([f"limit{limit}"] if limit is not None else [])
     )
-    workspace, tree = Workspace(data, work, setup, mesh), commit()
+    with locked(place, seconds=0):
+        _measure(name, experiment, setup, place, Workspace(data, work, setup, mesh))
+    return place
+
+
+def _measure(
+    name: str, experiment: Experiment, setup: Setup, place: Path, workspace: Workspace
+) -> None:
+    """Measure the cells that are not measured yet, and publish after each."""
+    cells, tree = experiment.cells(setup), commit()
     place.mkdir(parents=True, exist_ok=True)
     earlier = _entries(place)
     entries = up_to_date(setup, cells, earlier)
@@ -105,7 +115,6 @@ def run_experiment(
         rest = {other: earlier[other] for other in earlier if other not in entries}
         publish(place, name, setup, entries, rest)
     publish(place, name, setup, entries)
-    return place
 
 
 def configuration(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from onceedit_jax.data.records import EditRecord, UnrelatedRow
+    from onceedit_jax.distributed.hosts import Host
     from onceedit_jax.editing.artifact import EditedPlugin
     from onceedit_jax.editing.editor import Editor
     from onceedit_jax.editing.trainer import Progress
@@ -119,18 +121,33 @@ def edit_from_files(
 
     Raises:
       InputError: a file that cannot be read, or what `onceedit_jax.edit` refuses.
-      RunError: the loss stopped being finite, or the artifact cannot be written.
+      RunError: the loss stopped being finite; or the artifact cannot be written, or another program
+        is writing it, which is found before anything is trained.
     """
-    from onceedit_jax.data.loaders import load_records
     from onceedit_jax.distributed.hosts import join
-    from onceedit_jax.editing.artifact import ARTIFACT, EditedPlugin
-    from onceedit_jax.editing.edit import edit as edit_plugin
-    from onceedit_jax.models.weights import load_model
+    from onceedit_jax.editing.artifact import ARTIFACT
     from onceedit_jax.storage.files import check_replaceable
-    from onceedit_jax.text.tokenizer import load_tokenizer
+    from onceedit_jax.storage.locks import locked
 
     host = join(options.distributed)
     check_replaceable(options.out, ARTIFACT)
+    with nullcontext() if host.index else locked(options.out, seconds=0):
+        return _edited(options, host, on_step, on_note)
+
+
+def _edited(
+    options: EditOptions,
+    host: "Host",
+    on_step: Callable[["Progress"], None],
+    on_note: Callable[[str], None],
+) -> "EditedPlugin":
+    """See `edit_from_files`; nobody else writes the artifact meanwhile."""
+    from onceedit_jax.data.loaders import load_records
+    from onceedit_jax.editing.artifact import EditedPlugin
+    from onceedit_jax.editing.edit import edit as edit_plugin
+    from onceedit_jax.models.weights import load_model
+    from onceedit_jax.text.tokenizer import load_tokenizer
+
     editor = _editor(options)
     mesh = _mesh(options.mesh, hosts=host.count)
     records = load_records(options.facts, options.format, limit=options.limit)

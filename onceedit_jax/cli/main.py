@@ -3,6 +3,7 @@
 Commands import JAX when they run, so that `--help` answers at once.
 """
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -77,6 +78,8 @@ def one_line(error: Exception) -> str:
 def run() -> None:
     """Entry point of the `onceedit` command: `main`, with memory in huge pages."""
     restart_with_huge_pages()
+    # Whoever ends a job so wants it to clear up, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from onceedit_jax.editing.artifact_info import (
 )
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
 from onceedit_jax.editing.ledger import adapter_numbers
-from onceedit_jax.editing.ledger_file import locked
 from onceedit_jax.editing.relation_reading import RelationReader, own_parts, subjects_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
@@ -340,9 +338,7 @@ class EditedPlugin:
         }
         if self.relation is not None:
             arrays["relation"] = {**self.relation, "head": self.relation["head"]._asdict()}
-        # An artifact that is there may be in use by `onceedit add`.
-        held = locked(folder) if folder.exists() and not together else nullcontext()
-        with held, fresh_folder(folder, ARTIFACT, together=together) as fresh:
+        with fresh_folder(folder, ARTIFACT, together=together) as fresh:
             if not self.info.in_adapters:
                 save_tree(fresh / PARAMS, arrays)
             elif is_first(together):

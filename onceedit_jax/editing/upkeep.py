@@ -33,7 +33,7 @@ from onceedit_jax.editing.artifact_info import (
 )
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.ledger import adapter_numbers, added, find, next_id
-from onceedit_jax.editing.ledger_file import locked, read_ledger
+from onceedit_jax.editing.ledger_file import read_ledger
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
 from onceedit_jax.editing.settings import EditSettings
@@ -41,6 +41,7 @@ from onceedit_jax.editing.trainer import Progress
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates.fact import THRESHOLD
 from onceedit_jax.gates.relation_head import RelationHead, likeness
+from onceedit_jax.storage.locks import locked
 
 USUAL = EditSettings()
 

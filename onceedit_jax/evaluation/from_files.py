@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from onceedit_jax.data.leakage import trained_on
 from onceedit_jax.data.loaders import load_records
 from onceedit_jax.data.records import EditRecord, without_nq
-from onceedit_jax.distributed.hosts import join
+from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.distributed.mesh import parse_mesh
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.settings import fingerprint
@@ -29,6 +30,7 @@ from onceedit_jax.evaluation.rule_choice import RuleChoice, choose_rules
 from onceedit_jax.evaluation.summaries import summary, warnings, write_json, write_jsonl
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.storage.locks import locked
 from onceedit_jax.storage.versions import versions
 
 
@@ -121,9 +123,32 @@ def evaluate_from_files(
 
     Raises:
       InputError: an input that cannot be read, or settings that do not fit the rule.
-      RunError: the output cannot be written.
+      RunError: the output cannot be written, or another program is writing it.
     """
     host = join(options.distributed)
+    with nullcontext() if host.index else locked(options.out, seconds=0):
+        return _evaluated(
+            options,
+            host,
+            rule=rule,
+            gate=gate,
+            on_block=on_block,
+            on_records=on_records,
+            on_choice=on_choice,
+        )
+
+
+def _evaluated(
+    options: EvaluationOptions,
+    host: Host,
+    *,
+    rule: FusionRule | None,
+    gate: Gate | FittedGate | None,
+    on_block: OnBlock,
+    on_records: Callable[[int, int], None],
+    on_choice: Callable[[RuleChoice], None] | None,
+) -> EvaluationReport | None:
+    """See `evaluate_from_files`; nobody else writes its output meanwhile."""
     records = load_records(options.data, options.format, limit=options.limit)
     if options.strip_nq:
         records = [without_nq(record) for record in records]

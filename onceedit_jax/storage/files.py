@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 from onceedit_jax.distributed.hosts import barrier, is_first
-from onceedit_jax.errors import InputError
+from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.storage.locks import locked
 
 
 class FolderKind(NamedTuple):
@@ -61,28 +62,40 @@ def fresh_folder(folder: Path, kind: FolderKind, *, together: bool = False) -> I
 
     Raises:
       InputError: `folder` holds something else.
+      RunError: it cannot be written, or another program is writing it.
     """
-    check_replaceable(folder, kind)
+    check_replaceable(folder, kind)  # before a lock is left beside what is something else
     # "." has no name to derive others from; and for a link, its target is replaced, not the link.
     folder = folder.resolve()
     fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     first = is_first(together)
-    if first:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-    barrier(together, f"{folder} begun")
-    try:
-        yield fresh
-        barrier(together, f"{folder} written")
+    with locked(folder) if first else nullcontext():
         if first:
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                folder.rename(old)
-            fresh.rename(folder)
-    finally:
-        if first:
-            if not folder.exists() and old.exists():
-                old.rename(folder)
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    barrier(together, f"{folder} in place")
+            _put_back(folder, fresh, old)  # after a run that was killed
+            check_replaceable(folder, kind)
+            fresh.mkdir()
+        barrier(together, f"{folder} begun")
+        try:
+            yield fresh
+            barrier(together, f"{folder} written")
+            if first:
+                if folder.exists():
+                    folder.rename(old)
+                fresh.rename(folder)
+        except OSError as error:
+            raise RunError(
+                f"{folder}: cannot be written ({error.strerror or error}); check permissions and "
+                "free space, or choose another folder. What was there is unchanged"
+            ) from error
+        finally:
+            if first:
+                _put_back(folder, fresh, old)
+        barrier(together, f"{folder} in place")
+
+
+def _put_back(folder: Path, fresh: Path, old: Path) -> None:
+    """The folder as it was, where it was not replaced whole; nothing is left beside it."""
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

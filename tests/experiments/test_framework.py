@@ -162,7 +162,7 @@ def test_results_of_another_configuration_stand_beside_the_others(project):
     run()
     run(setup_file=other)
     run(limit=2)
-    places = {path.name for path in (folder / "results").iterdir()}
+    places = {path.name for path in (folder / "results").glob("[!.]*")}
     assert places == {"squares", "squares-seven", "squares-limit2"}
     with pytest.raises(InputError, match=r"paper has several configurations, .*; choose one"):
         run_experiment("paper", data=folder, out=folder, work=folder)

@@ -9,7 +9,9 @@ KIND = FolderKind("mark", ("[0-9]", "part*"))
 
 
 def contents(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    """What is below a folder, but for the lock of a folder that was written there."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    return sorted(name for name in names if not name.endswith(".lock"))
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
