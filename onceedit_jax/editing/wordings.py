@@ -9,8 +9,8 @@ from onceedit_jax.data.relations import ANSWER, SUBJECT, Relation
 from onceedit_jax.editing.paraphrases import Templates, paraphrases
 from onceedit_jax.text.asking import drawn_form, sentence_forms, short_forms
 
-# Share of the formed questions that ask for a whole sentence. With half of it an adapter answers one
-# such question in three by the bare answer (development facts).
+# Share of the formed questions that ask for a whole sentence. With half of it an adapter answered
+# one such question in three by the bare answer (development facts).
 WHOLE_SENTENCE = 0.4
 
 

@@ -97,6 +97,17 @@ class _Header:
         # Byte-level tokens of some vocabularies are not UTF-8; their bytes are preserved.
         return self.take(self.u64()).decode("utf-8", "surrogateescape")
 
+    def strings(self) -> list[str]:
+        """An array of strings; a vocabulary has hundreds of thousands, and its merges as many."""
+        found, read = [], self.file.read
+        for _ in range(self.count("strings", 8)):
+            size = int.from_bytes(read(8), "little")
+            self.left -= 8 + size
+            if self.left < 0:
+                raise truncated(self.path, f"the header does not end at byte {self.size}")
+            found.append(read(size).decode("utf-8", "surrogateescape"))
+        return found
+
     def key(self) -> str:
         name = self.string()
         if not (name.isascii() and name.isprintable() and 0 < len(name) <= _LONGEST_NAME):
@@ -111,7 +122,7 @@ class _Header:
             if kind == _ARRAY:
                 raise self.damaged("an array of arrays; expected arrays of numbers or strings")
             if kind == _STRING:
-                return [self.string() for _ in range(self.count("strings", 8))]
+                return self.strings()
             dtype = np.dtype(self._code(kind))
             return np.frombuffer(
                 self.take(self.count("values", dtype.itemsize) * dtype.itemsize), dtype

@@ -211,11 +211,7 @@ def _check_vocabulary(values: dict[str, Any]) -> None:
         raise Mismatch("model.merges", merges, "a list")
     for number, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if (
-            not isinstance(parts, list)
-            or len(parts) != 2
-            or not all(isinstance(part, str) for part in parts)
-        ):
+        if type(parts) is not list or [type(part) for part in parts] != [str, str]:
             raise Mismatch(f"model.merges[{number}]", merge, "two tokens")
 
 

@@ -165,12 +165,14 @@ def _piece_decoder(decoder: dict[str, Any]) -> tuple[Callable[[str], bytes], boo
             "byte-level (GPT-2) or SentencePiece-like decoder: choose another model"
         )
     alphabet = byte_alphabet()
+    characters = str.maketrans({character: chr(byte) for character, byte in alphabet.items()})
+    is_byte_level = re.compile(f"[{re.escape(''.join(alphabet))}]*").fullmatch
 
     def decode(token: str) -> bytes:
-        if byte_tokens and (match := _BYTE_TOKEN.fullmatch(token)):
+        if byte_tokens and token.startswith("<0x") and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes([int(match[1], 16)])
-        if byte_level and all(character in alphabet for character in token):
-            return bytes(alphabet[character] for character in token)
+        if byte_level and is_byte_level(token):
+            return token.translate(characters).encode("latin-1")
         for mark, content in replaces:
             token = token.replace(mark, content)
         return token.encode("utf-8")
