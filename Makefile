@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 # As the onceedit command does for itself: large buffers in huge pages, where the C library knows them.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-fast lint verifytypes docs bench clean
+.PHONY: demo test test-fast fuzz lint verifytypes docs bench clean
 
 demo: $(VENV)/core
 	$(BIN)/onceedit demo
@@ -23,6 +23,12 @@ test: test-fast
 
 test-fast: $(VENV)/test
 	$(PYTEST) --no-loadscope-reorder -m "not slow"
+
+# Damaged inputs of every format, from a seed: make fuzz SEED=7 INPUTS=500.
+SEED ?= 0
+INPUTS ?= 2000
+fuzz: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m fuzzing --seed $(SEED) --inputs $(INPUTS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
