@@ -8,6 +8,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from onceedit_jax.cli.environment import prepare_environment, restart_with_huge_pages
 from onceedit_jax.errors import OnceEditError
+from onceedit_jax.storage.visible import one_line, visible
 
 PROGRAM = "python -m experiments"
 
@@ -63,10 +64,11 @@ def report(
     from experiments.framework.html_report import fill_readme, write_report
 
     out = out or results / "report.html"
-    print(f"written: {out} ({write_report(results, out, data=data)} records)")
+    count = write_report(results, out, data=data)
+    print(visible(f"written: {out} ({count} records)"))
     if readme:
         fill_readme(readme, results)
-        print(f"written: {readme}")
+        print(visible(f"written: {readme}"))
 
 
 def pages(results: Positional[Path] = Path("results")) -> None:
@@ -95,7 +97,7 @@ def main(arguments: list[str]) -> int:
             config=(OmitArgPrefixes,),
         )
     except OnceEditError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the next run continues after the last measured cell", file=sys.stderr)

@@ -36,6 +36,7 @@ from onceedit_jax.cli.show import show
 from onceedit_jax.cli.transfer import transfer
 from onceedit_jax.cli.verify import verify
 from onceedit_jax.errors import OnceEditError
+from onceedit_jax.storage.visible import one_line, visible
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -69,12 +70,6 @@ DESCRIPTION = (
 )
 
 
-def one_line(error: Exception) -> str:
-    """An error's text on one line, with escapes for what a terminal would obey."""
-    text = " ".join(str(error).split("\n"))
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def run() -> None:
     """Entry point of the `onceedit` command: `main`, with memory in huge pages."""
     restart_with_huge_pages()
@@ -91,8 +86,8 @@ def main() -> None:
         call(arguments)
     except OnceEditError as error:
         if debug:
-            traceback.print_exc()
-        print(f"error: {one_line(error)}", file=sys.stderr)
+            print(visible(traceback.format_exc()), end="", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -100,7 +95,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        line = f"{type(error).__name__}: {one_line(error)}"
+        line = f"{type(error).__name__}: {one_line(str(error))}"
         print(f"error: {line} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
 

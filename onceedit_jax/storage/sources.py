@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.storage.visible import visible
 
 DEMO_PREFIX = "demo:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -202,7 +203,7 @@ def _demo_names() -> str:
 
 
 def _log(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(visible(message), file=sys.stderr, flush=True)
 
 
 def _stamp(target: Path) -> Path:

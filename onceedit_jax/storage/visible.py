@@ -1,0 +1,27 @@
+"""Texts of others as they are printed: what a terminal would obey is shown and not sent.
+
+Names in files, answers of models and error messages may hold escape sequences, which move the
+cursor, set the window's title or hide text, and marks that turn the direction of writing.
+"""
+
+import re
+
+# Control characters but tab and newline; line and paragraph separators; marks that reverse text;
+# halves of characters, which no terminal can be sent.
+_OBEYED = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""The text with escapes, as in \x1b, for characters that a terminal would obey.
+
+    Joiners, which Persian and emoji need, stay, and so do newlines and tabs.
+    `visible(visible(t)) == visible(t)`.
+    """
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, `visible`."""
+    return visible(" ".join(text.split("\n")))
