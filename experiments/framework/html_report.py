@@ -20,7 +20,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.storage.text_files import write_whole
 
 COLUMNS = (
-    "experiment", "cell", "rule", "target", "mode", "metric", "record", "prompt", "alpha",
+    "experiment", "cell", "rule", "target", "mode", "metric", "kind", "record", "prompt", "alpha",
     "before", "after",
 )  # fmt: skip
 _IMAGE = re.compile(r'<img src="([^":/]+\.svg)"')
@@ -44,7 +44,7 @@ def write_report(results: Path, out: Path, *, data: Path | None = None) -> int:
     rows = [row for place in places for row in _records(place, data)]
     page = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     text = page.substitute(
-        links=" ".join(f'<a href="#{p.name}">{html.escape(p.name)}</a>' for p in places),
+        links=" ".join(f'<a href="#{escaped}">{escaped}</a>' for escaped in map(_escaped, places)),
         sections="\n".join(_section(place) for place in places),
         # "</script>" in a prompt would end the element that holds the data.
         data=json.dumps({"columns": COLUMNS, "rows": rows}).replace("<", "\\u003c"),
@@ -86,7 +86,12 @@ def _section(place: Path) -> str:
     source = (place / PAGE).read_text(encoding="utf-8") if (place / PAGE).is_file() else ""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     rendered = markdown.render(without_marks(source))
-    return f'<section id="{place.name}">{_IMAGE.sub(inside, rendered)}</section>'
+    return f'<section id="{_escaped(place)}">{_IMAGE.sub(inside, rendered)}</section>'
+
+
+def _escaped(place: Path) -> str:
+    """The name of an experiment's folder, for text and attributes of HTML."""
+    return html.escape(place.name)
 
 
 def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
@@ -99,16 +104,34 @@ def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
         dataset = str({**values["setup"], **entry["cell"]}.get("dataset", ""))
         prompts = _prompts(data, dataset) if data else {}
         rule = {s["target"]: s["fusion"] for s in entry["result"].get("scores", ())}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
+            row = _record(line, f"{path}:{number}")
             prompt = prompts.get((row["record"], row["metric"]), "")
             # Where a gate alone is measured no target has answered.
             answered = (row.get(key) for key in ("before", "after"))
             target, mode = (row.get(key, "") for key in ("target", "mode"))
             yield [
-                place.name, cell, rule.get(target, ""), target, mode, row["metric"], row["record"],
-                prompt, row["alpha"], *answered,
+                place.name, cell, rule.get(target, ""), target, mode, row["metric"],
+                row.get("kind", ""), row["record"], prompt, row["alpha"], *answered,
             ]  # fmt: skip
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    """A line of an experiment's records.
+
+    Raises:
+      InputError: it is none; the message names the line.
+    """
+    try:
+        row = json.loads(line)
+        missing = {"record", "metric", "alpha"} - row.keys()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where}: not a record of an experiment ({error})") from error
+    if missing:
+        raise InputError(f"{where}: a record without {', '.join(sorted(missing))}")
+    return dict(row)
 
 
 def _prompts(data: Path, dataset: str) -> Mapping[tuple[int, str], str]:
@@ -122,7 +145,7 @@ def _prompts(data: Path, dataset: str) -> Mapping[tuple[int, str], str]:
 
     for record in load_edits(data, dataset):
         add(record, "rel", [f"{record.prompt} -> {record.target}"])
-        add(record, "gen", [record.rephrase or ""])
+        add(record, "gen", [*record.rephrases])
         add(record, "loc", [pair.prompt for pair in record.locality])
         add(record, "portability", [pair.prompt for pair in record.portability])
     return prompts

@@ -35,12 +35,12 @@ class AddOptions:
 
 def add(options: Annotated[AddOptions, arg(name="")]) -> None:
     """Teach an edited plug-in more facts; those that it has stay as they are."""
-    from onceedit_jax.cli.console import note
+    from onceedit_jax.cli.console import warn
     from onceedit_jax.cli.progress import editing_progress
     from onceedit_jax.data.loaders import load_records
     from onceedit_jax.editing.upkeep import add_edits
 
-    records = load_records(options.facts, options.format)
+    records = load_records(options.facts, options.format, on_warning=warn)
     with editing_progress() as on_step:
         done = add_edits(
             options.to,
@@ -49,7 +49,7 @@ def add(options: Annotated[AddOptions, arg(name="")]) -> None:
             last_wins=options.last_wins,
             base=options.base,
             on_step=on_step,
-            on_warning=lambda text: note(f"warning: {text}"),
+            on_warning=warn,
         )
     print_added(done, options.to)
 

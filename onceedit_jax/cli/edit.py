@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,9 +151,14 @@ def _edited(
 
     editor = _editor(options)
     mesh = _mesh(options.mesh, hosts=host.count)
-    records = load_records(options.facts, options.format, limit=options.limit)
+
+    def on_warning(text: str) -> None:
+        on_note(f"warning: {text}")
+
+    load = partial(load_records, on_warning=on_warning)
+    records = load(options.facts, options.format, limit=options.limit)
     _note_records(records, on_note)
-    evaluated = load_records(options.evaluated) if options.evaluated else []
+    evaluated = load(options.evaluated) if options.evaluated else []
     start = EditedPlugin.load(options.start, mesh=mesh) if options.start else None
     if start and start.info.in_adapters:
         raise InputError(
@@ -166,7 +172,7 @@ def _edited(
     on_note(f"{len(records)} edits, {rows}; loading {options.plugin}")
     tokenizer = load_tokenizer(options.plugin)
     model = load_model(options.plugin, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
-    examples = load_records(options.examples) if options.examples else []
+    examples = load(options.examples) if options.examples else []
     if options.paraphrase_with:
         examples += _written_examples(
             options.paraphrase_with, model, tokenizer, records, evaluated, on_note
@@ -188,7 +194,7 @@ def _edited(
         checkpoint=checkpoint,
         resume=options.resume,
         on_step=on_step,
-        on_warning=lambda text: on_note(f"warning: {text}"),
+        on_warning=on_warning,
     )
     edited.save(options.out)
     if host.index == 0:
@@ -285,7 +291,7 @@ def _unrelated_rows(
 
     if options.unrelated is None:
         return None
-    rows = load_unrelated(options.unrelated)
+    rows = load_unrelated(options.unrelated, on_warning=lambda text: on_note(f"warning: {text}"))
     if options.strip_nq:
         rows = [without_nq(row) for row in rows]
     if options.drop_leaks:

@@ -18,7 +18,7 @@ SHOWN = ("rel", "gen", "loc", "avg")
 
 def evaluate(options: Annotated[EvaluationOptions, arg(name="")], rule: RuleOptions) -> None:
     """Measure reliability, generality, locality and portability of each target."""
-    from onceedit_jax.cli.console import note
+    from onceedit_jax.cli.console import note, warn
     from onceedit_jax.cli.progress import evaluation_progress
     from onceedit_jax.evaluation.from_files import evaluate_from_files
 
@@ -30,6 +30,7 @@ def evaluate(options: Annotated[EvaluationOptions, arg(name="")], rule: RuleOpti
             on_block=on_block,
             **fusion,
             on_records=on_records,
+            on_warning=warn,
         )
     if report is None:
         note(f"this host's parts are done; the first host writes {options.out}")
@@ -42,6 +43,8 @@ def print_report(report: "EvaluationReport") -> None:
     from onceedit_jax.cli.console import out
 
     out.print(scores_table(report.evaluation.results, plugin=report.summary["plugin"]))
+    if table := kinds_table(report.evaluation.results):
+        out.print(table)
     for text in report.warnings:
         out.print(f"warning: {text}")
     out.print(f"written: {report.out}")
@@ -92,6 +95,34 @@ def scores_table(
             )
     table.caption = "\n".join(notes) or None
     return table
+
+
+def kinds_table(results: Sequence[Mapping[str, Any]]) -> "Table | None":
+    """A terminal table of the kinds of locality and portability; None where there are none.
+
+    Args:
+      results: one entry per target and mode, as `Evaluation.results` has them.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for header, width in (("target", 16), ("mode", 14), ("kind", 34)):
+        table.add_column(header, overflow="fold", max_width=width)
+    for header in ("before", "after", "records"):
+        table.add_column(header, justify="right", no_wrap=True, min_width=7)
+    for result in results:
+        for metric, after in result["after"].get("kinds", {}).items():
+            before = result["before"]["kinds"][metric]
+            names = (result["target"], result["mode"])
+            for kind, found in after["by_kind"].items():
+                old = before["by_kind"][kind]["value"]
+                scores = (_score(old), _score(found["value"]), str(found["records"]))
+                table.add_row(*map(Text, (*names, f"{metric}: {kind}")), *scores)
+            means = (_score(before["mean"]), _score(after["mean"]), "")
+            table.add_row(*map(Text, (*names, f"{metric}: mean of the kinds")), *means)
+    return table if table.row_count else None
 
 
 def _score(value: float | None) -> str:

@@ -34,12 +34,12 @@ class ReplaceOptions:
 def replace(options: Annotated[ReplaceOptions, arg(name="")]) -> None:
     """Let a fact answer in the place of an edit, even if the gate takes them for two facts."""
     from onceedit_jax.cli.add import print_added
-    from onceedit_jax.cli.console import note
+    from onceedit_jax.cli.console import warn
     from onceedit_jax.cli.progress import editing_progress
     from onceedit_jax.data.loaders import load_records
     from onceedit_jax.editing.upkeep import add_edits
 
-    records = load_records(options.facts, options.format)
+    records = load_records(options.facts, options.format, on_warning=warn)
     if len(records) != 1:
         raise InputError(f"{options.facts}: holds {len(records)} facts; expected one")
     with editing_progress() as on_step:
@@ -50,6 +50,6 @@ def replace(options: Annotated[ReplaceOptions, arg(name="")]) -> None:
             replacing=[options.number],
             base=options.base,
             on_step=on_step,
-            on_warning=lambda text: note(f"warning: {text}"),
+            on_warning=warn,
         )
     print_added(done, options.edited)

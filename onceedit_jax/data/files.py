@@ -1,4 +1,4 @@
-"""Reads the rows of a source: a JSON list, JSON lines, CSV, or a data set of the hub.
+"""Reads the rows of a source: a JSON list, JSON lines, CSV, parquet, or a data set of the hub.
 
 The package `datasets` reads hub data sets. It does not read files: it turns dates and numbers in
 text columns into other types, fills short CSV rows with blanks, and its errors name no line. An
@@ -9,22 +9,24 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from onceedit_jax.data.rows import Row, to_row
+from onceedit_jax.data.rows import Row, Written, to_row
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import LARGE
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
+_PARQUET_ROWS = 1000  # that are in memory at once
 
 
 def read_rows(source: str | Path) -> Iterator[Row]:
     """The rows of a file or hub data set, in order.
 
     Args:
-      source: a file (.json list, .jsonl, .csv), or a hub name, `NAME[:SPLIT]`.
+      source: a file (.json list, .jsonl, .csv, .parquet), or a hub name, `NAME[:SPLIT]`.
 
     Raises:
       InputError: no such source, or one that cannot be read; it names file and line.
@@ -39,7 +41,7 @@ def _values(source: str | Path) -> Iterator[tuple[str, Any]]:
     if path.is_file():
         if kind not in _FILE_READERS:
             raise InputError(f"{path}: expected a file of type {', '.join(_FILE_READERS)}")
-        return _FILE_READERS[kind](path, _file_text(path))
+        return _FILE_READERS[kind](path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the file in it")
     if kind in _FILE_READERS or not _HUB_NAME.fullmatch(str(source)):
@@ -58,9 +60,9 @@ def _file_text(path: Path) -> str:
         raise InputError(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
     """Items of a JSON list, each with the line in which it begins."""
-    decoder = json.JSONDecoder()
+    text, decoder = _file_text(path), json.JSONDecoder(parse_float=Written)
 
     def skip_blanks(at: int) -> int:
         match = _NOT_BLANK.search(text, at)
@@ -98,12 +100,12 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{place(at)}: expected nothing after the list, found text")
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     # Not `splitlines`: JSON strings may hold U+2028 and other line ends of Unicode.
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_file_text(path).split("\n"), 1):
         if line.strip():
             try:
-                value = json.loads(line)
+                value = json.loads(line, parse_float=Written)
             except (ValueError, RecursionError) as error:
                 raise _not_json(path, number, error) from error
             yield f"{path}:{number}", value
@@ -115,8 +117,8 @@ def _not_json(path: Path, line: int, error: Exception) -> InputError:
     return InputError(f"{path}:{line}: not JSON: {error}")
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    reader = csv.reader(io.StringIO(_file_text(path), newline=""), strict=True)
     header: list[str] | None = None
     first = 1
     try:
@@ -139,7 +141,36 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}:{first}: not CSV ({error})") from error
 
 
-_FILE_READERS = {".json": _json_list, ".jsonl": _json_lines, ".csv": _csv_rows}
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    from pyarrow import ArrowException  # slow to import, and only these files need it
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            meta = file.metadata
+            size = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
+            if size > LARGE:
+                raise InputError(
+                    f"{path}: unpacks to {size} bytes; expected at most {LARGE}: give a part of it"
+                )
+            number = 0
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", value
+    except (ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: cannot be read as parquet ({reason}); is the file complete?"
+        ) from error
+
+
+_FILE_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
+    ".json": _json_list,
+    ".jsonl": _json_lines,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
 
 
 def _hub_values(source: str) -> Iterator[tuple[str, Any]]:

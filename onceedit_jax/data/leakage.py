@@ -45,7 +45,7 @@ def drop_leaks(
     """
     prompts, texts = set[str](), set[str]()
     for record in evaluated:
-        pairs = [(record.prompt, record.target), (record.rephrase or "", record.target)]
+        pairs = [(text, record.target) for text in (record.prompt, *record.rephrases)]
         pairs += [(p.prompt, p.target) for p in (*record.locality, *record.portability)]
         prompts.update(_plain(prompt) for prompt, _ in pairs)
         texts.update(_plain(f"{prompt} {target}") for prompt, target in pairs if prompt)
@@ -82,10 +82,9 @@ def evaluated_texts(records: Iterable[EditRecord]) -> Evaluated:
     """All questions of the records, except the edits' own prompts, which are trained on."""
     whole, endings = set[str](), set[bytes]()
     for record in records:
-        rephrase = _plain(record.rephrase or "")
-        if rephrase:
+        for rephrase in filter(None, map(_plain, record.rephrases)):
             endings.update(_endings(rephrase))
-        whole.add(rephrase)
+            whole.add(rephrase)
         whole.update(_plain(pair.prompt) for pair in (*record.locality, *record.portability))
     marks = (_endings(text)[-1] for text in whole - {""})
     return Evaluated(frozenset(marks), frozenset(endings))
@@ -117,12 +116,13 @@ def trained_on(records: Iterable[EditRecord], digests: Iterable[str]) -> list[st
     for record in records:
         questions = [pair.prompt for pair in (*record.locality, *record.portability)]
         trained += [text for text in questions if digest(text) in known]
-        words = _plain(record.rephrase or "").split(" ")
-        # A digest is of a whole text, so each end is one; longer ends were never trained on.
-        starts = range(max(0, len(words) - _LONGEST_END), max(1, len(words) - 1))
-        ends = (" ".join(words[start:]) for start in starts)
-        if any(digest(text) in known for text in ends if text):
-            trained.append(record.rephrase or "")
+        for rephrase in record.rephrases:
+            words = _plain(rephrase).split(" ")
+            # A digest is of a whole text, so each end is one; longer ends were never trained on.
+            starts = range(max(0, len(words) - _LONGEST_END), max(1, len(words) - 1))
+            ends = (" ".join(words[start:]) for start in starts)
+            if any(digest(text) in known for text in ends if text):
+                trained.append(rephrase)
     return trained
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from onceedit_jax.data.records import EditRecord, Pair
+from onceedit_jax.data import formats
+from onceedit_jax.data.records import EditRecord
 from onceedit_jax.data.rows import Row
 from onceedit_jax.errors import InputError
 
@@ -32,12 +33,15 @@ class Reader:
       matches: whether a data set is of this format, from its first row's keys and values.
       read: the edits of one row. `index` is set by `load_records`; `source` may be `row.place`.
       expects: for messages, the keys that a row needs.
+      unused: keys that the format has and `read` has no use for, as in "edit.subject_id"; the keys
+        inside them too. Other keys that `read` does not ask for are named to the user.
     """
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Row], list[EditRecord]]
     expects: str = ""
+    unused: frozenset[str] = frozenset()
 
 
 def known_readers() -> dict[str, Reader]:
@@ -72,7 +76,8 @@ def reader_by_name(name: str) -> Reader:
 
 def matching_reader(values: Mapping[str, Any], readers: Mapping[str, Reader]) -> Reader | None:
     """The first of the readers whose format a row with these values has."""
-    return next((reader for reader in readers.values() if reader.matches(values)), None)
+    plain = dict(values)  # a row's own values note what a reader reads
+    return next((reader for reader in readers.values() if reader.matches(plain)), None)
 
 
 def detect_reader(row: Row, readers: Mapping[str, Reader]) -> Reader:
@@ -107,95 +112,104 @@ def _described(entry: EntryPoint) -> str:
     return f"{entry.name} = {entry.value} of {GROUP}"
 
 
-def _by_keys(name: str, keys: tuple[str, ...], read: Callable[[Row], list[EditRecord]]) -> Reader:
-    """A reader of rows that have all these keys."""
-    return Reader(name, lambda first_row: set(keys) <= first_row.keys(), read, ", ".join(keys))
+Read = Callable[[Row], list[EditRecord]]
 
 
-def _zsre(row: Row) -> list[EditRecord]:
-    return [
-        EditRecord(
-            prompt=row.text("src"),
-            target=row.text("alt"),
-            rephrase=row.text_or_none("rephrase"),
-            locality=row.pair("loc", "loc_ans"),
-            portability=row.row("portability").pair("New Question", "New Answer"),
-            subject=row.text_or_none("subject"),
-            true_answers=row.texts("answers"),
-            source=row.place,
-        )
-    ]
-
-
-def _counterfact(row: Row) -> list[EditRecord]:
-    return [
-        EditRecord(
-            prompt=row.text("prompt"),
-            target=row.text("target_new"),
-            rephrase=row.text_or_none("rephrase_prompt"),
-            locality=row.pair("locality_prompt", "locality_ground_truth"),
-            subject=row.text_or_none("subject"),
-            true_answers=row.texts("ground_truth"),
-            source=row.place,
-        )
-    ]
-
-
-def _mquake(row: Row) -> list[EditRecord]:
-    """Every edit of a case is a record; the case's multi-hop questions go with the first."""
-    hops = tuple(Pair(question, row.text("new_answer")) for question in row.texts("questions"))
-    return [
-        EditRecord(
-            # `replace`, since other braces in a prompt are text.
-            prompt=edit.text("prompt").replace("{}", edit.text("subject")),
-            target=edit.row("target_new").text("str"),
-            rephrase=edit.text_or_none("question"),
-            portability=hops if n == 0 else (),
-            subject=edit.text("subject"),
-            true_answers=edit.row("target_true").texts("str"),
-            source=edit.place,
-        )
-        for n, edit in enumerate(row.rows("requested_rewrite"))
-    ]
-
-
-def _own(row: Row) -> list[EditRecord]:
-    return [
-        EditRecord(
-            prompt=row.text("prompt"),
-            target=row.text("target"),
-            rephrase=row.text_or_none("rephrase"),
-            locality=_own_pairs(row, "locality"),
-            portability=_own_pairs(row, "portability"),
-            subject=row.text_or_none("subject"),
-            aliases=row.texts("aliases"),
-            true_answers=row.texts("true_answers"),
-            source=row.place,
-        )
-    ]
-
-
-def _own_pairs(row: Row, name: str) -> tuple[Pair, ...]:
-    # CSV has no lists: one pair is in two columns.
-    prompt, target = f"{name}_prompt", f"{name}_target"
-    if row.has(prompt) or row.has(target):
-        return (Pair(row.text(prompt), row.text(target)),)
-    return tuple(
-        # QAEdit has this layout, but names the two after ZsRE.
-        Pair(item.text("loc"), item.text("loc_ans"))
-        if item.has("loc")
-        else Pair(item.text("prompt"), item.text("target"))
-        for item in row.rows(name)
+def _by_keys(name: str, read: Read, *keys: tuple[str, ...], unused: tuple[str, ...] = ()) -> Reader:
+    """A reader of rows that have all of some keys, or all of some others."""
+    return Reader(
+        name,
+        lambda first_row: any(set(each) <= first_row.keys() for each in keys),
+        read,
+        " or ".join(map(", ".join, keys)),
+        frozenset(unused),
     )
 
+
+def _by_object(name: str, read: Read, keys: tuple[str, ...], *, unused: tuple[str, ...]) -> Reader:
+    """A reader of rows with all of some keys, under the first of which an object is."""
+    return Reader(
+        name,
+        lambda first_row: set(keys) <= first_row.keys() and isinstance(first_row[keys[0]], Mapping),
+        read,
+        f"{', '.join(keys)} (an object under {keys[0]})",
+        frozenset(unused),
+    )
+
+
+_LABELS = ("id", "index", "case_id", "source")  # of rows
+_QUERY = (  # what a query of RippleEdits says of itself beside prompt and answers
+    *("query_type", "subject_id", "relation", "phrase"),
+    *("second_relation", "second_hop_target_ids"),
+)
+_TARGETS = ("requested_rewrite.target_new.id", "requested_rewrite.target_true.id")
 
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
-        _by_keys("zsre", ("src", "alt"), _zsre),
-        _by_keys("counterfact", ("prompt", "target_new"), _counterfact),
-        _by_keys("mquake", ("requested_rewrite", "questions", "new_answer"), _mquake),
-        _by_keys("jsonl", ("prompt", "target"), _own),
-        _by_keys("csv", ("prompt", "target"), _own),
+        _by_keys(
+            "zsre",
+            formats.zsre,
+            ("src", "alt"),
+            unused=(*_LABELS, "pred", "cond", "portability.Recalled Relation"),
+        ),
+        _by_keys(
+            "counterfact",
+            formats.easyedit,
+            ("prompt", "target_new"),
+            unused=(*_LABELS, "cond", "pred", "portability.Recalled Relation"),
+        ),
+        _by_keys(
+            "knowedit",
+            formats.easyedit,
+            ("text", "labels"),
+            ("question", "target_new"),
+            unused=_LABELS,
+        ),
+        _by_keys(
+            "mquake",
+            formats.mquake,
+            ("requested_rewrite", "questions", "new_answer"),
+            unused=(
+                *("case_id", "answer", "answer_alias", "single_hops", "orig"),
+                *("new_single_hops.cloze", "requested_rewrite.relation_id", *_TARGETS),
+            ),
+        ),
+        _by_object(
+            "rome",
+            formats.rome,
+            ("requested_rewrite", "paraphrase_prompts"),
+            unused=(
+                *("case_id", "pararel_idx", "attribute_prompts", "generation_prompts"),
+                *("requested_rewrite.relation_id", *_TARGETS),
+            ),
+        ),
+        _by_keys(
+            "wikibigedit",
+            formats.wikibigedit,
+            ("update", "ans"),
+            unused=(*_LABELS, "tag", "rel", "relation", "object"),
+        ),
+        _by_object(
+            "rippleedits",
+            formats.rippleedits,
+            ("edit", formats.RIPPLES_LOCAL[0]),
+            unused=(
+                *("example_type", "edit.subject_id", "edit.relation"),
+                *(f"edit.original_fact.{key}" for key in ("subject_id", "relation", "target_id")),
+                *(
+                    f"{test}.{key}"
+                    for test in (*formats.RIPPLES_LOCAL, *formats.RIPPLES)
+                    for key in (
+                        *("test_condition", "condition_queries"),
+                        *(f"test_queries.{part}" for part in _QUERY),
+                    )
+                ),
+            ),
+        ),
+        _by_keys("messages", formats.messages, ("messages",), unused=_LABELS),
+        _by_keys("alpaca", formats.alpaca, ("instruction", "output"), unused=(*_LABELS, "text")),
+        _by_keys("jsonl", formats.own, ("prompt", "target"), unused=_LABELS),
+        _by_keys("csv", formats.own, ("prompt", "target"), unused=_LABELS),
     )
 }

@@ -32,10 +32,20 @@ _NQ = re.compile(r"^\s*nq\s+question\s*:\s*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and the text that answers it."""
+    """A prompt and the text that answers it.
+
+    Attributes:
+        prompt: what is asked.
+        target: its answer.
+        accepted: other texts that are right answers too ("USA" beside "United States").
+        kind: what the data set calls questions of this kind, as in "Reasoning"; kinds are scored
+            apart.
+    """
 
     prompt: str
     target: str
+    accepted: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class EditRecord:
         subject: what the edit is about.
         aliases: other names of the subject.
         true_answers: the answers that were true before the edit.
+        accepted: other texts that are right answers, beside `target`.
+        more_rephrases: the same question in still other words, beside `rephrase`.
         index: position in the list that was loaded.
         source: "file:line", for messages. Records that differ only here are equal.
     """
@@ -65,6 +77,13 @@ class EditRecord:
     true_answers: tuple[str, ...] = ()
     index: int = 0
     source: str = field(default="", compare=False)
+    accepted: tuple[str, ...] = ()
+    more_rephrases: tuple[str, ...] = ()
+
+    @property
+    def rephrases(self) -> tuple[str, ...]:
+        """The same question in other words, each as the data set has it."""
+        return (*((self.rephrase,) if self.rephrase else ()), *self.more_rephrases)
 
 
 @dataclass(frozen=True)
@@ -106,12 +125,11 @@ def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
         if len({targets[i] for i in members}) > 1:
             positions.update(members)
     for i, record in enumerate(records):
-        if record.rephrase is None:
-            continue
-        others = prompts.get(normalise(record.rephrase), [])
-        opposed = [j for j in others if targets[j] != targets[i]]
-        if opposed:
-            positions.update([i, *opposed])
+        for rephrase in record.rephrases:
+            others = prompts.get(normalise(rephrase), [])
+            opposed = [j for j in others if targets[j] != targets[i]]
+            if opposed:
+                positions.update([i, *opposed])
     return frozenset(positions)
 
 

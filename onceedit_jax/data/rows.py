@@ -1,6 +1,7 @@
 """One row of a data set, as a reader gets it: its values, and errors that name its place."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,56 @@ from onceedit_jax.data.records import Pair
 from onceedit_jax.errors import InputError
 
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+_ABSENT: tuple[Any, ...] = (None, "", [], {})
+
+
+class Written(float):
+    """A number that is not whole, with the text that the file has: 2.50 stays "2.50"."""
+
+    def __new__(cls, text: str) -> "Written":
+        """The number that a text of JSON means."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+
+class Noted(dict[str, Any]):
+    """An object of a row, which notes the keys that a reader asks for.
+
+    Attributes:
+      asked: keys that were asked for, whether or not they are there.
+      inner: objects inside it that were read as rows, each with the key it is under.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Begin with the values; nothing was asked for yet."""
+        super().__init__(values)
+        self.asked: set[str] = set()
+        self.inner: list[tuple[str, Noted]] = []
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, which counts as asked for."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def unread(self, path: str = "") -> Iterator[tuple[str, frozenset[str]]]:
+        """Keys with a value that nobody asked for, as in "portability.Reasoning".
+
+        Each comes with the keys beside it that were asked for and are not there.
+        """
+        there = {key for key, value in self.items() if value not in _ABSENT}
+        missing = frozenset(self.asked - there)
+        for key in self:
+            if key in there and key not in self.asked:
+                yield f"{path}{key}", missing
+        for key, inner in self.inner:
+            yield from inner.unread(f"{path}{key}.")
 
 
 @dataclass(frozen=True)
@@ -15,6 +66,8 @@ class Row:
     """One row of a source. Its methods check types, and their errors name the row's place.
 
     A key counts as absent where its value is null, an empty text, an empty list or an empty object.
+    A number is a text too: 1867 is read as "1867". Keys that no method was asked for are named to
+    the user, see `Noted`.
 
     Attributes:
       place: where the row is, as in "facts.jsonl:3".
@@ -24,19 +77,37 @@ class Row:
     place: str
     values: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Let the values note what is asked for."""
+        if not isinstance(self.values, Noted):
+            object.__setattr__(self, "values", Noted(self.values))
+
+    def unread(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """See `Noted.unread`."""
+        assert isinstance(self.values, Noted)
+        return self.values.unread()
+
     def error(self, message: str) -> InputError:
         """An error about this row, for a reader to raise."""
         return InputError(f"{self.place}: {message}")
 
     def has(self, *keys: str) -> bool:
         """Whether every one of these keys is there with a value."""
-        return all(self.values.get(key) not in (None, "", [], {}) for key in keys)
+        return all([self.values.get(key) not in _ABSENT for key in keys])
+
+    def either(self, *keys: str) -> str:
+        """The first of these keys that is there with a value; where none is, the first.
+
+        All of them count as understood.
+        """
+        there = [key for key in keys if self.has(key)]
+        return there[0] if there else keys[0]
 
     def text(self, key: str) -> str:
-        """The text under a key.
+        """The text under a key; a number as it is written.
 
         Raises:
-          InputError: the key is absent, or its value is not a text.
+          InputError: the key is absent, or its value is neither a text nor a number.
         """
         if not self.has(key):
             raise self.error(f"no {key}; there are {', '.join(self.values)}")
@@ -53,12 +124,20 @@ class Row:
     def texts(self, key: str) -> tuple[str, ...]:
         """One text or a list of texts under a key; empty where the key is absent.
 
+        Lists in the list are read as one list, and null or "" in it are left out.
+
         Raises:
           InputError: the value is something else.
         """
         value = self.values[key] if self.has(key) else []
-        items = [value] if isinstance(value, str) else self._as(list, key, value)
-        return tuple(self._text(f"{key}[{n}]", item) for n, item in enumerate(items))
+        if not isinstance(value, list):
+            return (self._text(key, value),)
+        found = []
+        for n, item in enumerate(value):
+            for each in item if isinstance(item, list) else [item]:
+                if each not in _ABSENT:
+                    found.append(self._text(f"{key}[{n}]", each))
+        return tuple(found)
 
     def row(self, key: str) -> "Row":
         """The object under a key as a row; an empty row where the key is absent.
@@ -67,7 +146,7 @@ class Row:
           InputError: the value is not an object.
         """
         value = self.values[key] if self.has(key) else {}
-        return Row(f"{self.place}, {key}", self._as(dict, key, value))
+        return self._inner(f"{self.place}, {key}", key, self._as(dict, key, value))
 
     def rows(self, key: str) -> list["Row"]:
         """The objects of the list under a key as rows; none where the key is absent.
@@ -77,24 +156,37 @@ class Row:
         """
         items = self._as(list, key, self.values[key] if self.has(key) else [])
         return [
-            Row(f"{self.place}, {key}[{n}]", self._as(dict, f"{key}[{n}]", item))
+            self._inner(f"{self.place}, {key}[{n}]", key, self._as(dict, f"{key}[{n}]", item))
             for n, item in enumerate(items)
         ]
 
-    def pair(self, prompt: str, target: str) -> tuple[Pair, ...]:
+    def pair(self, prompt: str, target: str, *, kind: str = "") -> tuple[Pair, ...]:
         """The pair under two keys, or nothing where one is absent: it could not be scored.
+
+        Where the answer is a list, the first is the answer and the others are accepted too.
 
         Raises:
           InputError: a value is not a text.
         """
-        if not self.has(prompt, target):
+        if not self.has(prompt, target) or not (answers := self.texts(target)):
             return ()
-        return (Pair(self.text(prompt), self.text(target)),)
+        return (Pair(self.text(prompt), answers[0], answers[1:], kind),)
+
+    def _inner(self, place: str, key: str, values: dict[str, Any]) -> "Row":
+        inner = Noted(values)
+        assert isinstance(self.values, Noted)
+        self.values.inner.append((key, inner))
+        return Row(place, inner)
 
     def _text(self, key: str, value: Any) -> str:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return _number(value)
         if not isinstance(value, str) or not value.strip():
-            shown = repr(value) if isinstance(value, int | float | str) else _kind(value)
-            raise self.error(f"{key} is {shown}; expected text (numbers in quotes)")
+            if isinstance(value, bool):
+                word = str(value).lower()
+                raise self.error(f'{key} is {word}; expected text: write "{word}" in quotes')
+            shown = repr(value) if isinstance(value, float | str) else _kind(value)
+            raise self.error(f"{key} is {shown}; expected text or a number")
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -120,6 +212,14 @@ def to_row(place: str, value: Any) -> Row:
     if not isinstance(value, dict):
         raise InputError(f"{place}: the row is {_kind(value)}; expected {_KINDS[dict]}")
     return Row(place, value)
+
+
+def _number(value: float) -> str:
+    """A number as people write it; where a table made 1867.0 of 1867 it is 1867 again."""
+    if isinstance(value, Written):
+        return value.text
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) < 2**53)
+    return str(int(value)) if whole else repr(value)
 
 
 def _kind(value: Any) -> str:

@@ -59,6 +59,8 @@ class EditEntry:
       source: "file:line" that it was read from.
       superseded_by: id of the later edit of the same fact that answers in its place.
       reverted: whether it was taken back.
+      accepted: other texts that are right answers, beside `target`.
+      more_rephrases: the prompt in still other words, beside `rephrase`; never trained on either.
     """
 
     prompt: str
@@ -72,6 +74,8 @@ class EditEntry:
     source: str = ""
     superseded_by: int | None = None
     reverted: bool = False
+    accepted: tuple[str, ...] = ()
+    more_rephrases: tuple[str, ...] = ()
 
     @property
     def state(self) -> Literal["live", "superseded", "reverted"]:
@@ -90,6 +94,8 @@ class EditEntry:
             record.aliases,
             record.rephrase,
             source=record.source,
+            accepted=record.accepted,
+            more_rephrases=record.more_rephrases,
             **known,
         )
 
@@ -103,6 +109,8 @@ class EditEntry:
             aliases=self.aliases,
             index=index,
             source=self.source,
+            accepted=self.accepted,
+            more_rephrases=self.more_rephrases,
         )
 
 

@@ -32,10 +32,12 @@ def learn_templates(examples: Sequence[EditRecord]) -> dict[str, list[str]]:
     """
     seen: dict[str, Counter[str]] = {}
     for record in examples:
-        asked, again = _template(record.prompt, record), _template(record.rephrase, record)
-        if asked and again and asked != again:
-            for one, other in ((asked, again), (again, asked)):
-                seen.setdefault(one, Counter())[other] += 1
+        asked = _template(record.prompt, record)
+        for rephrase in record.rephrases:
+            again = _template(rephrase, record)
+            if asked and again and asked != again:
+                for one, other in ((asked, again), (again, asked)):
+                    seen.setdefault(one, Counter())[other] += 1
     return {one: [other for other, _ in found.most_common()] for one, found in seen.items()}
 
 
@@ -113,7 +115,7 @@ def swapped_prompts(
     carriers = list(forms)
     edits = [*records, *others]
     known = {normalise(record.subject) for record in edits if record.subject}
-    taken = {normalise(text) for r in edits for text in (r.prompt, r.rephrase) if text}
+    taken = {normalise(text) for r in edits for text in (r.prompt, *r.rephrases)}
     rows: list[UnrelatedRow] = []
     for _ in range(20 * count if carriers and unrelated else 0):
         if len(rows) >= count:

@@ -102,7 +102,7 @@ def as_examples(
 ) -> list[EditRecord]:
     """Wordings as the `examples` of `edit`: each edit with one of its wordings as its rephrase."""
     return [
-        dataclasses.replace(record, rephrase=text)
+        dataclasses.replace(record, rephrase=text, more_rephrases=())
         for record, texts in zip(records, wordings, strict=True)
         for text in texts
     ]

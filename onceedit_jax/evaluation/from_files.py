@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onceedit_jax.data.leakage import trained_on
-from onceedit_jax.data.loaders import load_records
+from onceedit_jax.data.loaders import WARN, OnWarning, load_records
 from onceedit_jax.data.records import EditRecord, without_nq
 from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.distributed.mesh import parse_mesh
@@ -104,6 +104,7 @@ def evaluate_from_files(
     on_block: OnBlock = lambda name, done, total: None,
     on_records: Callable[[int, int], None] = lambda done, total: None,
     on_choice: Callable[[RuleChoice], None] | None = None,
+    on_warning: OnWarning = WARN,
 ) -> EvaluationReport | None:
     """Evaluate an edited plug-in through its targets, over a file of records.
 
@@ -117,6 +118,7 @@ def evaluate_from_files(
       on_block: called with (model name, blocks done, all blocks) while a table is built.
       on_records: called with (records done, all records) before each part and at the end.
       on_choice: choose each target's rule by `choose_rules`, in place of `rule`; called with each.
+      on_warning: called with what `load_records` warns of.
 
     Returns:
       The report; None on every host but the first, which writes it.
@@ -135,6 +137,7 @@ def evaluate_from_files(
             on_block=on_block,
             on_records=on_records,
             on_choice=on_choice,
+            on_warning=on_warning,
         )
 
 
@@ -147,9 +150,10 @@ def _evaluated(
     on_block: OnBlock,
     on_records: Callable[[int, int], None],
     on_choice: Callable[[RuleChoice], None] | None,
+    on_warning: OnWarning,
 ) -> EvaluationReport | None:
     """See `evaluate_from_files`; nobody else writes its output meanwhile."""
-    records = load_records(options.data, options.format, limit=options.limit)
+    records = load_records(options.data, options.format, limit=options.limit, on_warning=on_warning)
     if options.strip_nq:
         records = [without_nq(record) for record in records]
     chat = options.chat or options.system is not None

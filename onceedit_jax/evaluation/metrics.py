@@ -4,7 +4,8 @@ Definitions follow the protocol of EasyEdit and WISE, which the results of ONCE 
 All functions use NumPy on the host: their arrays are argmax tokens that have left the device.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,22 +64,41 @@ def agreement(
     return token_accuracy(after, before, mask)
 
 
-def exact_match(answer: str, target: str) -> bool:
-    """Whether a generated answer begins with the correct one.
+def exact_match(answer: str, target: str, accepted: Sequence[str] = ()) -> bool:
+    """Whether a generated answer begins with the correct one, or with another accepted one.
 
-    The generated answer is cut at its first newline. Both are normalised, and the correct one must
-    end at a word boundary: "Paris, France" matches "Paris", "Parisian" does not. An empty correct
-    answer matches nothing.
+    The generated answer is cut at its first newline, unless the correct one has several lines. Both
+    are normalised, and the correct one must end at a word boundary: "Paris, France" matches
+    "Paris", "Parisian" does not. An empty correct answer matches nothing.
 
     Args:
       answer: the generated answer.
       target: the correct answer.
+      accepted: other correct answers.
     """
-    line, gold = normalise(answer.split("\n", 1)[0]), normalise(target)
-    if not gold or not line.startswith(gold):
+    return any(_begins_with(answer, each) for each in (target, *accepted))
+
+
+def _begins_with(answer: str, target: str) -> bool:
+    whole = "\n" in target.strip()
+    said, gold = normalise(answer if whole else answer.split("\n", 1)[0]), normalise(target)
+    if not gold or not said.startswith(gold):
         return False
-    rest = line[len(gold) :]
+    rest = said[len(gold) :]
     return not (rest and rest[0].isalnum() and gold[-1].isalnum())
+
+
+def best_accuracy(first: float, others: Sequence[float]) -> float:
+    """A question's token accuracy where other answers are accepted beside the first.
+
+    An accepted answer of which every token is predicted is right. One that is right in part counts
+    for nothing: the share of the first answer is what published numbers have.
+
+    Args:
+      first: token accuracy of the first answer.
+      others: of the accepted ones.
+    """
+    return 1.0 if 1.0 in others else first
 
 
 def record_means(
@@ -143,12 +163,15 @@ class Scores:
       gen: generality.
       loc: locality.
       portability: portability.
+      kinds: from "loc" and "portability" to the scores of the kinds of such questions, by name;
+        empty where no question has a kind.
     """
 
     rel: Mean
     gen: Mean
     loc: Mean
     portability: Mean
+    kinds: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
 
     @property
     def avg(self) -> float | None:
@@ -157,21 +180,58 @@ class Scores:
         return sum(values) / 3 if len(values) == 3 else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Values for the summary JSON: rel, gen, loc, avg, portability, counts."""
+        """Values for the summary JSON: rel, gen, loc, avg, portability, counts, perhaps kinds."""
         names = ("rel", "gen", "loc", "portability")
         fields: dict[str, Mean] = {name: getattr(self, name) for name in names}
         values = {name: mean.value for name, mean in fields.items()}
         counts = {name: mean.records for name, mean in fields.items()}
-        return {**values, "avg": self.avg, "counts": counts}
+        whole = {**values, "avg": self.avg, "counts": counts}
+        return {**whole, "kinds": self._kinds_as_dict()} if self.kinds else whole
+
+    def _kinds_as_dict(self) -> dict[str, Any]:
+        """Of each metric the kinds with their records, and the mean of the kinds."""
+        return {
+            metric: {
+                "mean": _mean_of_kinds(kinds),
+                "by_kind": {
+                    kind: {"value": mean.value, "records": mean.records}
+                    for kind, mean in kinds.items()
+                },
+            }
+            for metric, kinds in self.kinds.items()
+        }
+
+
+def _mean_of_kinds(kinds: Mapping[str, Mean]) -> float | None:
+    values = [mean.value for mean in kinds.values() if mean.value is not None]
+    return sum(values) / len(values) if values else None
 
 
 def scores(
-    rel: ArrayLike, gen: ArrayLike, loc: ArrayLike, portability: ArrayLike | None = None
+    rel: ArrayLike,
+    gen: ArrayLike,
+    loc: ArrayLike,
+    portability: ArrayLike | None = None,
+    *,
+    kinds: Mapping[str, Mapping[str, ArrayLike]] | None = None,
 ) -> Scores:
-    """Macro-average scores of records, each `[N]` float, NaN for a record without that score."""
+    """Macro-average scores of records, each `[N]` float, NaN for a record without that score.
+
+    Args:
+      rel: reliability.
+      gen: generality.
+      loc: locality.
+      portability: portability.
+      kinds: of each metric, the scores of the questions of each kind.
+    """
+    averages = {
+        metric: {kind: macro_average(values) for kind, values in by_kind.items()}
+        for metric, by_kind in (kinds or {}).items()
+    }
     return Scores(
         rel=macro_average(rel),
         gen=macro_average(gen),
         loc=macro_average(loc),
         portability=macro_average([] if portability is None else portability),
+        kinds=averages,
     )

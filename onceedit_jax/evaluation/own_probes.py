@@ -60,9 +60,12 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
     for place in range(len(edits.records)) if places is None else places:
         rng = np.random.default_rng([seed, place])
         new = told_fact(edits.records[place].target)
+        also = tuple(map(told_fact, edits.records[place].accepted))
         together = np.flatnonzero(numbers == numbers[place]).tolist()
         for column, text in _asking(edits, place, rng):
-            probes.append(Probe(column, place, text, new, worded=column == "Sentence"))
+            probes.append(
+                Probe(column, place, text, new, answers=also, worded=column == "Sentence")
+            )
         kept = [("Same subject", text) for text in _others(edits, place, together, rng)]
         kept += [("Unrelated", text) for text in _drawn(neutral, 1, rng)]
         probes += [Probe(column, place, text, new, "unchanged") for column, text in kept]
@@ -92,8 +95,8 @@ def _reworded(
     edits: Edits, record: EditRecord, relation: Relation | None, rng: np.random.Generator
 ) -> list[str]:
     """An edit's question in other words that were not trained on."""
-    if record.rephrase:
-        return [record.rephrase]
+    if record.rephrases:
+        return [*record.rephrases]
     texts = _about(record, relation.wordings if relation else ())
     return _drawn(edits.unseen([text for text in texts if text != record.prompt]), WORDINGS, rng)
 

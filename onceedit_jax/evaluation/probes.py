@@ -32,7 +32,8 @@ class Probe:
       new: the edit's new answer.
       expects: that the answer says `new`, that it is word for word the one before the edit, or that
         it says one of `answers`.
-      answers: right answers of a question that needs more than the edit.
+      answers: right answers of a question that needs more than the edit; where the new answer is
+        expected, others that are right too.
       old: answers that were true before; an answer that expects `new` must not say them where
         `strict`.
       strict: whether an answer that also says an old one is wrong, as in a long answer.
@@ -99,8 +100,10 @@ def score_probe(probe: Probe, before: str, after: str) -> dict[str, float]:
     if probe.expects == "answer":
         return {"right": float(any(says(after, each) for each in probe.answers))}
     stale = probe.strict and any(says(after, each) for each in probe.old)
-    bare = probe.worded and _words(after) < _words(probe.new) + OTHER_WORDS
-    return {"right": float(says(after, probe.new) and not stale and not bare)}
+    told = [each for each in (probe.new, *probe.answers) if says(after, each)]
+    longest = max(map(_words, told), default=0)
+    bare = probe.worded and _words(after) < longest + OTHER_WORDS
+    return {"right": float(bool(told) and not stale and not bare)}
 
 
 def columns(

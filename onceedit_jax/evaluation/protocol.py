@@ -11,42 +11,27 @@ import numpy as np
 from jaxtyping import Float
 
 from onceedit_jax.data.normalization import normalise
-from onceedit_jax.data.records import EditRecord, Pair, contradicting
+from onceedit_jax.data.records import EditRecord, contradicting
 from onceedit_jax.decoding.prefix_batching import Tokens, states_after, tokens_after
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.ensemble.scoring import TokenScores
-from onceedit_jax.evaluation.metrics import (
-    Scores,
-    agreement,
-    exact_match,
-    record_means,
-    scores,
-    token_accuracy,
+from onceedit_jax.evaluation.asked import (
+    METRICS,
+    Question,
+    average,
+    best,
+    questions,
+    with_accepted,
 )
+from onceedit_jax.evaluation.metrics import Scores, agreement, exact_match, token_accuracy
 from onceedit_jax.evaluation.options import Mode
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
-METRICS = ("rel", "gen", "loc", "portability")
 States = Float[np.ndarray, "prefixes hidden"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One text to score.
-
-    Attributes:
-      record: the position of its record.
-      metric: one of `METRICS`.
-      pair: the prompt and its answer.
-    """
-
-    record: int
-    metric: str
-    pair: Pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +64,6 @@ class Block(NamedTuple):
     rows: list[dict[str, Any]]
     losses: dict[str, list[float]]
     decisions: dict[str, int]
-
-
-def questions(records: Sequence[EditRecord]) -> list[Question]:
-    """All texts of the records that are scored, record by record."""
-    every = []
-    for i, record in enumerate(records):
-        every.append(Question(i, "rel", Pair(record.prompt, record.target)))
-        if record.rephrase:
-            every.append(Question(i, "gen", Pair(record.rephrase, record.target)))
-        every += [Question(i, "loc", pair) for pair in record.locality]
-        every += [Question(i, "portability", pair) for pair in record.portability]
-    return every
 
 
 def evaluate(
@@ -132,7 +105,6 @@ def evaluate_block(
     """
     ensemble = plain_unless_chosen(ensemble)
     every = questions(records)
-    pairs = [question.pair for question in every]
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
     decisions: dict[str, int] = {}
@@ -144,6 +116,7 @@ def evaluate_block(
                 "mode": mode,
                 "record": records[question.record].index,
                 "metric": question.metric,
+                **({"kind": question.pair.kind} if question.pair.kind else {}),
                 "alpha": float(alpha),
                 **detail,
             }
@@ -151,28 +124,33 @@ def evaluate_block(
         )
 
     if mode in ("teacher-forced", "both"):
+        pairs, owners = with_accepted(every)
         scored = ensemble.score(pairs)
         for t, texts in enumerate(scored.targets):
-            details = [_forced(q.metric, text) for q, text in zip(every, texts, strict=True)]
-            add(t, "teacher-forced", scored.alphas, details)
+            metrics = [q.metric for q in every] + ["" for _ in owners]
+            each = [_forced(*one) for one in zip(metrics, texts, strict=True)]
+            olds, news = (best([one[i] for one in each], owners) for i in (0, 1))
+            details = [{"before": old, "after": new} for old, new in zip(olds, news, strict=True)]
+            add(t, "teacher-forced", scored.alphas[: len(every)], details)
             if (target_losses := scored.losses[t]) is not None:
                 name = ensemble.targets[t].name
                 losses[name] = target_losses.sum(0).tolist()
                 decisions[name] = len(target_losses)
     if mode in ("generate", "both"):
-        answers = ensemble.generate([pair.prompt for pair in pairs], max_new_tokens=max_new_tokens)
+        prompts = [question.pair.prompt for question in every]
+        answers = ensemble.generate(prompts, max_new_tokens=max_new_tokens)
         for t, (before, after) in enumerate(zip(answers.before, answers.after, strict=True)):
             details = [_generated(*each) for each in zip(every, before, after, strict=True)]
             add(t, "generate", answers.alphas, details)
     return Block(rows, losses, decisions)
 
 
-def _forced(metric: str, text: TokenScores) -> dict[str, Any]:
-    """A question's scores before and after, given the true prefix at every token."""
+def _forced(metric: str, text: TokenScores) -> tuple[float, float]:
+    """A text's scores before and after, given the true prefix at every token."""
     if metric == "loc":
-        return {"before": 1.0, "after": float(agreement(text.after, text.before))}
+        return 1.0, float(agreement(text.after, text.before))
     before, after = (token_accuracy(tokens, text.gold) for tokens in (text.before, text.after))
-    return {"before": float(before), "after": float(after)}
+    return float(before), float(after)
 
 
 def _generated(question: Question, before: str, after: str) -> dict[str, Any]:
@@ -180,8 +158,8 @@ def _generated(question: Question, before: str, after: str) -> dict[str, Any]:
     if question.metric == "loc":
         correct = (True, normalise(before) == normalise(after))
     else:
-        gold = question.pair.target
-        correct = (exact_match(before, gold), exact_match(after, gold))
+        right = (question.pair.target, question.pair.accepted)
+        correct = (exact_match(before, *right), exact_match(after, *right))
     scored = {"before": float(correct[0]), "after": float(correct[1])}
     return {**scored, "answer_before": before, "answer_after": after}
 
@@ -237,7 +215,7 @@ def _before_and_after(
 ) -> dict[str, Any]:
     """One target's average scores, from its rows, over all records but those to leave out."""
     return {
-        when: _average(every, [row[when] for row in rows], records, leave_out).as_dict()
+        when: average(every, [row[when] for row in rows], records, leave_out).as_dict()
         for when in ("before", "after")
     }
 
@@ -286,11 +264,12 @@ def _alone(
 ) -> Scores:
     """Scores of a model alone, from its states after prefixes and the prompt of each."""
     every = [q for q in questions(records) if q.metric != "loc"]
-    texts = [tokenizer.encode_pair(q.pair.prompt, q.pair.target) for q in every]
+    pairs, owners = with_accepted(every)
+    texts = [tokenizer.encode_pair(pair.prompt, pair.target) for pair in pairs]
     prefixes = [tuple(tokens[:end]) for tokens, start in texts for end in range(start, len(tokens))]
     prompts = [
-        q.pair.prompt
-        for q, (tokens, start) in zip(every, texts, strict=True)
+        pair.prompt
+        for pair, (tokens, start) in zip(pairs, texts, strict=True)
         for _ in range(start, len(tokens))
     ]
     states = states_of(prefixes, prompts)
@@ -300,22 +279,4 @@ def _alone(
         gold = np.array(tokens[start:])
         values.append(float(token_accuracy(predicted[offset : offset + len(gold)], gold)))
         offset += len(gold)
-    return _average(every, values, len(records))
-
-
-def _average(
-    every: Sequence[Question],
-    values: Sequence[float],
-    records: int,
-    leave_out: Collection[int] = (),
-) -> Scores:
-    """Scores from the value of each question, over all records but those to leave out."""
-    means = {}
-    for metric in METRICS:
-        chosen = [
-            i for i, q in enumerate(every) if q.metric == metric and q.record not in leave_out
-        ]
-        means[metric] = record_means(
-            [values[i] for i in chosen], [every[i].record for i in chosen], records
-        )
-    return scores(means["rel"], means["gen"], means["loc"], means["portability"])
+    return average(every, best(values, owners), len(records))

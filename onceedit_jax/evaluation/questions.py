@@ -63,13 +63,14 @@ def _question(
         wanted = "an answer" if expects == "answer" else "no answer"
         found = repr(row.values["answer"]) if answers else "none"
         raise row.error(f'answer: found {found}; expected {wanted} where expects is "{expects}"')
+    also = tuple(map(told_fact, records[place].accepted)) if expects == "new" else ()
     return Probe(
         row.text_or_none("column") or COLUMNS[expects],
         place,
         row.text("question"),
         told_fact(records[place].target),
         expects=expects,
-        answers=answers,
+        answers=answers or also,
     )
 
 

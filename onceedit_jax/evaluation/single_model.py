@@ -14,8 +14,8 @@ from onceedit_jax.editing.editor import EditorResult, Read
 from onceedit_jax.editors.layers import Rows
 from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.ensemble.target import Target
-from onceedit_jax.evaluation.metrics import record_means, scores, token_accuracy
-from onceedit_jax.evaluation.protocol import METRICS, questions
+from onceedit_jax.evaluation.asked import average, best, questions, with_accepted
+from onceedit_jax.evaluation.metrics import token_accuracy
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
@@ -47,21 +47,20 @@ def score(
       `{"target", "mode", "before", "after"}`, as `evaluation.protocol.evaluate` gives them.
     """
     asked, config = questions(records), target.model.config
-    batches = target_rows([q.pair for q in asked], target.tokenizer, batch_size=BATCH)
+    pairs, owners = with_accepted(asked)
+    batches = target_rows(pairs, target.tokenizer, batch_size=BATCH)
     unedited = EditorResult(target.model.params)
     before = _predicted(batches, unedited.params, config, _states_of(unedited, config, None))
     after = _predicted(batches, result.params, config, _states_of(result, config, read))
     gold = np.concatenate([np.asarray(rows.targets) for rows in batches])
     summary: dict[str, Any] = {"target": target.name, "mode": "teacher-forced"}
+    is_locality = np.array([q.metric == "loc" for q in asked] + [False] * len(owners), bool)
+    # The last batch is filled up with rows that are no texts.
+    before, after, gold = (rows[: len(pairs)] for rows in (before, after, gold))
+    wanted = np.where(is_locality[:, None], before, gold)
     for when, predicted in (("before", before), ("after", after)):
-        means = {}
-        for metric in METRICS:
-            chosen = [i for i, q in enumerate(asked) if q.metric == metric]
-            wanted = before if metric == "loc" else gold
-            shares = token_accuracy(predicted[chosen], wanted[chosen], gold[chosen] >= 0)
-            owners = [asked[i].record for i in chosen]
-            means[metric] = record_means(shares, owners, len(records))
-        summary[when] = scores(*(means[metric] for metric in METRICS)).as_dict()
+        shares = token_accuracy(predicted, wanted, gold >= 0).tolist()
+        summary[when] = average(asked, best(shares, owners), len(records)).as_dict()
     return summary
 
 

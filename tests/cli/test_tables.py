@@ -4,9 +4,12 @@ import io
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from onceedit_jax.cli.check import print_check
-from onceedit_jax.cli.evaluate import scores_table
+from onceedit_jax.cli.console import SafeConsole
+from onceedit_jax.cli.evaluate import kinds_table, scores_table
 from onceedit_jax.cli.generate import print_answers
 from onceedit_jax.ensemble import Answers
 from onceedit_jax.evaluation.check import checked
@@ -100,3 +103,42 @@ def test_wrong_answers_are_listed_a_column_after_another(capsys):
     right = checked("a-target", probes[:1], ["Cy"], ["Ada"], **{k: v[:1] for k, v in rows.items()})
     print_check(CheckReport(probes[:1], [right], [41, 42]), show=2)
     assert "a-target: 0 wrong answers" in capsys.readouterr().out
+
+
+def with_kinds(value):
+    by_kind = {"Reasoning": {"value": value, "records": 12}, "Alias": {"value": None, "records": 0}}
+    return {**FINE, "kinds": {"portability": {"mean": value, "by_kind": by_kind}}}
+
+
+def test_kinds_have_rows_of_their_own_and_a_mean():
+    found = {**result(), "before": with_kinds(0.25), "after": with_kinds(0.75)}
+    text = " ".join(printed(kinds_table([found, result()])).split())
+    assert "gemma teacher-forced portability: Reasoning 0.250 0.750 12" in text
+    assert "gemma teacher-forced portability: Alias - - 0" in text
+    assert "gemma teacher-forced portability: mean of the kinds 0.250 0.750" in text
+    assert kinds_table([result()]) is None
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[2J"
+
+
+def test_control_sequences_are_shown_wherever_they_stand():
+    out = io.StringIO()
+    console = SafeConsole(file=out, width=200, markup=False, force_terminal=True, color_system=None)
+    table = Table(f"header {ESCAPE}", title=f"title {ESCAPE}", caption=f"caption {ESCAPE}")
+    table.add_row(f"cell {ESCAPE}")
+    table.add_row(Text(f"text {ESCAPE}"))
+    console.print(table)
+    console.print(scores_table([result(f"model {ESCAPE}")], plugin=None))
+    console.print(f"line {ESCAPE}", soft_wrap=True)
+    text = out.getvalue()
+    assert "\x1b" not in text and "\x07" not in text
+    for place in ("header", "title", "caption", "cell", "line"):
+        assert place + r" \x1b]0;title\x07\x1b[2J" in " ".join(text.split())
+
+
+def test_answers_are_printed_with_escapes(capsys):
+    written = [[f"an answer {ESCAPE}"]]
+    answers = Answers(np.ones(1, np.float32), np.array([0], np.int32), written, written)
+    print_answers([f"Who {ESCAPE}?"], [f"model {ESCAPE}"], answers, [1])
+    assert "\x1b" not in capsys.readouterr().out

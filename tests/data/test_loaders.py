@@ -215,7 +215,11 @@ def test_byte_order_mark_and_blank_lines_are_harmless(tmp_path):
     ("name", "text", "place", "says"),
     [
         ("e.jsonl", '{"prompt": "a", "target": "b"}\n\n{"prompt": "a"}', ":3:", "no target"),
-        ("e.jsonl", '{"prompt": "a", "target": 7}', ":1:", "target is 7"),
+        ("e.jsonl", '{"prompt": "a", "target": true}', ":1:", "target is true; expected text"),
+        ("e.jsonl", '{"prompt": "a", "target": NaN}', ":1:", "target is nan"),
+        ("e.jsonl", '{"prompt": "a", "target": {"b": 1}}', ":1:", "target is an object"),
+        ("e.jsonl", '{"prompt": "a", "target": [["b", ["c"]]]}', ":1:", "target[0] is a list"),
+        ("e.jsonl", '{"prompt": "a", "target": ["", null]}', ":1:", "target is a list"),
         ("e.jsonl", '{"prompt": "a", "target": "  "}', ":1:", "expected text"),
         ("e.jsonl", '{"prompt": "a", "target": "b"}\n{"prompt"', ":2:", "not JSON"),
         ("e.jsonl", "[1]", ":1:", "expected an object"),

@@ -215,6 +215,27 @@ def test_a_report_is_one_file_with_pictures_and_records_inside(project):
     assert text.count("</script>") == 2  # those of the title and of the records are escaped
 
 
+def test_names_of_folders_are_escaped_in_a_report(project):
+    folder, run = project
+    run()
+    odd = folder / "results" / 'x" onmouseover="alert(7)" <b>'
+    (folder / "results" / "squares").rename(odd)
+    write_report(folder / "results", folder / "report.html")
+    text = (folder / "report.html").read_text()
+    assert 'onmouseover="' not in text and "<b>" not in text
+    assert text.count("x&quot; onmouseover=&quot;alert(7)&quot; &lt;b&gt;") == 3
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"record": 1}', "7"])
+def test_a_line_that_is_no_record_is_named(project, line):
+    folder, run = project
+    run()
+    (path,) = (folder / "results" / "squares" / "records").glob("n 1*")
+    path.write_text(path.read_text() + line)
+    with pytest.raises(InputError, match=r"n 1\.jsonl:2: .*record"):
+        write_report(folder / "results", folder / "report.html")
+
+
 def test_a_readme_is_filled_with_tables_of_the_pages(project):
     folder, run = project
     run()

@@ -73,7 +73,7 @@ def test_a_reader_is_passed_as_a_value(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"new": 7}, r"triples\.jsonl:2: new is 7; expected text"),
+        ({"new": True}, r"triples\.jsonl:2: new is true; expected text"),
         ({"question": "Who?"}, r"triples\.jsonl:2: question has no {} for its subject"),
         ({"others": [{"question": "Who?"}]}, r"triples\.jsonl:2, others\[0\]: no answer"),
     ],
