@@ -14,14 +14,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from onceedit_jax.errors import OnceEditError
 from onceedit_jax.serving.asking import Ask
 from onceedit_jax.serving.completions import Reply, chat_asks, text_asks
+from onceedit_jax.serving.explanations import (
+    ExplainRequest,
+    Explanation,
+    explain_asks,
+    explanation,
+)
 from onceedit_jax.serving.guards import gone, may_write, read
 from onceedit_jax.serving.openapi import Operation, document
+from onceedit_jax.serving.page import page_files
 from onceedit_jax.serving.problems import Problem, invalid
 from onceedit_jax.serving.schemas import (
     ChatCompletion,
@@ -47,28 +54,18 @@ Handler = Callable[[Request], Awaitable[Response]]
 _EVENT_STREAM = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-def app(service: Service, *, page: ASGIApp | None = None) -> ASGIApp:
-    """The application of a service, which it starts and stops.
-
-    Args:
-      service: all parts of the server.
-      page: an application for all paths that are not of the interface, as a page at `/`.
-    """
+def app(service: Service) -> ASGIApp:
+    """The application of a service, which it starts and stops."""
     endpoints = Endpoints(service)
     operations = endpoints.operations
     schema = document(list(operations), version("onceedit-jax"))
-    routes: list[Route | Mount] = [
-        Route(operation.path, _guarded(operation, handler), methods=[operation.method])
+    routes = [
+        Route(operation.path, _guarded(operation.path, handler), methods=[operation.method])
         for operation, handler in operations.items()
     ]
-    described = Operation("GET", "/openapi.json", "This document.", None)
-
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(schema)
-
-    routes.append(Route(described.path, _guarded(described, openapi)))
-    if page is not None:
-        routes.append(Mount("/", page))
+    # What is no part of the interface: its description, and the page, which is for people.
+    beside = {"/openapi.json": JSONResponse(schema), **page_files()}
+    routes += [Route(path, _guarded(path, _always(file))) for path, file in beside.items()]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -110,6 +107,10 @@ class Endpoints:
                 "POST", "/v1/completions", "Continue texts.", Completion,
                 body=CompletionRequest, problems=asked, streams=True,
             ): self.text,
+            Operation(
+                "POST", "/v1/explain", "Answer before and after the edits, and say why.",
+                Explanation, body=ExplainRequest, problems=asked,
+            ): self.explain,
             Operation(
                 "GET", "/v1/edits", "The ledger.", EditList, query=EditsQuery, problems=(400,)
             ): self.edits,
@@ -160,6 +161,17 @@ class Endpoints:
         asked = await read(request, CompletionRequest, self.service.settings)
         asks = text_asks(asked, self.service.model(asked.model))
         return await self._answer(request, asked, asks, chat=False)
+
+    async def explain(self, request: Request) -> Response:
+        """`POST /v1/explain`."""
+        settings = self.service.settings
+        asked = await read(request, ExplainRequest, settings)
+        asks = explain_asks(asked, self.service.model(asked.model), settings.answer_tokens)
+        answers = Answers(self.service, asks)
+        try:
+            return _shown(await _unless_gone(request, explanation(answers, asked.model)))
+        finally:
+            answers.give_up()
 
     async def edits(self, request: Request) -> Response:
         """`GET /v1/edits`."""
@@ -279,9 +291,16 @@ async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _guarded(operation: Operation, handler: Handler) -> Handler:
+def _always(response: Response) -> Handler:
+    async def handler(request: Request) -> Response:
+        return response
+
+    return handler
+
+
+def _guarded(path: str, handler: Handler) -> Handler:
     async def guarded(request: Request) -> Response:
-        request.scope[PATH] = operation.path
+        request.scope[PATH] = path
         try:
             return await handler(request)
         except Problem as problem:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from onceedit_jax.serving.problems import Problem
+from onceedit_jax.serving.reasons import Reasons
+from onceedit_jax.serving.schemas import FinishReason
 from onceedit_jax.text.prompts import Prompt
 
 
@@ -27,6 +29,7 @@ class Ask:
       seed: of what is drawn; None draws anew every time.
       stops: texts that end the answer.
       logprobs: how many of the likeliest tokens are told with each token; None tells nothing.
+      reasons: tell why an edit speaks in the answer, or none does.
     """
 
     prompt: Prompt
@@ -40,6 +43,7 @@ class Ask:
     seed: int | None = None
     stops: tuple[str, ...] = ()
     logprobs: int | None = None
+    reasons: bool = False
 
 
 class Ranked(NamedTuple):
@@ -64,12 +68,14 @@ class Begun(NamedTuple):
       alpha: the plug-in's weight.
       edit: id of the edit that is meant; None for none.
       revision: of the ledger.
+      reasons: why it is meant, or none is; None where the ask does not want them.
     """
 
     prompt_tokens: int
     alpha: float
     edit: int | None
     revision: int
+    reasons: Reasons | None = None
 
 
 class Piece(NamedTuple):
@@ -88,11 +94,11 @@ class Ended(NamedTuple):
     """An answer has ended.
 
     Attributes:
-      reason: "stop" or "length".
+      reason: why.
       tokens: that were written.
     """
 
-    reason: str
+    reason: FinishReason
     tokens: int
 
 

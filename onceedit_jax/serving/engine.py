@@ -24,6 +24,7 @@ from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.serving.asking import Ended, Event, Ranked, Ticket
 from onceedit_jax.serving.edits import Edits
 from onceedit_jax.serving.problems import Problem, failure
+from onceedit_jax.serving.reasons import explained
 from onceedit_jax.serving.row import NO_DRAFT, Drafts, Form, Proposal, Row
 from onceedit_jax.serving.schemas import MOST_TOP
 from onceedit_jax.text.prompts import check_prompts
@@ -157,6 +158,13 @@ class Engine:
         active = plugin.active(alphas)
         means = np.where(active, chosen, NOTHING)
         told = plugin.told(target.rule, prompts, means)
+        wanted = [i for i, row in enumerate(rows) if row.ticket.ask.reasons]
+        reasons = explained(
+            edits, target.rule, [prompts[i] for i in wanted], [hops[i] for i in wanted],
+            active[wanted],
+        )  # fmt: skip
+        for i, each in zip(wanted, reasons, strict=True):
+            rows[i].reasons = each
         speaking = []
         for i, row in enumerate(rows):
             row.alpha, row.edit = float(alphas[i]), edits.id_of(int(means[i]))

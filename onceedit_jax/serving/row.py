@@ -12,6 +12,8 @@ from onceedit_jax.ensemble.preparation import PreparedTarget
 from onceedit_jax.errors import InputError
 from onceedit_jax.serving.asking import Ask, Begun, Ended, Event, Piece, Ranked, Ticket
 from onceedit_jax.serving.edits import Edits
+from onceedit_jax.serving.reasons import Reasons
+from onceedit_jax.serving.schemas import FinishReason
 from onceedit_jax.serving.text_writer import TextWriter
 
 # The tokens that a draft proposes, with their probabilities; -1 for none.
@@ -60,6 +62,7 @@ class Row:
       edits: the edits that were current when it began; it ends with them.
       alpha: the plug-in's weight.
       edit: id of the edit that is meant; None for none.
+      reasons: why; None where the ask does not want them.
       drafts: what the plug-in drafts; None where it does not speak.
       number: which row of `drafts` it is.
       tokens: the answer so far.
@@ -73,6 +76,7 @@ class Row:
     edits: Edits
     alpha: float = 0.0
     edit: int | None = None
+    reasons: Reasons | None = None
     drafts: "Drafts | None" = None
     number: int = 0
     tokens: list[int] = dataclasses.field(default_factory=list)
@@ -108,7 +112,7 @@ class Row:
     @property
     def begun(self) -> Begun:
         """What is told when it begins."""
-        return Begun(len(self.head), self.alpha, self.edit, self.edits.revision)
+        return Begun(len(self.head), self.alpha, self.edit, self.edits.revision, self.reasons)
 
     def next_sampling(self) -> tuple[float, float, float]:
         """Temperature, top_p, and a random number for the next token, another one every time."""
@@ -123,7 +127,8 @@ class Row:
         Args:
           tokens: ids, with log-probabilities where they are asked for.
         """
-        text, shown, reason = "", [], None
+        text, shown = "", list[Ranked]()
+        reason: FinishReason | None = None
         for ranked in tokens:
             if self.form.ends(ranked.token, blank=self._blank):
                 reason = "stop"

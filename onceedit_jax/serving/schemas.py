@@ -16,24 +16,26 @@ Stop = Annotated[str, Field(min_length=1, max_length=200)]
 Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class _Request(BaseModel):
+class RequestRecord(BaseModel):
+    """A part of a request: what it does not know is refused."""
+
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class StreamOptions(_Request):
+class StreamOptions(RequestRecord):
     """What a stream holds besides."""
 
     include_usage: bool = False
     include_obfuscation: bool | None = Field(default=None, description="Not looked at.")
 
 
-class TextFormat(_Request):
+class TextFormat(RequestRecord):
     """The form of an answer."""
 
     type: Literal["text"]
 
 
-class _Sampling(_Request):
+class _Sampling(RequestRecord):
     """What requests for text have in common."""
 
     model: Text = Field(description="One of the names that /v1/models lists.")
@@ -57,14 +59,14 @@ class _Sampling(_Request):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class TextPart(_Request):
+class TextPart(RequestRecord):
     """A part of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(_Request):
+class Message(RequestRecord):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -80,10 +82,13 @@ class Message(_Request):
         return {"role": role, "content": "".join(part.text for part in self.content)}
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=1000)]
+
+
 class ChatRequest(_Sampling):
     """A conversation to be answered; the last turn is the user's."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    messages: Messages
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="The same as max_tokens."
@@ -120,7 +125,7 @@ class CompletionRequest(_Sampling):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class NewEdit(_Request):
+class NewEdit(RequestRecord):
     """A fact."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=2000)]
@@ -132,7 +137,7 @@ class NewEdit(_Request):
     rephrase: Text | None = None
 
 
-class EditsRequest(_Request):
+class EditsRequest(RequestRecord):
     """Facts to be learnt."""
 
     edits: Annotated[list[NewEdit], Field(min_length=1, max_length=MOST_EDITS)]
@@ -144,7 +149,7 @@ class EditsRequest(_Request):
     )
 
 
-class RevertRequest(_Request):
+class RevertRequest(RequestRecord):
     """Edits to be taken back."""
 
     ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EDITS)]
@@ -159,11 +164,13 @@ class EditsQuery(BaseModel):
     about: str = Field(default="", max_length=500, description="Only those that hold this text.")
 
 
-class _Answer(BaseModel):
+class AnswerRecord(BaseModel):
+    """A part of an answer."""
+
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
 
-class EditNote(_Answer):
+class EditNote(AnswerRecord):
     """What the plug-in had to do with an answer; no part of OpenAI's interface."""
 
     alpha: float = Field(description="The plug-in's weight, by the gate.")
@@ -171,7 +178,7 @@ class EditNote(_Answer):
     revision: int = Field(description="How many changes the ledger had when the answer began.")
 
 
-class TopLogprob(_Answer):
+class TopLogprob(AnswerRecord):
     """A token and its log-probability."""
 
     token: str
@@ -185,13 +192,13 @@ class TokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class ChatLogprobs(_Answer):
+class ChatLogprobs(AnswerRecord):
     """The tokens of a chat answer."""
 
     content: list[TokenLogprob]
 
 
-class Usage(_Answer):
+class Usage(AnswerRecord):
     """Tokens that were read and written."""
 
     prompt_tokens: int
@@ -202,14 +209,14 @@ class Usage(_Answer):
 FinishReason = Literal["stop", "length"]
 
 
-class AnswerMessage(_Answer):
+class AnswerMessage(AnswerRecord):
     """The model's turn."""
 
     role: Literal["assistant"] = "assistant"
     content: str
 
 
-class ChatChoice(_Answer):
+class ChatChoice(AnswerRecord):
     """An answer."""
 
     index: int
@@ -219,7 +226,7 @@ class ChatChoice(_Answer):
     onceedit: EditNote
 
 
-class ChatCompletion(_Answer):
+class ChatCompletion(AnswerRecord):
     """The answer to a conversation."""
 
     id: str
@@ -230,14 +237,14 @@ class ChatCompletion(_Answer):
     usage: Usage
 
 
-class Delta(_Answer):
+class Delta(AnswerRecord):
     """What a part of a stream adds."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
-class ChatChunkChoice(_Answer):
+class ChatChunkChoice(AnswerRecord):
     """A part of an answer."""
 
     index: int
@@ -247,7 +254,7 @@ class ChatChunkChoice(_Answer):
     onceedit: EditNote | None = None
 
 
-class ChatChunk(_Answer):
+class ChatChunk(AnswerRecord):
     """A part of a stream."""
 
     id: str
@@ -258,7 +265,7 @@ class ChatChunk(_Answer):
     usage: Usage | None = None
 
 
-class CompletionLogprobs(_Answer):
+class CompletionLogprobs(AnswerRecord):
     """The tokens of a continuation."""
 
     tokens: list[str]
@@ -267,7 +274,7 @@ class CompletionLogprobs(_Answer):
     text_offset: list[int]
 
 
-class CompletionChoice(_Answer):
+class CompletionChoice(AnswerRecord):
     """A continuation, or a part of one."""
 
     index: int
@@ -277,7 +284,7 @@ class CompletionChoice(_Answer):
     onceedit: EditNote | None = None
 
 
-class Completion(_Answer):
+class Completion(AnswerRecord):
     """Continuations, or a part of a stream of them."""
 
     id: str
@@ -288,7 +295,7 @@ class Completion(_Answer):
     usage: Usage | None = None
 
 
-class ModelCard(_Answer):
+class ModelCard(AnswerRecord):
     """A model that may be asked."""
 
     id: str
@@ -297,14 +304,14 @@ class ModelCard(_Answer):
     owned_by: str
 
 
-class ModelList(_Answer):
+class ModelList(AnswerRecord):
     """The models that may be asked."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
-class Edit(_Answer):
+class Edit(AnswerRecord):
     """An edit in the ledger."""
 
     id: int
@@ -314,11 +321,12 @@ class Edit(_Answer):
     aliases: list[str]
     state: Literal["live", "superseded", "reverted"]
     superseded_by: int | None
+    supersedes: list[int] = Field(description="Ids of the edits that gave way to this one.")
     added: str
     source: str
 
 
-class EditList(_Answer):
+class EditList(AnswerRecord):
     """The ledger."""
 
     object: Literal["list"] = "list"
@@ -326,7 +334,7 @@ class EditList(_Answer):
     data: list[Edit]
 
 
-class JobProgress(_Answer):
+class JobProgress(AnswerRecord):
     """How far the training is."""
 
     step: int
@@ -335,7 +343,7 @@ class JobProgress(_Answer):
     reliability: float
 
 
-class Job(_Answer):
+class Job(AnswerRecord):
     """A change of the edits, which runs beside the answers."""
 
     id: str
@@ -351,25 +359,26 @@ class Job(_Answer):
     error: str | None = None
 
 
-class JobList(_Answer):
+class JobList(AnswerRecord):
     """Changes of the edits since the server began, and those that wait."""
 
     object: Literal["list"] = "list"
     data: list[Job]
 
 
-class Health(_Answer):
+class Health(AnswerRecord):
     """Whether the server answers."""
 
     status: Literal["ok", "failing"]
     revision: int
     edits: int
+    writes: bool = Field(description="Whether who knows the token may change the edits.")
     writing: int = Field(description="Answers that are being written.")
     waiting: int
     problem: str | None = None
 
 
-class ErrorDetail(_Answer):
+class ErrorDetail(AnswerRecord):
     """What went wrong."""
 
     message: str
@@ -378,7 +387,7 @@ class ErrorDetail(_Answer):
     code: str | None
 
 
-class ErrorBody(_Answer):
+class ErrorBody(AnswerRecord):
     """An error, as OpenAI's clients read it."""
 
     error: ErrorDetail

@@ -100,6 +100,7 @@ class Service:
             status="ok" if alive and faults < MOST_FAULTS else "failing",
             revision=self.keeper.edits.revision,
             edits=len(self.keeper.edits.info.live),
+            writes=self.settings.token is not None,
             writing=self.worker.writing,
             waiting=self.worker.waiting,
             problem=problem,
@@ -113,6 +114,9 @@ class Service:
           about: only edits that hold this text.
         """
         current, wanted = self.keeper.edits, about.casefold()
+        older: dict[int | None, list[int]] = {}  # by the id of the edit that they gave way to
+        for entry, number in zip(current.info.edits, current.info.numbers, strict=True):
+            older.setdefault(entry.superseded_by, []).append(number)
         shown = [
             Edit(
                 id=number,
@@ -122,6 +126,7 @@ class Service:
                 aliases=list(entry.aliases),
                 state=entry.state,
                 superseded_by=entry.superseded_by,
+                supersedes=older.get(number, []),
                 added=entry.added,
                 source=entry.source,
             )

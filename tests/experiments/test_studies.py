@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
+import chromium
 import pytest
 import yaml
 from smoke_runs import NAMES, SMOKE
@@ -230,12 +231,8 @@ def test_a_report_of_results_opens_in_a_browser(shared, tmp_path):
 
 def browsed(page, picture):
     """The page as headless Chromium shows it, after its script has run; a screenshot beside."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here to open the report in")
     command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--no-first-run",
+        chromium.browser(), *chromium.FLAGS,
         f"--user-data-dir={picture.parent / 'profile'}", "--window-size=1200,1600",
     ]  # fmt: skip
     subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], check=True, timeout=120)

@@ -1,29 +1,12 @@
-"""The application by itself, and servers of other rules and of several targets."""
-
-import asyncio
+"""Servers of other rules and of several targets."""
 
 import httpx2
 from serving.conftest import FIRST
-from starlette.responses import PlainTextResponse
 
 from onceedit_jax import fusion
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, load_target
-from onceedit_jax.serving.app import app
 from onceedit_jax.serving.edits import warm
-
-
-def test_a_page_may_be_mounted_beside_the_interface(server):
-    async def ask():
-        built = app(server.service, page=PlainTextResponse("a page"))
-        transport = httpx2.ASGITransport(app=built)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://here") as web:
-            paths = ("/", "/any/other", "/v1/models", "/health")
-            return [await web.get(path) for path in paths]
-
-    page, other, models, health = asyncio.run(ask())
-    assert page.text == other.text == "a page"
-    assert len(models.json()["data"]) == 2 and health.json()["status"] == "ok"
 
 
 def test_the_rule_context_and_several_targets(serving, artifact, models):

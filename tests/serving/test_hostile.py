@@ -91,7 +91,7 @@ def test_only_json_is_read(web):
 
 def test_unknown_paths_and_methods_are_told_in_json(web):
     for method, path, status in (
-        ("GET", "/", 404), ("GET", "/v1/edits/one", 404), ("GET", CHAT, 405),
+        ("GET", "/v2", 404), ("GET", "/v1/edits/one", 404), ("GET", CHAT, 405),
         ("PUT", "/v1/edits", 405), ("GET", "/../../etc/passwd", 404),
     ):  # fmt: skip
         refused = web.request(method, path)

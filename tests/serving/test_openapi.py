@@ -25,7 +25,9 @@ CHECKS = [
 ]  # fmt: skip
 
 
-POSTED = ("/v1/chat/completions", "/v1/completions", "/v1/edits", "/v1/edits/revert")
+POSTED = (
+    "/v1/chat/completions", "/v1/completions", "/v1/explain", "/v1/edits", "/v1/edits/revert"
+)  # fmt: skip
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
@@ -59,9 +61,9 @@ def test_every_path_is_described(server):
     described = httpx2.get(f"{server.url}/openapi.json").json()
     assert described["openapi"].startswith("3.1")
     assert set(described["paths"]) == {
-        "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions", "/v1/edits",
-        "/v1/edits/{edit}", "/v1/edits/revert", "/v1/edits/jobs", "/v1/edits/jobs/{job}",
-        "/health", "/metrics",
+        "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions",
+        "/v1/explain", "/v1/edits", "/v1/edits/{edit}", "/v1/edits/revert",
+        "/v1/edits/jobs", "/v1/edits/jobs/{job}", "/health", "/metrics",
     }  # fmt: skip
     asked = described["components"]["schemas"]["ChatRequest"]
     assert asked["additionalProperties"] is False
