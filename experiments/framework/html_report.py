@@ -14,9 +14,15 @@ from markdown_it import MarkdownIt
 
 from experiments.framework.datasets import DATASETS, load_edits
 from experiments.framework.page import PAGE, fill_marks, marked_blocks, without_marks
-from experiments.framework.results import read_results, records_file, result_folders
+from experiments.framework.results import (
+    read_records,
+    read_results,
+    records_file,
+    result_folders,
+)
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import read_text
 from onceedit_jax.storage.text_files import write_whole
 
 COLUMNS = (
@@ -59,7 +65,7 @@ def fill_readme(readme: Path, results: Path) -> None:
     Raises:
       InputError: the file has no such mark, or one that names no table.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = read_text(readme)
     if not marked_blocks(text, readme):
         raise InputError(f"{readme}: no <!-- table: EXPERIMENT/NAME --> ... <!-- end --> in it")
     write_whole(readme, fill_marks(text, tables_of_pages(results), readme))
@@ -71,7 +77,7 @@ def tables_of_pages(results: Path) -> dict[str, str]:
         f"table: {place.name}/{mark.removeprefix('table: ')}": block
         for place in result_folders(results)
         if (page := place / PAGE).is_file()
-        for mark, block in marked_blocks(page.read_text(encoding="utf-8"), page).items()
+        for mark, block in marked_blocks(read_text(page), page).items()
         if mark.startswith("table: ")
     }
 
@@ -83,7 +89,7 @@ def _section(place: Path) -> str:
         picture = base64.b64encode((place / match[1]).read_bytes()).decode()
         return f'<img src="data:image/svg+xml;base64,{picture}"'
 
-    source = (place / PAGE).read_text(encoding="utf-8") if (place / PAGE).is_file() else ""
+    source = read_text(place / PAGE) if (place / PAGE).is_file() else ""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     rendered = markdown.render(without_marks(source))
     return f'<section id="{_escaped(place)}">{_IMAGE.sub(inside, rendered)}</section>'
@@ -103,11 +109,9 @@ def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
             continue
         dataset = str({**values["setup"], **entry["cell"]}.get("dataset", ""))
         prompts = _prompts(data, dataset) if data else {}
-        rule = {s["target"]: s["fusion"] for s in entry["result"].get("scores", ())}
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
-            row = _record(line, f"{path}:{number}")
+        scores = entry["result"].get("scores", ())
+        rule = {s.get("target"): s.get("fusion", "") for s in scores if isinstance(s, dict)}
+        for row in read_records(path):
             prompt = prompts.get((row["record"], row["metric"]), "")
             # Where a gate alone is measured no target has answered.
             answered = (row.get(key) for key in ("before", "after"))
@@ -116,22 +120,6 @@ def _records(place: Path, data: Path | None) -> Iterator[list[Any]]:
                 place.name, cell, rule.get(target, ""), target, mode, row["metric"],
                 row.get("kind", ""), row["record"], prompt, row["alpha"], *answered,
             ]  # fmt: skip
-
-
-def _record(line: str, where: str) -> dict[str, Any]:
-    """A line of an experiment's records.
-
-    Raises:
-      InputError: it is none; the message names the line.
-    """
-    try:
-        row = json.loads(line)
-        missing = {"record", "metric", "alpha"} - row.keys()
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where}: not a record of an experiment ({error})") from error
-    if missing:
-        raise InputError(f"{where}: a record without {', '.join(sorted(missing))}")
-    return dict(row)
 
 
 def _prompts(data: Path, dataset: str) -> Mapping[tuple[int, str], str]:

@@ -1,10 +1,9 @@
 """What an experiment leaves in its folder: `results.json`, and the records' scores beside it."""
 
 import dataclasses
-import json
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,48 @@ from experiments.framework.definition import Cell, Setup
 from onceedit_jax.editing.settings import fingerprint
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.summaries import write_json
+from onceedit_jax.storage.bounded import LARGE, parse_json, read_json, read_text
+from onceedit_jax.storage.schema import (
+    AnyOf,
+    Integer,
+    ListOf,
+    Maybe,
+    Number,
+    ObjectOf,
+    Record,
+    Text,
+    check,
+)
 
 RESULTS = "results.json"
 OUT_OF_DATE = "out_of_date"  # the cells in it that another configuration measured
 RECORDS = "records"  # folder of the records' scores, one file a cell
 ROOT = Path(__file__).parents[2]  # of the checkout
+
+_REMEDY = "measure the experiment again, or move the file away"
+_SCORE = Record({"target": Text(), "fusion": Text()})
+_CELL = Record(
+    {
+        "cell": Record(),
+        "result": Record({"scores": AnyOf((ListOf(_SCORE), Record()))}),
+    },
+    required=("cell", "result"),
+)
+_SCHEMA = Record(
+    {
+        "experiment": Text(most=256), "setup": Record(), "cells": ObjectOf(_CELL),
+        OUT_OF_DATE: ObjectOf(_CELL),
+    },
+    required=("experiment", "setup", "cells"),
+)  # fmt: skip
+_SHARE = Maybe(Number())
+_RECORD = Record(
+    {
+        "record": Integer(), "metric": Text(), "kind": Text(), "target": Text(), "mode": Text(),
+        "alpha": _SHARE, "before": _SHARE, "after": _SHARE,
+    },
+    required=("record", "metric", "alpha"),
+)  # fmt: skip
 
 # A measured cell: fingerprint, cell, seconds, versions, machine, commit, result.
 Entry = Mapping[str, Any]
@@ -93,19 +129,25 @@ def read_results(place: Path) -> dict[str, Any]:
       InputError: there is no such file, or it is not one of an experiment.
     """
     path = place / RESULTS
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the experiment first")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values["cells"], dict) or not isinstance(values["setup"], dict):
-            raise TypeError("its cells or its setup are not a mapping")
-        if not isinstance(values["experiment"], str):
-            raise TypeError("its experiment is not a name")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not the results of an experiment ({error}); move the file away"
-        ) from error
-    return dict(values)
+        values = read_json(path, most=LARGE)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run the experiment first") from error
+    check(_SCHEMA, values, file=path, remedy=_REMEDY)
+    return values
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The scores of a cell's records, in order.
+
+    Raises:
+      InputError: a line is none; the message names it.
+    """
+    for number, line in enumerate(read_text(path, most=LARGE).split("\n"), 1):
+        if line.strip():
+            row = parse_json(line, f"{path}:{number}")
+            check(_RECORD, row, file=f"{path}:{number}", remedy=_REMEDY)
+            yield row
 
 
 def result_folders(results: Path) -> list[Path]:

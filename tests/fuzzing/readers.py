@@ -170,9 +170,14 @@ def records_by_others(path: Path) -> Value:
     return {"edits": [(_prompt(edit), _answer(edit)) for edit in edits]}
 
 
+def _text_of(value: Any) -> str | None:
+    """A number stands for what is written, and an empty value for none."""
+    return None if value in (None, "", [], {}) else str(value)
+
+
 def _prompt(edit: Value) -> str:
     if "target_new" in edit and isinstance(edit["target_new"], dict):
-        return edit["prompt"].replace("{}", edit["subject"])
+        return str(edit["prompt"]).replace("{}", str(edit["subject"]))
     return str(edit["src"] if "src" in edit else edit["prompt"])
 
 
@@ -191,7 +196,7 @@ def unrelated_by_others(path: Path) -> Value:
     rows = [
         row if isinstance(row, dict) else {"prompt": row} for row in json.loads(path.read_text())
     ]
-    return {"rows": [(row.get("prompt", row.get("text")), row.get("answer")) for row in rows]}
+    return {"rows": [(_text_of(row["prompt"]), _text_of(row.get("answer"))) for row in rows]}
 
 
 def flags(path: Path) -> Value:
