@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from onceedit_jax.cli.environment import prepare_environment, restart_with_huge_pages
+from onceedit_jax.cli.environment import begin_process, prepare_environment
 from onceedit_jax.errors import OnceEditError
 from onceedit_jax.storage.visible import one_line, visible
 
@@ -106,6 +106,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    begin_process()
     prepare_environment()
     sys.exit(main(sys.argv[1:]))

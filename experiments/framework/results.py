@@ -99,7 +99,8 @@ def _git(*arguments: str) -> str:
 
 def records_file(place: Path, cell: str) -> Path:
     """The file of a cell's records; characters that a file name may not hold become `_`."""
-    return place / RECORDS / (re.sub(r"[^\w.,%+' -]", "_", cell) + ".jsonl")
+    name = re.sub(r"[^\w.,%+' -]", "_", cell).encode()[:200].decode(errors="ignore")
+    return place / RECORDS / f"{name}.jsonl"
 
 
 def write_results(

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,12 +126,11 @@ def edit_from_files(
     """
     from onceedit_jax.distributed.hosts import join
     from onceedit_jax.editing.artifact import ARTIFACT
-    from onceedit_jax.storage.files import check_replaceable
-    from onceedit_jax.storage.locks import locked
+    from onceedit_jax.storage.files import check_replaceable, locked_by_first
 
     host = join(options.distributed)
     check_replaceable(options.out, ARTIFACT)
-    with nullcontext() if host.index else locked(options.out, seconds=0):
+    with locked_by_first(options.out, together=host.count > 1, seconds=0):
         return _edited(options, host, on_step, on_note)
 
 

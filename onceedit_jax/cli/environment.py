@@ -2,8 +2,15 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
+
+
+def begin_process() -> None:
+    """What comes before a command: huge pages; and SIGTERM, which clears up as Ctrl-C does."""
+    restart_with_huge_pages()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def restart_with_huge_pages() -> None:

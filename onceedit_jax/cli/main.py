@@ -3,7 +3,6 @@
 Commands import JAX when they run, so that `--help` answers at once.
 """
 
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from onceedit_jax.cli.compact import compact
 from onceedit_jax.cli.config_file import with_config
 from onceedit_jax.cli.demo import demo
 from onceedit_jax.cli.edit import edit
-from onceedit_jax.cli.environment import prepare_environment, restart_with_huge_pages
+from onceedit_jax.cli.environment import begin_process, prepare_environment
 from onceedit_jax.cli.evaluate import evaluate
 from onceedit_jax.cli.experiment import experiment
 from onceedit_jax.cli.export import export
@@ -72,9 +71,7 @@ DESCRIPTION = (
 
 def run() -> None:
     """Entry point of the `onceedit` command: `main`, with memory in huge pages."""
-    restart_with_huge_pages()
-    # Whoever ends a job so wants it to clear up, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    begin_process()
     main()
 
 

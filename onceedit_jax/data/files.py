@@ -19,7 +19,7 @@ from onceedit_jax.storage.bounded import LARGE
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
-_PARQUET_ROWS = 1000  # that are in memory at once
+_PARQUET_ROWS = 64  # that are in memory at once
 
 
 def read_rows(source: str | Path) -> Iterator[Row]:
@@ -153,8 +153,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 raise InputError(
                     f"{path}: unpacks to {size} bytes; expected at most {LARGE}: give a part of it"
                 )
-            number = 0
+            number = unpacked = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                # What a file says of its size is no more than a claim.
+                unpacked += batch.nbytes
+                if unpacked > LARGE:
+                    raise InputError(
+                        f"{path}: unpacks to more than {LARGE} bytes: give a part of it"
+                    )
                 for value in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", value

@@ -116,7 +116,7 @@ def rippleedits(row: Row) -> list[EditRecord]:
     local = {kind: list(_queries(row, kind)) for kind in RIPPLES_LOCAL}
     ripples = {kind: list(_queries(row, kind)) for kind in RIPPLES}
     statement = edit.text("prompt")
-    before = edit.row("original_fact").text_or_none("prompt")
+    before = edit.row(edit.either("original_fact", "previous_fact")).text_or_none("prompt")
     answers = _answers_by_id([*local.values(), *ripples.values()])
     known = answers.get(edit.values.get("target_id"), ())
     cut = _where_the_answer_begins(statement, before, known)
@@ -129,7 +129,8 @@ def rippleedits(row: Row) -> list[EditRecord]:
             target=target,
             accepted=tuple(text for text in known if text != target),
             locality=tuple(_pairs(local)),
-            portability=tuple(_pairs(ripples)),
+            # An answer has to name all that is asked for, which no pair can say.
+            portability=tuple(_pairs(ripples, single=True)),
             subject=_shared_subject(prompt, local["Relation_Specificity"]),
             true_answers=(_without_stop(before[cut:]),)
             if before and before.startswith(statement[:cut])
@@ -273,14 +274,20 @@ def _queries(row: Row, kind: str) -> Iterator[Query]:
                 texts = (*answer.texts("value"), *answer.texts("aliases"))
                 # As there: single letters are no answers.
                 answers.append([text for text in texts if len(text) > 1 or text.isdigit()])
-            prompt, ids = query.text_or_none("prompt"), query.values.get("target_ids")
+            # Of two hops, `target_ids` is what the first one leads to.
+            two_hops = query.text_or_none("query_type") == "two_hop"
+            ids = query.values.get("second_hop_target_ids" if two_hops else "target_ids")
+            prompt = query.text_or_none("prompt")
             if prompt and any(answers):
                 yield prompt, answers, ids
 
 
-def _pairs(tests: dict[str, list[Query]]) -> Iterator[Pair]:
+def _pairs(tests: dict[str, list[Query]], *, single: bool = False) -> Iterator[Pair]:
+    """The queries as pairs; perhaps only those with a single answer, whatever its names."""
     for kind, queries in tests.items():
         for prompt, answers, _ in queries:
+            if single and len(answers) > 1:
+                continue
             first, *others = dict.fromkeys(text for each in answers for text in each)
             yield Pair(prompt, first, tuple(others), kind)
 

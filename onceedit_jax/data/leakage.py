@@ -45,8 +45,16 @@ def drop_leaks(
     """
     prompts, texts = set[str](), set[str]()
     for record in evaluated:
-        pairs = [(text, record.target) for text in (record.prompt, *record.rephrases)]
-        pairs += [(p.prompt, p.target) for p in (*record.locality, *record.portability)]
+        pairs = [
+            (text, answer)
+            for text in (record.prompt, *record.rephrases)
+            for answer in (record.target, *record.accepted)
+        ]
+        pairs += [
+            (pair.prompt, answer)
+            for pair in (*record.locality, *record.portability)
+            for answer in (pair.target, *pair.accepted)
+        ]
         prompts.update(_plain(prompt) for prompt, _ in pairs)
         texts.update(_plain(f"{prompt} {target}") for prompt, target in pairs if prompt)
     prompts.discard("")

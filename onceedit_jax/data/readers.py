@@ -139,8 +139,8 @@ def _by_object(name: str, read: Read, keys: tuple[str, ...], *, unused: tuple[st
 
 _LABELS = ("id", "index", "case_id", "source")  # of rows
 _QUERY = (  # what a query of RippleEdits says of itself beside prompt and answers
-    *("query_type", "subject_id", "relation", "phrase"),
-    *("second_relation", "second_hop_target_ids"),
+    *("subject_id", "relation", "phrase", "second_relation"),
+    *("target_ids", "second_hop_target_ids"),
 )
 _TARGETS = ("requested_rewrite.target_new.id", "requested_rewrite.target_true.id")
 
@@ -196,7 +196,11 @@ READERS: dict[str, Reader] = {
             ("edit", formats.RIPPLES_LOCAL[0]),
             unused=(
                 *("example_type", "edit.subject_id", "edit.relation"),
-                *(f"edit.original_fact.{key}" for key in ("subject_id", "relation", "target_id")),
+                *(
+                    f"edit.{fact}.{key}"
+                    for fact in ("original_fact", "previous_fact")
+                    for key in ("subject_id", "relation", "target_id")
+                ),
                 *(
                     f"{test}.{key}"
                     for test in (*formats.RIPPLES_LOCAL, *formats.RIPPLES)

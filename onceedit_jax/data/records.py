@@ -104,7 +104,7 @@ class UnrelatedRow:
 def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
     """Positions of records that contradict another one.
 
-    Two records contradict when their targets differ and
+    Two records contradict when neither's target is an accepted answer of the other, and
 
     - their prompts are equal, or
     - their subjects and true answers are equal (ZsRE asks for one fact in several ways, each with
@@ -113,7 +113,12 @@ def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
 
     All texts are compared after `normalise`. The result has both records of each pair.
     """
+    answers = [set(map(normalise, (record.target, *record.accepted))) for record in records]
     targets = [normalise(record.target) for record in records]
+
+    def differ(i: int, j: int) -> bool:
+        return targets[i] not in answers[j] and targets[j] not in answers[i]
+
     prompts = _group((normalise(record.prompt), i) for i, record in enumerate(records))
     facts = _group(
         ((normalise(record.subject), frozenset(map(normalise, record.true_answers))), i)
@@ -122,12 +127,13 @@ def contradicting(records: Sequence[EditRecord]) -> frozenset[int]:
     )
     positions: set[int] = set()
     for members in [*prompts.values(), *facts.values()]:
+        # Most have one answer. Where they differ, each is held against the others.
         if len({targets[i] for i in members}) > 1:
-            positions.update(members)
+            positions.update(i for i in members if any(differ(i, j) for j in members))
     for i, record in enumerate(records):
         for rephrase in record.rephrases:
             others = prompts.get(normalise(rephrase), [])
-            opposed = [j for j in others if targets[j] != targets[i]]
+            opposed = [j for j in others if differ(i, j)]
             if opposed:
                 positions.update([i, *opposed])
     return frozenset(positions)

@@ -98,10 +98,14 @@ class Row:
     def either(self, *keys: str) -> str:
         """The first of these keys that is there with a value; where none is, the first.
 
-        All of them count as understood.
+        Another one that is there too does not count as understood: what it says is not read.
         """
-        there = [key for key in keys if self.has(key)]
-        return there[0] if there else keys[0]
+        there = [key for key, value in dict(self.values).items() if value not in _ABSENT]
+        chosen = next((key for key in keys if key in there), keys[0])
+        for key in keys:
+            if key == chosen or key not in there:
+                self.values.get(key)
+        return chosen
 
     def text(self, key: str) -> str:
         """The text under a key; a number as it is written.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, Pair
-from onceedit_jax.evaluation.metrics import Scores, best_accuracy, record_means, scores
+from onceedit_jax.evaluation.metrics import Scores, accepted_accuracy, record_means, scores
 
 METRICS = ("rel", "gen", "loc", "portability")
 
@@ -62,8 +62,8 @@ def with_accepted(every: Sequence[Question]) -> tuple[list[Pair], list[int]]:
     return pairs, owners
 
 
-def best(values: Sequence[float], owners: Sequence[int]) -> list[float]:
-    """The value of each question, from those of its texts; see `best_accuracy`.
+def per_question(values: Sequence[float], owners: Sequence[int]) -> list[float]:
+    """The value of each question, from those of its texts; see `accepted_accuracy`.
 
     Args:
       values: of the pairs that `with_accepted` gives.
@@ -73,7 +73,7 @@ def best(values: Sequence[float], owners: Sequence[int]) -> list[float]:
     others: dict[int, list[float]] = {}
     for owner, value in zip(owners, values[count:], strict=True):
         others.setdefault(owner, []).append(value)
-    return [best_accuracy(value, others.get(i, ())) for i, value in enumerate(values[:count])]
+    return [accepted_accuracy(value, others.get(i, ())) for i, value in enumerate(values[:count])]
 
 
 def average(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from onceedit_jax.evaluation.rule_choice import RuleChoice, choose_rules
 from onceedit_jax.evaluation.summaries import summary, warnings, write_json, write_jsonl
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate, Gate
-from onceedit_jax.storage.locks import locked
+from onceedit_jax.storage.files import locked_by_first
 from onceedit_jax.storage.versions import versions
 
 
@@ -128,7 +127,7 @@ def evaluate_from_files(
       RunError: the output cannot be written, or another program is writing it.
     """
     host = join(options.distributed)
-    with nullcontext() if host.index else locked(options.out, seconds=0):
+    with locked_by_first(options.out, together=host.count > 1, seconds=0):
         return _evaluated(
             options,
             host,

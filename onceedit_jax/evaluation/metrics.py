@@ -88,7 +88,7 @@ def _begins_with(answer: str, target: str) -> bool:
     return not (rest and rest[0].isalnum() and gold[-1].isalnum())
 
 
-def best_accuracy(first: float, others: Sequence[float]) -> float:
+def accepted_accuracy(first: float, others: Sequence[float]) -> float:
     """A question's token accuracy where other answers are accepted beside the first.
 
     An accepted answer of which every token is predicted is right. One that is right in part counts

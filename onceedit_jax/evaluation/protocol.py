@@ -20,7 +20,7 @@ from onceedit_jax.evaluation.asked import (
     METRICS,
     Question,
     average,
-    best,
+    per_question,
     questions,
     with_accepted,
 )
@@ -125,13 +125,18 @@ def evaluate_block(
 
     if mode in ("teacher-forced", "both"):
         pairs, owners = with_accepted(every)
-        scored = ensemble.score(pairs)
-        for t, texts in enumerate(scored.targets):
+        scored = ensemble.score(pairs[: len(every)])
+        # Apart, so that losses and decisions are those of the questions' own answers.
+        others = (
+            ensemble.score(pairs[len(every) :]).targets if owners else [()] * len(scored.targets)
+        )
+        for t, own in enumerate(scored.targets):
+            texts = [*own, *others[t]]
             metrics = [q.metric for q in every] + ["" for _ in owners]
             each = [_forced(*one) for one in zip(metrics, texts, strict=True)]
-            olds, news = (best([one[i] for one in each], owners) for i in (0, 1))
+            olds, news = (per_question([one[i] for one in each], owners) for i in (0, 1))
             details = [{"before": old, "after": new} for old, new in zip(olds, news, strict=True)]
-            add(t, "teacher-forced", scored.alphas[: len(every)], details)
+            add(t, "teacher-forced", scored.alphas, details)
             if (target_losses := scored.losses[t]) is not None:
                 name = ensemble.targets[t].name
                 losses[name] = target_losses.sum(0).tolist()
@@ -279,4 +284,4 @@ def _alone(
         gold = np.array(tokens[start:])
         values.append(float(token_accuracy(predicted[offset : offset + len(gold)], gold)))
         offset += len(gold)
-    return average(every, best(values, owners), len(records))
+    return average(every, per_question(values, owners), len(records))

@@ -14,7 +14,7 @@ from onceedit_jax.editing.editor import EditorResult, Read
 from onceedit_jax.editors.layers import Rows
 from onceedit_jax.editors.rows import target_rows
 from onceedit_jax.ensemble.target import Target
-from onceedit_jax.evaluation.asked import average, best, questions, with_accepted
+from onceedit_jax.evaluation.asked import average, per_question, questions, with_accepted
 from onceedit_jax.evaluation.metrics import token_accuracy
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
@@ -60,7 +60,7 @@ def score(
     wanted = np.where(is_locality[:, None], before, gold)
     for when, predicted in (("before", before), ("after", after)):
         shares = token_accuracy(predicted, wanted, gold >= 0).tolist()
-        summary[when] = average(asked, best(shares, owners), len(records)).as_dict()
+        summary[when] = average(asked, per_question(shares, owners), len(records)).as_dict()
     return summary
 
 

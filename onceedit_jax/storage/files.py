@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from onceedit_jax.distributed.hosts import barrier, is_first
+from onceedit_jax.distributed.hosts import barrier, first_decides, is_first
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.storage.locks import locked
+from onceedit_jax.storage.locks import WAIT, locked
 
 
 class FolderKind(NamedTuple):
@@ -49,6 +49,30 @@ def check_replaceable(folder: Path, kind: FolderKind) -> None:
 
 
 @contextmanager
+def locked_by_first(place: Path, *, together: bool, seconds: float = WAIT) -> Iterator[None]:
+    """`locked` by the first of several hosts; all of them raise where it cannot be held.
+
+    Args:
+      place: what is written, on a file system that they share.
+      together: whether there are other hosts, which call this too.
+      seconds: as for `locked`.
+
+    Raises:
+      RunError: as for `locked`.
+    """
+    with ExitStack() as stack:
+        failure: RunError | None = None
+        if is_first(together):
+            try:
+                stack.enter_context(locked(place, seconds=seconds))
+            except RunError as error:
+                failure = error
+        if not first_decides(together, failure is None):
+            raise failure or RunError(f"{place}: the first host cannot write here; see its message")
+        yield
+
+
+@contextmanager
 def fresh_folder(folder: Path, kind: FolderKind, *, together: bool = False) -> Iterator[Path]:
     """Write a folder under a temporary name, and rename it when it is complete.
 
@@ -69,7 +93,7 @@ def fresh_folder(folder: Path, kind: FolderKind, *, together: bool = False) -> I
     folder = folder.resolve()
     fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     first = is_first(together)
-    with locked(folder) if first else nullcontext():
+    with locked_by_first(folder, together=together):
         if first:
             _put_back(folder, fresh, old)  # after a run that was killed
             check_replaceable(folder, kind)

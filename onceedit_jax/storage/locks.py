@@ -2,6 +2,8 @@
 
 A lock is a hidden file beside the place, which the system holds for a process: it is free again
 when that process has ended, however it ended. The file says who holds it, and since when.
+
+JAX is not needed here.
 """
 
 import os
@@ -47,12 +49,18 @@ def locked(place: Path, *, seconds: float = WAIT) -> Iterator[None]:
             "write beside it: check permissions and free space. Nothing was changed"
         ) from error
     try:
-        with suppress(OSError):  # a full disk: the lock holds without a name
-            since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-            path.write_text(f"{os.getpid()}\n{platform.node()}\n{since}\n", encoding="utf-8")
+        if lock.lock_counter == 1:
+            _write_owner(path)
         yield
     finally:
         lock.release()
+
+
+def _write_owner(path: Path) -> None:
+    """Say who holds a lock; a full disk leaves it without a name."""
+    with suppress(OSError):
+        since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+        path.write_text(f"{os.getpid()}\n{platform.node()}\n{since}\n", encoding="utf-8")
 
 
 def _owner(path: Path) -> str:

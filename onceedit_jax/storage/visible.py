@@ -7,9 +7,10 @@ cursor, set the window's title or hide text, and marks that turn the direction o
 import re
 
 # Control characters but tab and newline; line and paragraph separators; marks that reverse text;
-# halves of characters, which no terminal can be sent.
+# halves of characters, which no terminal can be sent; tags, which nobody sees.
 _OBEYED = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 

@@ -103,7 +103,15 @@ RIPPLES = {
     "Subject_Aliasing": lists_of_tests(
         query("The name of the mother of Ada Quill is", ["Eve is Here", "Eve"], ids=["Q5"])
     ),
-    "Compositionality_I": [],
+    "Compositionality_I": lists_of_tests(
+        query(
+            "The name of the country of the mother of Ada of Norland is",
+            ["Sorvik", "SV"],
+            ids=["Q5"],
+            query_type="two_hop",
+            second_hop_target_ids=["Q9"],
+        )
+    ),
     "Compositionality_II": lists_of_tests(query("The name of nobody is")),
     "Forgetfulness": lists_of_tests(query("The name of a child of Di is", ["Gil"])),
 }
@@ -207,10 +215,38 @@ def test_rippleedits_statements_are_taken_apart(tmp_path):
         ("Forgetfulness", "The name of a child of Di is", "Gil", ()),
     ]
     assert [(pair.kind, pair.target, pair.accepted) for pair in record.portability] == [
-        ("Logical_Generalization", "Cy", ("Flo", "Florence")),
+        ("Compositionality_I", "Sorvik", ("SV",)),
         ("Subject_Aliasing", "Eve is Here", ("Eve",)),
     ]
     assert not warned
+
+
+def test_the_answer_after_two_hops_is_none_of_the_edit(tmp_path):
+    (record,), _ = loaded(tmp_path, {**RIPPLES, "Subject_Aliasing": []})
+    assert not record.accepted
+
+
+def test_a_second_key_of_one_meaning_is_named(tmp_path):
+    row = {"prompt": "The capital of Norland is", "target_new": "Ask", "question": "Which?"}
+    (record,), warned = loaded(tmp_path, row)
+    assert record.prompt == row["prompt"]
+    assert len(warned) == 1 and "question" in warned[0]
+
+
+def test_an_accepted_answer_is_no_contradiction_but_a_leak(tmp_path):
+    rows = [
+        {"prompt": "Where?", "target": ["USA", "United States"]},
+        {"prompt": "Where?", "target": "United States"},
+        {"prompt": "Who?", "target": "Ada", "accepted": ["A. Quill"]},
+        {"prompt": "Who?", "target": "Bo"},
+    ]
+    records, _ = loaded(tmp_path, *rows)
+    assert contradicting(records) == {2, 3}
+    leaking = UnrelatedRow("Who? A. Quill")
+    assert drop_leaks([leaking, UnrelatedRow("Why?")], records) == (
+        [UnrelatedRow("Why?")],
+        [leaking],
+    )
 
 
 WORDS = st.lists(st.sampled_from(["Ada", "is", "are", "of", "Norland"]), min_size=1, max_size=5)

@@ -26,6 +26,7 @@ from onceedit_jax.editing.upkeep import add_edits, compact_edits
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates import both
 from onceedit_jax.storage import checkpoints, files
+from onceedit_jax.storage.files import locked_by_first
 from onceedit_jax.storage.locks import locked
 
 QUICK = dataclasses.replace(ADAPTER, epochs=60)
@@ -165,7 +166,7 @@ def test_no_lock_is_left_where_there_is_no_artifact(tmp_path, head):
 
 def test_an_artifact_in_use_is_not_replaced(folder, trained, monkeypatch):
     plugin = trained(None, None, FIRST)
-    monkeypatch.setattr(files, "locked", partial(locked, seconds=0.05))
+    monkeypatch.setattr(files, "locked_by_first", partial(locked_by_first, seconds=0.05))
     with (
         in_another_thread(locked(folder)),
         pytest.raises(RunError, match=r"process \d+ on .* is writing"),

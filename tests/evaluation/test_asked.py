@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onceedit_jax.data.records import EditRecord, Pair
-from onceedit_jax.evaluation.asked import average, best, questions, with_accepted
-from onceedit_jax.evaluation.metrics import best_accuracy, exact_match
+from onceedit_jax.evaluation.asked import average, per_question, questions, with_accepted
+from onceedit_jax.evaluation.metrics import accepted_accuracy, exact_match
 from onceedit_jax.evaluation.probes import Probe, score_probe
 
 RECORD = EditRecord(
@@ -49,7 +49,7 @@ SHARE = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 
 @given(first=SHARE, others=st.lists(SHARE))
 def test_an_answer_that_is_right_in_part_never_raises_a_score(first, others):
-    found = best_accuracy(first, others)
+    found = accepted_accuracy(first, others)
     assert found == (1.0 if 1.0 in others else first)
     assert found >= first
 
@@ -59,7 +59,7 @@ def test_the_best_of_each_question_is_its_own(cases):
     firsts = [first for first, _ in cases]
     owners = [i for i, (_, others) in enumerate(cases) for _ in others]
     rest = [value for _, others in cases for value in others]
-    assert best(firsts + rest, owners) == [best_accuracy(*case) for case in cases]
+    assert per_question(firsts + rest, owners) == [accepted_accuracy(*case) for case in cases]
 
 
 def test_kinds_are_averaged_apart_and_their_mean_counts_each_once():

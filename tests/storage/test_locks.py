@@ -132,8 +132,8 @@ def test_a_second_evaluation_to_one_place_is_refused_before_it_begins(tmp_path):
 
 WAITS = """
 import sys, time
-from onceedit_jax.cli import main
-main.restart_with_huge_pages = lambda: None
+from onceedit_jax.cli import environment, main
+environment.restart_with_huge_pages = lambda: None
 def wait(arguments):
     try:
         print("begun", flush=True)
