@@ -193,7 +193,8 @@ def test_two_hosts_edit_and_evaluate_and_go_on_after_one_has_died(tmp_path: Path
     editing = ["edit", *flags, "--mesh", "data=2,fsdp=2,tensor=2", "--out", str(edited), *short]
     for _, told, code in ended(*on_two_hosts(*editing)):
         assert code == 0, told[-3000:]
-    assert not [p for p in tmp_path.glob("*edited?*") if p.suffix != ".lock"]  # the checkpoint is gone, and all that is half done
+    # The checkpoint is gone, and all that is half done; an empty lock may stay.
+    assert not [path for path in tmp_path.glob("*edited?*") if path.suffix != ".lock"]
 
     def evaluating(out):
         asked = [flag for target in targets for flag in ("--target", target)]
