@@ -1,6 +1,7 @@
 """mkdocs hook: pages that lie outside docs/, the API reference, and links into the repository.
 
-- `CHANGELOG.md`, `CONTRIBUTING.md` and the pages of `results/` become pages of the site.
+- `CHANGELOG.md`, `CONTRIBUTING.md`, `SECURITY.md` and the pages of `results/` become pages of the
+  site.
 - The API reference is made from the public names of the package, one page for each
   package folder.
 - A relative link to a file that is no page of the site leads to that file in the repository.
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "onceedit_jax"
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "results/*/README.md", "results/*/*.svg")
+OUTSIDE = (
+    "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "results/*/README.md", "results/*/*.svg",
+)  # fmt: skip
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
 
 

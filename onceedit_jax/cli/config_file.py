@@ -1,30 +1,39 @@
-"""`--config FILE.yaml`: flags from a file, as if they were typed."""
+"""Flags from a file (`--config FILE.yaml`) and from the environment, as if they were typed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import parse_yaml, read_text
 
 
-def with_config(arguments: Sequence[str]) -> list[str]:
+def with_config(
+    arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Replace `--config FILE` by the flags in the file, except those that are typed as well.
+
+    Flags come from the environment too: `ONCEEDIT_SERVE_PORT` is `--port` of `serve`. What is typed
+    comes before the environment, and that before the file.
 
     Args:
       arguments: the command line, the command's name first.
+      environment: variables and their values.
 
     Raises:
       InputError: no such file, or one that has no flags.
     """
-    arguments = list(arguments)
-    if "--config" not in arguments:
-        return arguments
-    at = arguments.index("--config")
-    if at + 1 >= len(arguments):
-        raise InputError("--config: expected the name of a YAML file after it")
-    values = _read(Path(arguments[at + 1]))
-    rest = arguments[:at] + arguments[at + 2 :]
+    rest, values = list(arguments), dict[Any, Any]()
+    if "--config" in arguments:
+        at = rest.index("--config")
+        if at + 1 >= len(rest):
+            raise InputError("--config: expected the name of a YAML file after it")
+        values = {
+            str(name).replace("_", "-"): value for name, value in _read(Path(rest[at + 1])).items()
+        }
+        rest = rest[:at] + rest[at + 2 :]
+    values |= _of_environment(rest[:1], environment)
     # Typed flags replace those of the file: a flag that may be repeated would have both.
     typed = {
         part.split("=")[0].removeprefix("--no-").removeprefix("--").replace("_", "-")
@@ -32,12 +41,21 @@ def with_config(arguments: Sequence[str]) -> list[str]:
         if part.startswith("--")
     }
     flags = [
-        flag
-        for name, value in values.items()
-        if str(name).replace("_", "-") not in typed
-        for flag in _flag(str(name), value)
+        flag for name, value in values.items() if name not in typed for flag in _flag(name, value)
     ]
     return rest[:1] + flags + rest[1:]
+
+
+def _of_environment(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The flags of a command in the environment, each value read as YAML."""
+    if not command:
+        return {}
+    prefix = f"ONCEEDIT_{command[0].upper().replace('-', '_')}_"
+    return {
+        name.removeprefix(prefix).lower().replace("_", "-"): parse_yaml(value, name)
+        for name, value in environment.items()
+        if name.startswith(prefix)
+    }
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -50,9 +68,8 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    dashed = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{dashed}" if value else f"--no-{dashed}"]
+        return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
-        return [part for item in value for part in (f"--{dashed}", str(item))]
-    return [f"--{dashed}", str(value)]
+        return [part for item in value for part in (f"--{name}", str(item))]
+    return [f"--{name}", str(value)]

@@ -3,6 +3,7 @@
 Commands import JAX when they run, so that `--help` answers at once.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -109,6 +110,6 @@ def call(arguments: list[str]) -> None:
             COMMANDS,
             prog="onceedit",
             description=DESCRIPTION,
-            args=with_config(arguments),
+            args=with_config(arguments, os.environ),
             config=(OmitArgPrefixes, UseAppendAction),
         )

@@ -1,8 +1,11 @@
 """What `edit.json` says of an edited plug-in: one frozen record, checked once on loading."""
 
 import dataclasses
+import getpass
 import hashlib
 import json
+import os
+import platform
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -123,12 +126,21 @@ class Operation:
       kind: "edit", "add", "replace", "revert" or "compact".
       edits: ids of the edits that were made, taken back or trained again.
       seconds: that it took.
+      by: who did it, as they or the system say; "" in artifacts of earlier versions.
     """
 
     time: str
     kind: str
     edits: tuple[int, ...]
     seconds: float
+    by: str = ""
+
+    @classmethod
+    def just_done(
+        cls, kind: str, edits: Sequence[int], seconds: float, by: str | None = None
+    ) -> "Operation":
+        """What was done now; by whoever runs this process, unless another one is named."""
+        return cls(now(), kind, tuple(edits), seconds, who() if by is None else by)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +316,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def who() -> str:
+    """Who runs this process, as the system says, and where."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        name = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"{name}@{platform.node()}"
+
+
 def read_info(folder: Path, *, verify: bool = True) -> EditInfo:
     """What the `edit.json` of an artifact says, without reading any array.
 
@@ -345,7 +366,7 @@ def _check_seal(path: Path, text: str, values: dict[str, Any]) -> None:
     if digest != seal[1]:
         raise InputError(
             f"{path}: is damaged: its SHA-256 is {digest}, expected {seal[1]}; restore it or edit "
-            "again (--no-verify, if you changed it yourself)"
+            "again (if you changed it yourself, `onceedit export --no-verify` opens it)"
         )
 
 

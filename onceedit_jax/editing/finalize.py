@@ -122,7 +122,7 @@ def finalize_artifact(
     info = dataclasses.replace(
         info,
         metrics=dataclasses.replace(info.metrics, seconds=seconds),
-        operations=(Operation(time_now, "edit", new, seconds),),
+        operations=(Operation.just_done("edit", new, seconds),),
     )
     return EditedPlugin(
         trained.params,

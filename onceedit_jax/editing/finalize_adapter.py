@@ -138,7 +138,7 @@ def finalize_adapter(
         history=tuple(dict(entry) for entry in result.history),
         versions=versions(),
         relation=RelationInfo(head.layers, head.learnt),
-        operations=(Operation(time_now, "edit", tuple(e.id for e in new), seconds),),
+        operations=(Operation.just_done("edit", [e.id for e in new], seconds),),
         in_adapters=True,
     )
     relation = {

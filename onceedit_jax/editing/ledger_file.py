@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from onceedit_jax.editing.artifact_info import EditInfo, Operation, now, read_info, write_info
+from onceedit_jax.editing.artifact_info import EditInfo, Operation, read_info, write_info
 from onceedit_jax.editing.ledger import reverted
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.locks import locked
@@ -29,7 +29,7 @@ def read_ledger(folder: Path) -> EditInfo:
     return info
 
 
-def revert_edits(folder: Path, ids: Sequence[int]) -> EditInfo:
+def revert_edits(folder: Path, ids: Sequence[int], *, by: str | None = None) -> EditInfo:
     """Take edits back: nothing is trained, and no weight is read.
 
     What an edit had superseded answers again; everything else stays as it is.
@@ -37,6 +37,7 @@ def revert_edits(folder: Path, ids: Sequence[int]) -> EditInfo:
     Args:
       folder: the artifact.
       ids: of the edits.
+      by: who does it, for the ledger (default: whoever runs this process).
 
     Returns:
       What the artifact says of itself now.
@@ -49,7 +50,7 @@ def revert_edits(folder: Path, ids: Sequence[int]) -> EditInfo:
         begun = time.monotonic()
         info = read_ledger(folder)
         edits = reverted(info.edits, ids)
-        done = Operation(now(), "revert", tuple(ids), time.monotonic() - begun)
+        done = Operation.just_done("revert", ids, time.monotonic() - begun, by)
         info = dataclasses.replace(info, edits=edits, operations=(*info.operations, done))
         write_info(folder, info)
         return info

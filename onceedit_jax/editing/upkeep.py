@@ -27,7 +27,6 @@ from onceedit_jax.editing.artifact_info import (
     EditInfo,
     Operation,
     needed_adapters,
-    now,
     read_info,
     write_info,
 )
@@ -69,6 +68,7 @@ def add_edits(
     replacing: Collection[int] = (),
     base: str | Path | None = None,
     head: LearntHead | None = None,
+    by: str | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Added:
@@ -85,6 +85,7 @@ def add_edits(
       replacing: ids of edits that the records supersede, whatever the gate says.
       base: the model that the artifact was made for (default: the one that it names).
       head: the model's relation head (default: as for `edit`).
+      by: who adds them, for the ledger (default: whoever runs this process).
       on_step: progress callback.
       on_warning: called with one line about each edit whose key is weak.
 
@@ -128,7 +129,7 @@ def add_edits(
             superseded = _superseded(plugin, made, [entry.id for entry in new], replacing)
             _write(folder, number, made, new)
             kind, ids = "replace" if replacing else "add", tuple(entry.id for entry in new)
-            done = Operation(now(), kind, ids, time.monotonic() - begun)
+            done = Operation.just_done(kind, ids, time.monotonic() - begun, by)
             write_info(folder, _changed(info, added(info.edits, new, superseded), made, done))
             return Added(new, superseded, known)
     # Meanwhile others have added some of these facts, or taken some back that were known.
@@ -140,6 +141,7 @@ def add_edits(
         replacing=replacing,
         base=base,
         head=head,
+        by=by,
         on_step=on_step,
         on_warning=on_warning,
     )
@@ -194,7 +196,7 @@ def compact_edits(
         )
         _write(folder, number, made, plugin.info.edits)
         ids = tuple(entry.id for entry in edits if entry.adapter == number)
-        done = Operation(now(), "compact", ids, time.monotonic() - begun)
+        done = Operation.just_done("compact", ids, time.monotonic() - begun)
         info = _changed(info, edits, made, done)
         write_info(folder, info)
         remove_other_adapters(folder, needed_adapters(edits))

@@ -20,6 +20,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from onceedit_jax.errors import OnceEditError
 from onceedit_jax.serving.asking import Ask
 from onceedit_jax.serving.completions import Reply, chat_asks, text_asks
+from onceedit_jax.serving.edit_schemas import (
+    ChangeRequest,
+    Edit,
+    EditList,
+    EditsQuery,
+    EditsRequest,
+    Job,
+    JobList,
+    RevertRequest,
+)
 from onceedit_jax.serving.explanations import (
     ExplainRequest,
     Explanation,
@@ -30,21 +40,15 @@ from onceedit_jax.serving.guards import gone, may_write, read
 from onceedit_jax.serving.openapi import Operation, document
 from onceedit_jax.serving.page import page_files
 from onceedit_jax.serving.problems import Problem, invalid
+from onceedit_jax.serving.request_log import log_request, tell
 from onceedit_jax.serving.schemas import (
     ChatCompletion,
     ChatRequest,
     Completion,
     CompletionRequest,
-    Edit,
-    EditList,
-    EditsQuery,
-    EditsRequest,
     Health,
-    Job,
-    JobList,
     ModelCard,
     ModelList,
-    RevertRequest,
 )
 from onceedit_jax.serving.service import Answers, Service
 
@@ -189,20 +193,25 @@ class Endpoints:
         """`POST /v1/edits`."""
         may_write(request, self.service.settings.token)
         asked = await read(request, EditsRequest, self.service.settings)
-        return _shown(await asyncio.to_thread(self.service.keeper.add, asked), 202)
+        return _shown(
+            await asyncio.to_thread(self.service.keeper.add, asked, _by(request, asked)), 202
+        )
 
     async def revert(self, request: Request) -> Response:
         """`POST /v1/edits/revert`."""
         may_write(request, self.service.settings.token)
         asked = await read(request, RevertRequest, self.service.settings)
-        return _shown(await asyncio.to_thread(self.service.keeper.revert, asked), 202)
+        return await self._reverted(request, asked)
 
     async def delete(self, request: Request) -> Response:
         """`DELETE /v1/edits/{edit}`."""
         may_write(request, self.service.settings.token)
         number = self.service.edit(request.path_params["edit"]).id
-        asked = RevertRequest(ids=[number])
-        return _shown(await asyncio.to_thread(self.service.keeper.revert, asked), 202)
+        return await self._reverted(request, RevertRequest(ids=[number]))
+
+    async def _reverted(self, request: Request, asked: RevertRequest) -> Response:
+        by = _by(request, asked)
+        return _shown(await asyncio.to_thread(self.service.keeper.revert, asked, by), 202)
 
     async def jobs(self, request: Request) -> Response:
         """`GET /v1/edits/jobs`."""
@@ -239,6 +248,13 @@ class Endpoints:
         try:
             await _unless_gone(request, answers.begin())
             reply = Reply(answers, tokenizer, chat=chat, model=asked.model)
+            tell(
+                request.scope,
+                model=asked.model,
+                edits=[begun.edit for begun in answers.begun],
+                prompt_tokens=sum(begun.prompt_tokens for begun in answers.begun),
+                prompts=[ask.prompt for ask in asks],
+            )
             if asked.stream:
                 options = asked.stream_options
                 usage = options is not None and options.include_usage
@@ -289,6 +305,12 @@ async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _by(request: Request, asked: ChangeRequest) -> str:
+    """Who changes the edits, for the ledger: the name that is given, and the address."""
+    place = request.client.host if request.client else "unknown"
+    return f"{asked.user}, over HTTP from {place}" if asked.user else f"over HTTP from {place}"
 
 
 def _always(response: Response) -> Handler:
@@ -342,10 +364,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 class _Counted:
-    """Counts requests, and how long they take."""
+    """Counts and logs requests, and how long they take."""
 
     def __init__(self, inner: ASGIApp, service: Service) -> None:
-        self._inner, self._metrics = inner, service.metrics
+        self._inner, self._metrics, self._log = inner, service.metrics, service.settings.log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -364,4 +386,7 @@ class _Counted:
         finally:
             path = scope.get(PATH, "other")
             self._metrics.requests.labels(path, str(status)).inc()
-            self._metrics.seconds.labels(path).observe(time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            self._metrics.seconds.labels(path).observe(seconds)
+            if self._log != "off":
+                log_request(scope, path, status, seconds, texts=self._log == "texts")

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.serving.schemas import EditsRequest, RevertRequest
+from onceedit_jax.serving.edit_schemas import EditsRequest, RevertRequest
 from onceedit_jax.storage.text_files import write_whole
 
 
@@ -24,6 +24,7 @@ class Pending(BaseModel):
       created: when it was accepted.
       add: facts to be learnt; None for edits to be taken back.
       revert: edits to be taken back.
+      by: who asked for it.
       starts: how many times its making began, and a server was killed meanwhile.
     """
 
@@ -33,6 +34,7 @@ class Pending(BaseModel):
     created: str
     add: EditsRequest | None = None
     revert: RevertRequest | None = None
+    by: str = ""
     starts: int = 0
 
     @property

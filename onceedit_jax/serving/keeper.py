@@ -19,11 +19,11 @@ from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import Progress
 from onceedit_jax.editing.upkeep import add_edits
 from onceedit_jax.errors import OnceEditError, RunError
+from onceedit_jax.serving.edit_schemas import EditsRequest, Job, JobProgress, RevertRequest
 from onceedit_jax.serving.edits import EditedFolder, Edits
 from onceedit_jax.serving.journal import Journal, Pending
 from onceedit_jax.serving.metrics import Metrics
 from onceedit_jax.serving.problems import Problem
-from onceedit_jax.serving.schemas import EditsRequest, Job, JobProgress, RevertRequest
 
 LOG = logging.getLogger(__name__)
 REMEMBERED = 1000  # jobs that have ended
@@ -123,18 +123,18 @@ class Keeper:
                 raise Problem(404, f"no job {name}; GET /v1/edits/jobs lists them", param="job")
             return self._jobs[name]
 
-    def add(self, request: EditsRequest) -> Job:
-        """Accept facts to be learnt. This writes a file: call it from a thread.
+    def add(self, request: EditsRequest, by: str) -> Job:
+        """Accept facts to be learnt, of somebody. This writes a file: call it from a thread.
 
         Raises:
           Problem: too many jobs wait, or the edits cannot change.
           RunError: the journal cannot be written.
         """
         self._check_ids(request.replacing, "replacing")
-        return self._accept(Pending(id=_name(), created=now(), add=request))
+        return self._accept(Pending(id=_name(), created=now(), by=by, add=request))
 
-    def revert(self, request: RevertRequest) -> Job:
-        """Accept edits to be taken back. This writes a file: call it from a thread.
+    def revert(self, request: RevertRequest, by: str) -> Job:
+        """Accept that somebody takes edits back. This writes a file: call it from a thread.
 
         Raises:
           Problem: an id that no edit has, or of one that was taken back; too many jobs wait; or the
@@ -142,7 +142,7 @@ class Keeper:
           RunError: the journal cannot be written.
         """
         self._check_ids(request.ids, "ids")
-        return self._accept(Pending(id=_name(), created=now(), revert=request))
+        return self._accept(Pending(id=_name(), created=now(), by=by, revert=request))
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         states = {entry.id: entry.state for entry in self.edits.info.edits}
@@ -286,6 +286,7 @@ class Keeper:
             last_wins=request.last_wins,
             replacing=request.replacing,
             base=self._folder.base,
+            by=pending.by,
             on_step=on_step,
             on_warning=warnings.append,
         )
@@ -298,7 +299,7 @@ class Keeper:
 
     def _reverted(self, pending: Pending) -> dict[str, Any]:
         assert pending.revert is not None
-        revert_edits(self._folder.path, pending.revert.ids)
+        revert_edits(self._folder.path, pending.revert.ids, by=pending.by)
         return {"edits": pending.revert.ids}
 
     def _reread(self) -> None:

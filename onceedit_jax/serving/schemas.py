@@ -1,4 +1,4 @@
-"""What requests and answers hold; these records check requests and make the OpenAPI document.
+"""What questions and answers hold; these records check requests and make the OpenAPI document.
 
 The shapes are those of OpenAI's interface. A field that is not here is refused by its name, and so
 is a value that would change an answer in a way that this server does not know.
@@ -8,12 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MOST_PROMPTS, MOST_EDITS = 64, 1000
+MOST_PROMPTS = 64
 MOST_TOP = 20  # of the likeliest tokens that a request may ask for
 Text = Annotated[str, Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0, allow_inf_nan=False)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
-Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class RequestRecord(BaseModel):
@@ -123,45 +122,6 @@ class CompletionRequest(_Sampling):
     def prompts(self) -> list[str]:
         """The texts."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
-
-
-class NewEdit(RequestRecord):
-    """A fact."""
-
-    prompt: Annotated[str, Field(min_length=1, max_length=2000)]
-    target: Annotated[str, Field(min_length=1, max_length=2000)] = Field(
-        description="The new answer."
-    )
-    subject: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    aliases: Annotated[list[Text], Field(max_length=50)] = []
-    rephrase: Text | None = None
-
-
-class EditsRequest(RequestRecord):
-    """Facts to be learnt."""
-
-    edits: Annotated[list[NewEdit], Field(min_length=1, max_length=MOST_EDITS)]
-    last_wins: bool = Field(
-        default=False, description="Of two that contradict each other, take the later one."
-    )
-    replacing: Annotated[list[Id], Field(max_length=MOST_EDITS)] = Field(
-        default=[], description="Ids of edits in whose place these answer."
-    )
-
-
-class RevertRequest(RequestRecord):
-    """Edits to be taken back."""
-
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_EDITS)]
-
-
-class EditsQuery(BaseModel):
-    """Which edits to list."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    all: bool = Field(default=False, description="Those that do not answer any more too.")
-    about: str = Field(default="", max_length=500, description="Only those that hold this text.")
 
 
 class AnswerRecord(BaseModel):
@@ -309,61 +269,6 @@ class ModelList(AnswerRecord):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class Edit(AnswerRecord):
-    """An edit in the ledger."""
-
-    id: int
-    prompt: str
-    target: str
-    subject: str | None
-    aliases: list[str]
-    state: Literal["live", "superseded", "reverted"]
-    superseded_by: int | None
-    supersedes: list[int] = Field(description="Ids of the edits that gave way to this one.")
-    added: str
-    source: str
-
-
-class EditList(AnswerRecord):
-    """The ledger."""
-
-    object: Literal["list"] = "list"
-    revision: int
-    data: list[Edit]
-
-
-class JobProgress(AnswerRecord):
-    """How far the training is."""
-
-    step: int
-    steps: int
-    loss: float
-    reliability: float
-
-
-class Job(AnswerRecord):
-    """A change of the edits, which runs beside the answers."""
-
-    id: str
-    object: Literal["edit.job"] = "edit.job"
-    kind: Literal["add", "revert"]
-    status: Literal["queued", "running", "done", "failed"]
-    created: str
-    progress: JobProgress | None = None
-    edits: list[int] = Field(default=[], description="Ids of the edits that came or went.")
-    superseded: list[int] = Field(default=[], description="Ids of edits that gave way.")
-    known: int = Field(default=0, description="Facts that were there already.")
-    warnings: list[str] = []
-    error: str | None = None
-
-
-class JobList(AnswerRecord):
-    """Changes of the edits since the server began, and those that wait."""
-
-    object: Literal["list"] = "list"
-    data: list[Job]
 
 
 class Health(AnswerRecord):

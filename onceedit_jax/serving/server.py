@@ -25,6 +25,7 @@ from onceedit_jax.serving.engine import Engine, check_rule
 from onceedit_jax.serving.guards import patient
 from onceedit_jax.serving.keeper import Keeper
 from onceedit_jax.serving.metrics import Metrics
+from onceedit_jax.serving.request_log import log_to_stderr
 from onceedit_jax.serving.service import Service
 from onceedit_jax.serving.settings import ServingSettings
 from onceedit_jax.serving.worker import Worker
@@ -122,6 +123,8 @@ class Server(uvicorn.Server):
           RunError: the address cannot be listened on.
         """
         self.service, settings = service, service.settings
+        if settings.log != "off":
+            log_to_stderr()
         _allow_files(settings.connections + SPARE_FILES)
         super().__init__(
             uvicorn.Config(

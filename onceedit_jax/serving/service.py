@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.serving.asking import Ask, Begun, Ended, Event, Ticket
+from onceedit_jax.serving.edit_schemas import Edit, EditList
 from onceedit_jax.serving.keeper import Keeper
 from onceedit_jax.serving.metrics import Metrics
 from onceedit_jax.serving.problems import Problem
-from onceedit_jax.serving.schemas import Edit, EditList, Health, ModelCard
+from onceedit_jax.serving.schemas import Health, ModelCard
 from onceedit_jax.serving.settings import ServingSettings
 from onceedit_jax.serving.worker import MOST_FAULTS, Worker
 

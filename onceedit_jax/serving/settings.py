@@ -1,6 +1,7 @@
 """Every bound and address of the server, in one frozen record; this module imports no JAX."""
 
 import dataclasses
+from typing import Literal
 
 from onceedit_jax.checks import check_settings
 from onceedit_jax.errors import InputError
@@ -26,6 +27,8 @@ class ServingSettings:
       jobs: changes of the edits that wait at most (429).
       reread_seconds: how often the folder is looked at, for edits that another program made.
       grace_seconds: that open requests may take after the server was told to stop.
+      log: one line of JSON a request, on standard error: "requests" without the texts of prompts,
+        "texts" with them.
       warm: compile for common lengths before the first request.
     """
 
@@ -43,6 +46,7 @@ class ServingSettings:
     jobs: int = 64
     reread_seconds: float = 2.0
     grace_seconds: float = 20.0
+    log: Literal["off", "requests", "texts"] = "off"
     warm: bool = True
 
     def __post_init__(self) -> None:

@@ -178,6 +178,24 @@ def test_a_config_file_stands_for_flags_and_typed_flags_win(tmp_path):
     assert with_config([*begin, "--target", "c"]) == ["edit", *flags[:3], "--target", "c"]
 
 
+def test_flags_come_from_the_environment_after_typed_ones_and_before_the_file(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("port: 1\nrows: 2\nwarm: true\n")
+    begin = ["serve", "--config", str(config)]
+    environment = {
+        "ONCEEDIT_SERVE_PORT": "80", "ONCEEDIT_SERVE_WARM": "false", "ONCEEDIT_EVALUATE_LIMIT": "3",
+        "ONCEEDIT_SERVE_BODY_BYTES": "9", "ONCEEDIT_SERVE_TARGET": "[a, b]", "ONCEEDIT_CACHE": "c",
+    }  # fmt: skip
+    rest = ["--body-bytes", "9", "--target", "a", "--target", "b"]
+    assert with_config(begin, environment) == [
+        "serve", "--port", "80", "--rows", "2", "--no-warm", *rest
+    ]  # fmt: skip
+    assert with_config(["serve", "--port=5", "--warm"], environment) == [
+        "serve", *rest, "--port=5", "--warm"
+    ]  # fmt: skip
+    assert with_config([], environment) == []
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])
 def test_a_config_that_holds_no_flags_is_refused(tmp_path, text):
     config = tmp_path / "run.yaml"

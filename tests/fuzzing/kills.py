@@ -90,6 +90,10 @@ def _revert(folder: Path) -> object:
     return revert_edits(folder / "artifact", [1])
 
 
+def _revert_another(folder: Path) -> object:
+    return revert_edits(folder / "artifact", [2])
+
+
 def _compact(folder: Path) -> object:
     return compact_edits(folder / "artifact", QUICK)
 
@@ -164,6 +168,7 @@ OPERATIONS: dict[str, Operation] = {
     "add others": Operation(_add_others, _ledger),
     "replace": Operation(_replace, _ledger),
     "revert": Operation(_revert, _ledger),
+    "revert another": Operation(_revert_another, _ledger),
     "compact": Operation(_compact, _ledger),
     "edit": Operation(_edit, _edited),
     "evaluate": Operation(_evaluate, _scores),
@@ -173,7 +178,9 @@ OPERATIONS: dict[str, Operation] = {
 
 #: Operations that two programs do at once.
 PAIRS = (
-    ("add", "add others"), ("add", "revert"), ("replace", "revert"), ("add", "compact"),
+    ("revert", "revert another"),
+    ("add", "add others"),
+    ("add", "revert"), ("replace", "revert"), ("add", "compact"),
     ("compact", "revert"), ("edit", "edit"), ("evaluate", "evaluate"), ("transfer", "transfer"),
 )  # fmt: skip
 
@@ -342,6 +349,6 @@ def disturb(folder: Path, *, seed: int, kills: int, pairs: int) -> list[Round]:
     rng = random.Random(seed)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    arena, names = Arena(folder / "arena"), [name for name in OPERATIONS if name != "add others"]
+    arena, names = Arena(folder / "arena"), [name for name in OPERATIONS if "other" not in name]
     rounds = [arena.kill(names[n % len(names)], rng) for n in range(kills)]
     return rounds + [arena.at_once(PAIRS[n % len(PAIRS)], rng) for n in range(pairs)]

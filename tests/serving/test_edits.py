@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +12,16 @@ import httpx2
 import pytest
 from serving.conftest import FIRST, NEW, TOKEN, fact, posted
 
-from onceedit_jax.editing.artifact_info import read_info
+from onceedit_jax.cli.history import HistoryOptions, history
+from onceedit_jax.editing.artifact_info import read_info, who
 from onceedit_jax.editing.ledger_file import revert_edits
 from onceedit_jax.editing.upkeep import add_edits
 from onceedit_jax.errors import RunError
 from onceedit_jax.serving import keeper as keeper_module
 from onceedit_jax.serving import server as server_module
+from onceedit_jax.serving.edit_schemas import EditsRequest, RevertRequest
 from onceedit_jax.serving.engine import Engine
 from onceedit_jax.serving.journal import Journal, Pending
-from onceedit_jax.serving.schemas import EditsRequest, RevertRequest
 
 SECRET = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -75,6 +77,18 @@ def test_a_fact_comes_and_goes(changing):
     assert 'onceedit_edits{state="live"} 1.0' in web.get("/metrics").text
 
 
+def test_the_ledger_tells_who_changed_what(changing, capsys):
+    _, web, folder = changing
+    ended(web, web.post("/v1/edits", json=posted(NEW, user="Ines, of the desk")))
+    ended(web, web.delete("/v1/edits/4"))
+    edited, added, reverted = (done.by for done in read_info(folder).operations)
+    assert edited == who()
+    assert added == "Ines, of the desk, over HTTP from 127.0.0.1"
+    assert reverted == "over HTTP from 127.0.0.1"
+    history(HistoryOptions(folder))
+    assert "add 4" in (told := capsys.readouterr().out) and "by Ines, of the desk" in told
+
+
 def test_what_is_known_and_what_contradicts_itself(changing):
     _, web, folder = changing
     before = read_info(folder)
@@ -126,6 +140,24 @@ def test_changes_by_another_program_are_followed(changing, models):
         assert answer(web) == expected
         if expected[1] == 4:
             revert_edits(folder, [4])
+
+
+def test_a_link_to_another_release_is_followed(serving, copied, models, tmp_path):
+    release, link = shutil.copytree(copied, tmp_path / "release"), tmp_path / "production"
+    add_edits(release, [NEW], head=models[3])
+    link.symlink_to(copied)
+    with (
+        serving(link) as server,
+        httpx2.Client(base_url=server.url, timeout=60) as web,
+    ):
+        for folder, expected in ((release, ("Oskar", 4)), (copied, ("Vinter", 1))):
+            (tmp_path / "production.new").symlink_to(folder)
+            (tmp_path / "production.new").rename(link)
+            for _ in range(200):
+                if answer(web) == expected:
+                    break
+                time.sleep(0.05)
+            assert answer(web) == expected
 
 
 def test_answers_go_on_while_the_folder_cannot_be_read(changing):
