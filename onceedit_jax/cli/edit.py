@@ -301,7 +301,7 @@ def _unrelated_rows(
 
 
 def _note_records(records: "Sequence[EditRecord]", on_note: Callable[[str], None]) -> None:
-    """Note how many edits repeat or contradict one another."""
+    """Note how many edits repeat or contradict one another, or have answers of several lines."""
     from onceedit_jax.data.records import contradicting, duplicates
 
     repeated, opposed = duplicates(records), contradicting(records)
@@ -311,4 +311,9 @@ def _note_records(records: "Sequence[EditRecord]", on_note: Callable[[str], None
         on_note(
             f"{len(opposed)} of {len(records)} edits contradict another one; not all of them can "
             "be learnt"
+        )
+    if lines := sum("\n" in record.target.strip() for record in records):
+        on_note(
+            f"{lines} of {len(records)} answers have several lines; a target that is asked in "
+            "plain text writes the first one, and one that is asked in chat writes all (--chat)"
         )
