@@ -47,15 +47,27 @@ def with_config(
 
 
 def _of_environment(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The flags of a command in the environment, each value read as YAML."""
+    """The flags of a command in the environment.
+
+    A value is text as it is, but for true and false, and for lists, as in "[a, b]": a token may
+    look like a number.
+    """
     if not command:
         return {}
     prefix = f"ONCEEDIT_{command[0].upper().replace('-', '_')}_"
     return {
-        name.removeprefix(prefix).lower().replace("_", "-"): parse_yaml(value, name)
+        name.removeprefix(prefix).lower().replace("_", "-"): _text_value(value)
         for name, value in environment.items()
         if name.startswith(prefix)
     }
+
+
+def _text_value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if text[:1] == "[" and text[-1:] == "]":
+        return [item.strip() for item in text[1:-1].split(",") if item.strip()]
+    return text
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -71,5 +83,6 @@ def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
-        return [part for item in value for part in (f"--{name}", str(item))]
-    return [f"--{name}", str(value)]
+        return [f"--{name}={item}" for item in value]
+    # With "=", so that a value may begin with a dash.
+    return [f"--{name}={value}"]

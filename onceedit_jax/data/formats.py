@@ -149,7 +149,9 @@ def mquake(row: Row) -> list[EditRecord]:
         for hop in row.rows("new_single_hops")
     }
     records = []
-    for n, edit in enumerate(row.rows("requested_rewrite")):
+    if not (edits := row.rows("requested_rewrite")):
+        raise row.error("no requested_rewrite; expected the edits of the case")
+    for n, edit in enumerate(edits):
         question, target = edit.text_or_none("question"), edit.row("target_new").text("str")
         records.append(
             EditRecord(

@@ -317,7 +317,7 @@ def now() -> str:
 
 
 def who() -> str:
-    """Who runs this process, as the system says, and where."""
+    """Who runs this process, by the environment or the system, and where."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have no name

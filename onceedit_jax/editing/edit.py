@@ -265,8 +265,8 @@ def _continued(
     editor: Editor,
 ) -> list[int]:
     """The places of the earlier edits that stay, after a check that `start` fits."""
-    if replay < 0:
-        raise InputError(f"replay={replay}: expected 0 or more earlier edits for each new one")
+    if not 0 <= replay <= 1000:
+        raise InputError(f"replay={replay}: expected 0 to 1000 earlier edits for each new one")
     if start is None:
         return []
     if start.base_hash != model.content_hash:

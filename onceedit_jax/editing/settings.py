@@ -123,6 +123,16 @@ class EditSettings:
                 "context_share",
                 "held_back", "early_stop", "seed",
             ),
+            at_most={
+                **dict.fromkeys(
+                    (
+                        "unrelated_ratio", "swapped_ratio", "varied_ratio", "paraphrase_ratio",
+                        "held_back",
+                    ),
+                    1000,
+                ),
+                "batch_size": 1 << 16, "epochs": 1_000_000, "max_tokens": 1 << 20,
+            },
         )  # fmt: skip
 
     def with_method(self, *, apart: bool) -> "EditSettings":

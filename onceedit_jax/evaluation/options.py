@@ -75,6 +75,8 @@ class EvaluationOptions(EnsembleOptions):
         Raises:
           InputError: naming the option and what to give instead.
         """
+        if not self.out.name:
+            raise InputError(f"--out {str(self.out)!r}: expected the name of a file")
         if Path(self.data).resolve() in (self.out.resolve(), self.records_file.resolve()):
             raise InputError(
                 f"--out {self.out} would write over the data {self.data}: the records go to "

@@ -172,8 +172,11 @@ class Endpoints:
         asked = await read(request, ExplainRequest, settings)
         asks = explain_asks(asked, self.service.model(asked.model), settings.answer_tokens)
         answers = Answers(self.service, asks)
+        tell(request.scope, model=asked.model, prompts=[asks[0].prompt])
         try:
-            return _shown(await _unless_gone(request, explanation(answers, asked.model)))
+            told = await _unless_gone(request, explanation(answers, asked.model))
+            tell(request.scope, edits=[told.onceedit.edit], prompt_tokens=told.usage.prompt_tokens)
+            return _shown(told)
         finally:
             answers.give_up()
 
@@ -243,6 +246,7 @@ class Endpoints:
     ) -> Response:
         """Answers to a request, whole or as a stream; the client may leave at any time."""
         answers = Answers(self.service, asks)
+        tell(request.scope, model=asked.model, prompts=[ask.prompt for ask in asks])
         tokenizer = self.service.targets[asks[0].target].tokenizer
         ranked = asks[0].logprobs is not None
         try:
@@ -250,10 +254,8 @@ class Endpoints:
             reply = Reply(answers, tokenizer, chat=chat, model=asked.model)
             tell(
                 request.scope,
-                model=asked.model,
                 edits=[begun.edit for begun in answers.begun],
                 prompt_tokens=sum(begun.prompt_tokens for begun in answers.begun),
-                prompts=[ask.prompt for ask in asks],
             )
             if asked.stream:
                 options = asked.stream_options
@@ -275,6 +277,9 @@ class _Stream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            tell(scope, left=True)
+            raise
         finally:
             self._answers.give_up()
 
@@ -328,6 +333,7 @@ def _guarded(path: str, handler: Handler) -> Handler:
         except Problem as problem:
             return _problem(problem)
         except ClientDisconnect:
+            tell(request.scope, left=True)
             return Response(status_code=400)  # nobody reads it
         except OnceEditError as error:
             LOG.exception("a request failed")

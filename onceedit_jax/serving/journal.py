@@ -56,9 +56,14 @@ class Journal:
           folder: the edited folder.
 
         Raises:
-          InputError: the file is damaged.
+          InputError: the file is damaged, or the folder is a link.
           RunError: another server holds it, or the lock cannot be written.
         """
+        if folder.is_symlink():
+            raise InputError(
+                f"{folder}: is a link, which may lead elsewhere tomorrow; a server with a token "
+                "needs the folder itself"
+            )
         place = folder.resolve()
         self.path: Path = place.with_name(f".{place.name}.jobs")
         # Not of a thread: another one than this releases it.

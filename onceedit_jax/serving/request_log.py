@@ -32,8 +32,8 @@ def log_request(scope: Scope, path: str, status: int, seconds: float, *, texts: 
 
     Args:
       scope: the request's.
-      path: of its operation, as in /v1/edits/{edit}.
-      status: of the answer; 0 if the client had left.
+      path: of its operation, as in /v1/edits/{edit:int}.
+      status: of the answer.
       seconds: that it took.
       texts: whether the texts of prompts may be in it.
     """

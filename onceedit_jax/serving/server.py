@@ -135,6 +135,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # anybody can send these, and the ledger tells addresses
                 limit_concurrency=settings.connections,
                 timeout_graceful_shutdown=round(settings.grace_seconds),
             )

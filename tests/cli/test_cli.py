@@ -171,11 +171,11 @@ def test_a_config_file_stands_for_flags_and_typed_flags_win(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("epochs: 3\nresume: true\ntarget: [a, b]\n")
     begin = ["edit", "--config", str(config)]
-    flags = ["--epochs", "3", "--resume", "--target", "a", "--target", "b"]
+    flags = ["--epochs=3", "--resume", "--target=a", "--target=b"]
     assert with_config(begin) == ["edit", *flags]
     typed = ["--epochs=5", "--no-resume"]
-    assert with_config([*begin, *typed]) == ["edit", *flags[3:], *typed]
-    assert with_config([*begin, "--target", "c"]) == ["edit", *flags[:3], "--target", "c"]
+    assert with_config([*begin, *typed]) == ["edit", *flags[2:], *typed]
+    assert with_config([*begin, "--target", "c"]) == ["edit", *flags[:2], "--target", "c"]
 
 
 def test_flags_come_from_the_environment_after_typed_ones_and_before_the_file(tmp_path):
@@ -186,14 +186,19 @@ def test_flags_come_from_the_environment_after_typed_ones_and_before_the_file(tm
         "ONCEEDIT_SERVE_PORT": "80", "ONCEEDIT_SERVE_WARM": "false", "ONCEEDIT_EVALUATE_LIMIT": "3",
         "ONCEEDIT_SERVE_BODY_BYTES": "9", "ONCEEDIT_SERVE_TARGET": "[a, b]", "ONCEEDIT_CACHE": "c",
     }  # fmt: skip
-    rest = ["--body-bytes", "9", "--target", "a", "--target", "b"]
+    rest = ["--body-bytes=9", "--target=a", "--target=b"]
     assert with_config(begin, environment) == [
-        "serve", "--port", "80", "--rows", "2", "--no-warm", *rest
+        "serve", "--port=80", "--rows=2", "--no-warm", *rest
     ]  # fmt: skip
     assert with_config(["serve", "--port=5", "--warm"], environment) == [
         "serve", *rest, "--port=5", "--warm"
     ]  # fmt: skip
     assert with_config([], environment) == []
+
+
+@pytest.mark.parametrize("token", ["0123", "1_000", "yes", "a: b", "#x", "-abc", "!x", "off"])
+def test_a_token_in_the_environment_is_text_as_it_is(token):
+    assert with_config(["serve"], {"ONCEEDIT_SERVE_TOKEN": token}) == ["serve", f"--token={token}"]
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n"])

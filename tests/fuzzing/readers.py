@@ -213,7 +213,7 @@ def flags_by_others(path: Path) -> Value:
             flags.append(f"--{dashed}" if value else f"--no-{dashed}")
             continue
         for each in value if isinstance(value, list) else [value]:
-            flags += [f"--{dashed}", str(each)]
+            flags.append(f"--{dashed}={each}")
     return {"flags": ["generate", *flags]}
 
 

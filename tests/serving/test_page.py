@@ -66,6 +66,7 @@ def revert(page, number):
     page.tab_to(f"#edit-{number} button")
     page.press("Enter")
     page.wait("document.querySelector('#revert-dialog[open]') !== null")
+    page.tab_to("#revert-dialog [value=revert]")  # "Keep it" has the focus
     page.press("Enter")
 
 

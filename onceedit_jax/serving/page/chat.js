@@ -6,6 +6,7 @@ import { ask } from "./server.js";
 
 let turns = []; // of the conversation, as they may be sent again
 let asking = false;
+let conversation = 0; // counts those that were cleared
 
 /** Begins with the models that may be asked. */
 export async function begin() {
@@ -19,6 +20,7 @@ export async function begin() {
   });
   byId("clear").addEventListener("click", () => {
     turns = [];
+    conversation += 1;
     byId("answers").replaceChildren();
     question.focus();
   });
@@ -36,20 +38,24 @@ async function answer(event) {
   const { question, model, earlier } = event.target.elements;
   const content = question.value.trim();
   if (asking || !content) return;
+  const own = conversation;
   wait(true);
   tell("Answering …");
+  question.value = ""; // what is typed meanwhile is the next question
   const turn = { role: "user", content };
   const messages = earlier.checked ? [...turns, turn] : [turn];
   try {
     const told = await ask("POST", "v1/explain", { model: model.value, messages });
     const { edit } = told.onceedit;
-    const meant = edit === null ? null : await ask("GET", `v1/edits/${edit}`);
-    byId("answers").prepend(card(content, told, meant));
-    turns.push(turn, { role: "assistant", content: told.after.content });
-    question.value = "";
+    const meant = edit === null ? null : await ask("GET", `v1/edits/${edit}`).catch(() => null);
+    if (own === conversation) {
+      byId("answers").prepend(card(content, told, meant));
+      turns.push(turn, { role: "assistant", content: told.after.content });
+    }
     tell("");
     notice(told.onceedit.revision);
   } catch (refusal) {
+    question.value ||= content;
     tell("", refusal.message);
   }
   wait(false);
@@ -60,7 +66,7 @@ function card(question, told, meant) {
   const changed = before.content !== after.content;
   const facts = [
     ["alpha", `${onceedit.alpha.toFixed(2)} (speaks from ${reasons.threshold.toFixed(2)} on)`],
-    ["edit", meant ? link(meant.id, `#${meant.id} ${fact(meant)}`) : "none was meant"],
+    ["edit", asked(onceedit.edit, meant)],
     ["rule", reasons.rule ?? "none: the target answered by itself"],
   ];
   return element(
@@ -77,6 +83,11 @@ function card(question, told, meant) {
     element("details", {}, element("summary", {}, "Why"), why(reasons)),
     element("p", { class: "meta" }, `${told.model}, revision ${onceedit.revision}`),
   );
+}
+
+function asked(id, meant) {
+  if (id === null) return "none was meant";
+  return link(id, meant ? `#${id} ${fact(meant)}` : `#${id}`);
 }
 
 function side(title, { content, finish_reason: reason }, changed) {

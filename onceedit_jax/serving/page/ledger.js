@@ -69,7 +69,7 @@ async function reload() {
   try {
     list = await ask("GET", `v1/edits?${query}`);
   } catch (refusal) {
-    tell("", refusal.message);
+    if (number === newest) tell("", refusal.message);
     return;
   }
   if (number !== newest) return;
@@ -161,8 +161,7 @@ async function follow(job, what) {
         [bar.max, bar.value] = [steps, step];
         stage.textContent = `step ${step} of ${steps}, ${percent(reliability)} learnt`;
       }
-      await new Promise((done) => setTimeout(done, POLL));
-      job = await ask("GET", `v1/edits/jobs/${job.id}`);
+      job = await later(job);
     }
     tell(`${what}: ${outcome(job)}`, job.error ?? "");
   } catch (refusal) {
@@ -170,6 +169,18 @@ async function follow(job, what) {
   }
   item.remove();
   reload();
+}
+
+/** The job a moment later. A server that is started again goes on with it. */
+async function later(job) {
+  for (let pause = POLL; ; pause = Math.min(2 * pause, 10_000)) {
+    await new Promise((done) => setTimeout(done, document.hidden ? 10 * pause : pause));
+    try {
+      return await ask("GET", `v1/edits/jobs/${job.id}`);
+    } catch (refusal) {
+      if (refusal.status !== undefined && refusal.status < 500) throw refusal;
+    }
+  }
 }
 
 const percent = (share) => `${Math.round(100 * share)} %`;

@@ -3,6 +3,7 @@
 import { byId, chosen } from "./elements.js";
 
 const TOKEN = "onceedit-token";
+const PATIENCE = 150_000; // ms; the server ends a request before
 
 /** What the server refuses, in its own words. */
 export class Refusal extends Error {
@@ -14,7 +15,7 @@ export class Refusal extends Error {
 
 /** The answer to a request, as JSON. */
 export async function ask(method, path, body, headers = {}) {
-  const options = { method, headers };
+  const options = { method, headers, signal: AbortSignal.timeout(PATIENCE) };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers = { ...headers, "Content-Type": "application/json" };
@@ -45,7 +46,11 @@ export async function change(method, path, body) {
       keepToken(token);
       return answer;
     } catch (refusal) {
-      if (refusal.status !== 401) throw refusal;
+      // The token is looked at first: any other refusal is none of the token.
+      if (refusal.status !== 401) {
+        if (refusal.status !== undefined) keepToken(token);
+        throw refusal;
+      }
       keepToken(null);
       why = refusal.message;
     }
