@@ -1,5 +1,6 @@
 """The trainer: its objective, its batches, what it trains, and runs that were cut."""
 
+import math
 import os
 import signal
 import subprocess
@@ -325,3 +326,15 @@ def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
     resumed = subprocess.run(command("killed"), capture_output=True, text=True, check=True).stdout
     assert "epoch 1\n" not in resumed  # it went on, it did not start over
     assert resumed.splitlines()[-1] == whole.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("unrelated_ratio", math.inf), ("swapped_ratio", 1e9), ("learning_rate", math.nan),
+        ("seed", 2**64), ("epochs", 10**20), ("batch_size", 10**9), ("max_tokens", 2**40),
+    ],
+)  # fmt: skip
+def test_a_number_with_which_the_work_would_not_end_is_refused(name, value):
+    with pytest.raises(InputError, match=rf"setting {name}=.*: (expected a finite|must be above)"):
+        EditSettings(**{name: value})
