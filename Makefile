@@ -19,7 +19,7 @@ demo: $(VENV)/core
 # with few and long tests do not come last, and slow tests share what one process has compiled.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 test: test-fast
-	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) -m slow
+	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) -m slow $$(grep -rl mark.slow tests)
 
 test-fast: $(VENV)/test
 	$(PYTEST) --no-loadscope-reorder -m "not slow"

@@ -45,7 +45,7 @@ class Options:
 
 @dataclass
 class Lane:
-    """One process after another, for every so-manieth input."""
+    """One process after another, for its share of the inputs."""
 
     samples: Path
     folder: Path
