@@ -36,6 +36,9 @@ from .editing.explanation import Finding as Finding
 from .editing.explanation import explain as explain
 from .editing.gate_training import learn_relation_head as learn_relation_head
 from .editing.head_settings import HeadSettings as HeadSettings
+from .editing.hub import Pushed as Pushed
+from .editing.hub import pull as pull
+from .editing.hub import push as push
 from .editing.ledger_file import revert_edits as revert_edits
 from .editing.loss import EditLoss as EditLoss
 from .editing.loss import edit_loss as edit_loss

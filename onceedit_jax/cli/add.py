@@ -22,6 +22,7 @@ class AddOptions:
       format: layout of the edits: auto, or the name of a reader.
       last_wins: where two edits of the file contradict each other, take the later one.
       base: the model that was edited; None takes it from where it was.
+      log_dir: folder for TensorBoard, which gets the figures of every step.
       settings: how the adapter is trained.
     """
 
@@ -30,6 +31,7 @@ class AddOptions:
     format: str = "auto"
     last_wins: bool = False
     base: str | None = None
+    log_dir: Path | None = None
     settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
 
 
@@ -41,7 +43,7 @@ def add(options: Annotated[AddOptions, arg(name="")]) -> None:
     from onceedit_jax.editing.upkeep import add_edits
 
     records = load_records(options.facts, options.format, on_warning=warn)
-    with editing_progress() as on_step:
+    with editing_progress(options.log_dir) as on_step:
         done = add_edits(
             options.to,
             records,

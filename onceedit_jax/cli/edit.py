@@ -49,6 +49,7 @@ class EditOptions:
       resume: continue an interrupted run of the same edits and settings.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
       distributed: auto, or ADDRESS:PORT,COUNT,INDEX, where several hosts edit together.
+      log_dir: folder for TensorBoard, which gets the figures of every step.
       settings: how the plug-in is edited.
     """
 
@@ -70,6 +71,7 @@ class EditOptions:
     resume: bool = False
     mesh: str | None = None
     distributed: str | None = None
+    log_dir: Path | None = None
     settings: EditSettings = EditSettings()  # noqa: RUF009 (frozen)
 
 
@@ -79,7 +81,7 @@ def edit(options: Annotated[EditOptions, arg(name="")]) -> None:
     from onceedit_jax.cli.progress import editing_progress
     from onceedit_jax.distributed.hosts import is_first
 
-    with editing_progress() as on_step:
+    with editing_progress(options.log_dir) as on_step:
         edited = edit_from_files(options, on_step=on_step, on_note=note)
     if is_first(together=True):
         print_edited(edited, options.out)

@@ -27,7 +27,10 @@ from onceedit_jax.cli.generate import generate
 from onceedit_jax.cli.history import history
 from onceedit_jax.cli.info import info
 from onceedit_jax.cli.list_edits import list_edits
+from onceedit_jax.cli.lm_eval import lm_eval
 from onceedit_jax.cli.plan import plan
+from onceedit_jax.cli.pull import pull
+from onceedit_jax.cli.push import push
 from onceedit_jax.cli.replace import replace
 from onceedit_jax.cli.report import report
 from onceedit_jax.cli.revert import revert
@@ -51,18 +54,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gate-train": gate_train,
     "evaluate": evaluate,
     "check": check,
+    "lm-eval": lm_eval,
     "generate": generate,
     "serve": serve,
     "transfer": transfer,
     "plan": plan,
     "export": export,
+    "push": push,
+    "pull": pull,
     "info": info,
     "verify": verify,
     "experiment": experiment,
     "report": report,
 }
 # Their flags are not known here.
-FORWARDED = ("experiment", "report")
+FORWARDED = ("experiment", "report", "lm-eval")
 
 DESCRIPTION = (
     "Edit one small model once; every target LLM answers with the new facts. Every command takes "
@@ -104,7 +110,7 @@ def call(arguments: list[str]) -> None:
     if arguments[:1] == ["--version"]:
         print(f"onceedit {version('onceedit-jax')}")
     elif arguments and arguments[0] in FORWARDED:
-        COMMANDS[arguments[0]](arguments[1:])
+        COMMANDS[arguments[0]](tuple(arguments[1:]))
     else:
         subcommand_cli_from_dict(
             COMMANDS,

@@ -3,8 +3,9 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rich.progress import (
@@ -17,6 +18,7 @@ from rich.progress import (
 )
 
 from onceedit_jax.cli.console import err, note
+from onceedit_jax.editing.step_log import tensorboard_log
 from onceedit_jax.editing.trainer import Progress as EditingStep
 
 EVERY_SECONDS = 30.0
@@ -130,11 +132,19 @@ def display() -> Iterator[Display]:
 
 
 @contextmanager
-def editing_progress() -> Iterator[Callable[[EditingStep], None]]:
-    """Editing steps, with the loss, reliability and the gate's accuracy."""
-    with display() as shown:
+def editing_progress(
+    log_dir: Path | None = None,
+) -> Iterator[Callable[[EditingStep], None]]:
+    """Editing steps, with the loss, reliability and the gate's accuracy.
+
+    Args:
+      log_dir: folder for TensorBoard, which gets the same figures; None for no log.
+    """
+    log = nullcontext(lambda step: None) if log_dir is None else tensorboard_log(log_dir)
+    with log as write, display() as shown:
 
         def show(step: EditingStep) -> None:
+            write(step)
             figures = (
                 f"epoch {step.epoch}, loss {step.loss:.3f}, Rel {step.reliability:.2f}, "
                 f"gate {step.gate_accuracy:.2f}"

@@ -58,14 +58,13 @@ def rule_and_gate(
     Args:
       options: names and settings as they are typed.
       artifact_rule: the rule's name where none is typed.
-      in_adapters: whether the edits are in adapters: [WEIGHT] is not trained then, and a rule whose
-        own gate reads it takes the plug-in's default gate.
+      in_adapters: whether the edits are in adapters, see `gate_of`.
 
     Raises:
       InputError: an unknown name, a setting that the rule does not have, or a fixed alpha for a
         gate that computes alpha.
     """
-    from onceedit_jax.fusion.registry import named_rule, rule_by_name
+    from onceedit_jax.fusion.registry import gate_of, rule_by_name
     from onceedit_jax.gates.registry import gate_by_name
 
     name = options.rule or artifact_rule
@@ -77,8 +76,7 @@ def rule_and_gate(
             )
         return None, gate_by_name(options.gate or "fact", fixed_alpha=options.fixed_alpha)
     rule = rule_by_name(name, typed(options.settings))
-    own = named_rule(name).gate
-    gate = options.gate or (None if in_adapters and own == "token" else own)
+    gate = options.gate or gate_of(name, in_adapters=in_adapters)
     if gate is None and options.fixed_alpha is None:
         return rule, None
     return rule, gate_by_name(gate or "fact", fixed_alpha=options.fixed_alpha)

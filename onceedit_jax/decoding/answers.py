@@ -86,11 +86,18 @@ def own_texts(
     model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int
 ) -> list[str]:
     """`own_answers` as texts, to any number of prompts."""
-    texts: list[str] = []
+    return model.texts(own_tokens(model, prompts, stops, max_new_tokens=max_new_tokens))
+
+
+def own_tokens(
+    model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int
+) -> list[list[int]]:
+    """`own_answers` to any number of prompts."""
+    answers: list[list[int]] = []
     for start in range(0, len(prompts), PROMPTS):
         group = prompts[start : start + PROMPTS]
-        texts += model.texts(own_answers(model, group, stops, max_new_tokens=max_new_tokens))
-    return texts
+        answers += own_answers(model, group, stops, max_new_tokens=max_new_tokens)
+    return answers
 
 
 def own_answers(

@@ -1,5 +1,7 @@
 """Where an answer ends, and where a draft ends."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
@@ -28,6 +30,25 @@ def answer_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
         ]
     table[:2, list(format.end_ids)] = True
     return StopTokens(*map(jnp.asarray, table))
+
+
+def text_stops(format: PromptFormat, vocab_size: int, until: Sequence[str]) -> StopTokens:
+    """A text ends at an end token, and where a token begins with one of some texts.
+
+    A token that has such a text after its beginning does not end it, so that what comes before is
+    not lost: cut the text there afterwards.
+
+    Args:
+      format: how the model that writes is asked.
+      vocab_size: as for `answer_stops`.
+      until: the texts.
+    """
+    beginnings = tuple(text.encode() for text in until if text)
+    pieces = format.tokenizer.vocabulary.bytes
+    ends = np.zeros(vocab_size, bool)
+    ends[: len(pieces)] = [piece.startswith(beginnings) for piece in pieces]
+    ends[list(format.end_ids)] = True
+    return StopTokens(*map(jnp.asarray, (ends, ends, np.zeros(vocab_size, bool))))
 
 
 def draft_stops(format: PromptFormat, vocab_size: int) -> StopTokens:

@@ -59,16 +59,28 @@ def decide(
       plugin_config: the plug-in's configuration.
       target_config: the target's configuration.
     """
+    plugin, target = (plugin_params, plugin_config), (target_params, target_config)
+    inputs = inputs_of(plugin, target, view, target_states, alpha)
+    step = fused_step(rule, state, inputs)
+    return Decision(most_likely(inputs.target_logits), step.tokens, step.losses)
+
+
+def inputs_of(
+    plugin: tuple[Params, ModelConfig],
+    target: tuple[Params, ModelConfig],
+    view: View,
+    target_states: jax.Array,
+    alpha: jax.Array,
+) -> FusionInputs:
+    """What a rule reads, from both models' states; arguments as for `decide`."""
     states = view.get("states")
-    inputs = FusionInputs(
-        None if states is None else unembed(plugin_params, plugin_config, states),
-        unembed(target_params, target_config, target_states),
+    return FusionInputs(
+        None if states is None else unembed(*plugin, states),
+        unembed(*target, target_states),
         alpha,
         view.get("drafted"),
         view.get("probability"),
     )
-    step = fused_step(rule, state, inputs)
-    return Decision(most_likely(inputs.target_logits), step.tokens, step.losses)
 
 
 def decide_all(

@@ -13,8 +13,10 @@ from onceedit_jax.decoding.answers import (
     checked_answers,
     fused_answers,
     own_texts,
+    own_tokens,
     trusted_answers,
 )
+from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import Hop, follow, rewritten
@@ -180,27 +182,74 @@ class _Asked:
         return [self.prompts[i] for i in np.flatnonzero(chosen).tolist()]
 
 
+def continuations(
+    plugin: PreparedPlugin,
+    target: PreparedTarget,
+    prompts: Sequence[str],
+    stops: StopTokens,
+    *,
+    max_new_tokens: int,
+) -> list[str]:
+    """Texts that go on after N prompts as they are, over several lines and with their spaces.
+
+    Args:
+      plugin: the prepared plug-in.
+      target: a target that was prepared for it, in plain text.
+      prompts: N texts.
+      stops: tokens that end them, see `text_stops`; drafts end by their own rules.
+      max_new_tokens: length of the longest.
+
+    Raises:
+      InputError: as for `generate`.
+    """
+    _check(prompts, max_new_tokens)
+    form = dataclasses.replace(target.format, goes_on=True)
+    target = dataclasses.replace(target, format=form, stops=stops)
+    with using(plugin.mesh):
+        plugin.drafter.forget()
+        asked = _Asked.of(plugin, [target], prompts, None)
+        fused = iter(_fused_tokens(plugin, target, asked, max_new_tokens))
+        alone = iter(_own_tokens(target, asked.prompts_at(~asked.active), max_new_tokens))
+        tokens = [next(fused if speaks else alone) for speaks in asked.active]
+    decode = target.target.tokenizer.decode
+    return [decode(answer, continuation=True) for answer in tokens]
+
+
+def _own_tokens(
+    target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[list[int]]:
+    """Answers of a target alone, in its tokens."""
+    return own_tokens(target.writer, prompts, target.stops, max_new_tokens=max_new_tokens)
+
+
 def _fused_texts(
     plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
 ) -> list[str]:
     """Fused answers of a target to the active prompts among all, in their order."""
+    return target.texts(_fused_tokens(plugin, target, asked, max_new_tokens))
+
+
+def _fused_tokens(
+    plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
+) -> list[list[int]]:
+    """Fused answers of a target to the active prompts among all, in its tokens."""
     if target.rule.reads == "nothing":
         told = plugin.told(target.rule, asked.prompts_at(asked.active), asked.edits[asked.active])
-        return _own_texts(target, told, max_new_tokens)
-    texts: dict[int, str] = {}
+        return _own_tokens(target, told, max_new_tokens)
+    answers: dict[int, list[int]] = {}
     trusted = np.flatnonzero(asked.active & plugin.trusted(target.rule, asked.alphas)).tolist()
     if trusted:
         group = [asked.prompts[i] for i in trusted]
         reader = target.reader(plugin, group, asked.edits[trusted])
         drafts = trusted_answers(target.format, len(group), reader, max_new_tokens=max_new_tokens)
-        texts.update(zip(trusted, target.texts(drafts), strict=True))
-    chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in texts]
+        answers.update(zip(trusted, drafts, strict=True))
+    chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in answers]
     write = _checked if target.rule.reads == "draft" else _token_by_token
     for start in range(0, len(chosen), PROMPTS):
         places = chosen[start : start + PROMPTS]
         tokens = write(plugin, target, asked, places, max_new_tokens)
-        texts.update(zip(places, target.texts(tokens), strict=True))
-    return [texts[i] for i in sorted(texts)]
+        answers.update(zip(places, tokens, strict=True))
+    return [answers[i] for i in sorted(answers)]
 
 
 def _token_by_token(

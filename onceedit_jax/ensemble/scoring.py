@@ -82,8 +82,8 @@ def score(
         active = plugin.active(alphas)
         named, weights = np.where(active, edits, NOTHING), np.where(active, alphas, 0)
         moved = active | np.array([bool(each) for each in hops], bool)
-        texts = [[_Text.of(pair, target) for pair in pairs] for target in targets]
-        views = _views(plugin, targets, asked, texts, moved, edits)
+        texts = [[Text.of(pair, target) for pair in pairs] for target in targets]
+        views = views_of(plugin, targets, asked, texts, moved, edits)
         scored = []
         for target, own, view in zip(targets, texts, views, strict=True):
             told = (
@@ -94,27 +94,29 @@ def score(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Text:
-    """A pair in a target's tokens; the answer starts at `start`."""
+class Text:
+    """A prompt and its answer in a target's tokens; the answer starts at `start`."""
 
     tokens: list[int]
     start: int
 
     @classmethod
-    def of(cls, pair: Pair, target: PreparedTarget) -> "_Text":
+    def of(cls, pair: Pair, target: PreparedTarget) -> "Text":
+        """A pair, as a target is asked."""
         return cls(*target.format.encode_pair(pair.prompt, pair.target))
 
     @property
     def answer(self) -> list[int]:
+        """The answer's tokens."""
         return self.tokens[self.start :]
 
-    def told(self, target: PreparedTarget, prompt: Prompt) -> "_Text":
+    def told(self, target: PreparedTarget, prompt: Prompt) -> "Text":
         """The same answer after another prompt."""
         head = target.format.encode(prompt)
-        return _Text([*head, *self.answer], len(head))
+        return Text([*head, *self.answer], len(head))
 
 
-def _prefixes(texts: Sequence[_Text]) -> list[tuple[int, ...]]:
+def true_prefixes(texts: Sequence[Text]) -> list[tuple[int, ...]]:
     """The true prefix of every answer token."""
     return [
         tuple(text.tokens[:end]) for text in texts for end in range(text.start, len(text.tokens))
@@ -124,7 +126,7 @@ def _prefixes(texts: Sequence[_Text]) -> list[tuple[int, ...]]:
 def _scored(
     plugin: PreparedPlugin,
     target: PreparedTarget,
-    texts: Sequence[_Text],
+    texts: Sequence[Text],
     told: Sequence[Prompt] | None,
     view: View,
     alphas: Float[np.ndarray, "texts"],
@@ -136,7 +138,7 @@ def _scored(
     """
     counts = [len(text.answer) for text in texts]
     model = target.target.model
-    states = states_after(model.params, model.config, _prefixes(texts))
+    states = states_after(model.params, model.config, true_prefixes(texts))
     fused = np.repeat(active, counts)
     # A trusted draft is taken as it is: its weight is 1.
     weights = np.repeat(np.where(plugin.trusted(target.rule, alphas), 1, alphas), counts)
@@ -147,7 +149,7 @@ def _scored(
             for text, prompt, speaks in zip(texts, told, active, strict=True)
             if speaks
         ]
-        after_telling = states_after(model.params, model.config, _prefixes(after_told))
+        after_telling = states_after(model.params, model.config, true_prefixes(after_told))
     decided = decide_all(plugin, target, view, after_telling, weights[fused])
     # A target that has read the same has decided already, and its own token is known.
     untold = ~fused if told is None else np.ones(len(states), bool)
@@ -166,11 +168,11 @@ def _scored(
     return tokens, decided.losses
 
 
-def _views(
+def views_of(
     plugin: PreparedPlugin,
     targets: Sequence[PreparedTarget],
     prompts: Sequence[Prompt],
-    texts: Sequence[Sequence[_Text]],
+    texts: Sequence[Sequence[Text]],
     active: Bool[np.ndarray, "texts"],
     edits: Int[np.ndarray, "texts"],
 ) -> list[View]:
@@ -192,7 +194,7 @@ def _states(
     plugin: PreparedPlugin,
     targets: Sequence[PreparedTarget],
     prompts: Sequence[Prompt],
-    texts: Sequence[Sequence[_Text]],
+    texts: Sequence[Sequence[Text]],
     active: Bool[np.ndarray, "texts"],
     edits: Int[np.ndarray, "texts"],
 ) -> list[View]:
@@ -218,7 +220,7 @@ def _drafted(
     plugin: PreparedPlugin,
     target: PreparedTarget,
     prompts: Sequence[Prompt],
-    texts: Sequence[_Text],
+    texts: Sequence[Text],
     active: Bool[np.ndarray, "texts"],
     edits: Int[np.ndarray, "texts"],
 ) -> View:

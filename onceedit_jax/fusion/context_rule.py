@@ -2,7 +2,10 @@
 
 from functools import cache
 
+from jaxtyping import Array, Float
+
 from onceedit_jax.fusion.draft_rule import draft_by
+from onceedit_jax.fusion.mixing import probabilities
 from onceedit_jax.fusion.settings import ContextSettings, DraftSettings
 from onceedit_jax.fusion.types import FusedStep, FusionInputs, FusionRule, PairSide
 from onceedit_jax.models.argmax import most_likely
@@ -37,6 +40,7 @@ def context_by(settings: ContextSettings) -> FusionRule:
             reads="draft",
             tells=new_fact,
             settings=settings,
+            distribution=drafted.distribution,
         )
     return FusionRule(
         name="context",
@@ -45,6 +49,7 @@ def context_by(settings: ContextSettings) -> FusionRule:
         reads="nothing",
         tells=new_fact,
         settings=settings,
+        distribution=_distribution,
     )
 
 
@@ -64,3 +69,7 @@ def _prepare(plugin: PairSide, target: PairSide) -> tuple[()]:
 
 def _step(state: tuple[()], inputs: FusionInputs) -> FusedStep:
     return FusedStep(most_likely(inputs.target_logits))
+
+
+def _distribution(state: tuple[()], inputs: FusionInputs) -> Float[Array, "batch target_vocab"]:
+    return probabilities(inputs.target_logits)

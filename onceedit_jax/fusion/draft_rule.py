@@ -2,10 +2,12 @@
 
 from functools import cache, partial
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.mixing import drafted_token
+from onceedit_jax.fusion.mixing import drafted_token, fuse_draft, probabilities
 from onceedit_jax.fusion.settings import Confidence, DraftSettings
 from onceedit_jax.fusion.types import FusedStep, FusionInputs, FusionRule, PairSide
 
@@ -37,6 +39,7 @@ def draft_by(settings: DraftSettings) -> FusionRule:
         reads="draft",
         unchecked=settings.trust,
         settings=settings,
+        distribution=partial(_distribution, settings),
     )
 
 
@@ -45,6 +48,20 @@ def _prepare(plugin: PairSide, target: PairSide) -> tuple[()]:
 
 
 def _step(settings: DraftSettings, state: tuple[()], inputs: FusionInputs) -> FusedStep:
+    drafted, probability = _draft_of(settings, inputs)
+    return FusedStep(drafted_token(drafted, probability, inputs.target_logits, inputs.alpha))
+
+
+def _distribution(
+    settings: DraftSettings, state: tuple[()], inputs: FusionInputs
+) -> Float[Array, "batch target_vocab"]:
+    drafted, probability = _draft_of(settings, inputs)
+    target = probabilities(inputs.target_logits)
+    return fuse_draft(drafted, probability, target, inputs.alpha)
+
+
+def _draft_of(settings: DraftSettings, inputs: FusionInputs) -> tuple[jax.Array, jax.Array]:
+    """The drafted tokens and how sure the plug-in counts as, both `[B]`."""
     if inputs.drafted is None or inputs.probability is None:
         raise InputError(
             "the rule draft reads `drafted` and `probability`, and the inputs have none; give "
@@ -53,4 +70,4 @@ def _step(settings: DraftSettings, state: tuple[()], inputs: FusionInputs) -> Fu
     probability = inputs.probability
     if settings.confidence == "sure":
         probability = jnp.ones_like(probability)
-    return FusedStep(drafted_token(inputs.drafted, probability, inputs.target_logits, inputs.alpha))
+    return inputs.drafted, probability

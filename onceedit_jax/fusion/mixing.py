@@ -246,6 +246,29 @@ def drafted_token(
     return jnp.where(wins & (drafted >= 0), token, own).astype(jnp.int32)
 
 
+def fuse_draft(
+    drafted: Int[Array, "batch"],
+    probability: Float[Array, "batch"],
+    target_probs: Float[Array, "batch target_vocab"],
+    alpha: Float[Array, "batch"],
+) -> Float[Array, "batch target_vocab"]:
+    """`alpha * pi * [v = d] + (1 - alpha) * p_l(v)`, or p_l without a drafted token: `[B, Vl]`.
+
+    The plug-in says nothing about tokens that it does not draft, so that a row's sum may be below
+    1.
+
+    Args:
+      drafted: d, `[B]` int32 target tokens, -1 for none.
+      probability: pi, `[B]`, the plug-in's probability of d's text.
+      target_probs: p_l, `[B, Vl]`.
+      alpha: `[B]`.
+    """
+    share = jnp.where(drafted >= 0, alpha * probability, 0.0)
+    rest = jnp.where(drafted >= 0, 1 - alpha, 1.0)
+    rows = jnp.arange(drafted.shape[0])
+    return (rest[:, None] * target_probs).at[rows, jnp.maximum(drafted, 0)].add(share)
+
+
 def probabilities(logits: Float[Array, "batch vocab"]) -> Float[Array, "batch vocab"]:
     """Softmax in float32."""
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)

@@ -63,6 +63,21 @@ def named_rule(name: str) -> NamedRule:
     raise InputError(f"fusion rule {name!r}: expected one of {', '.join(rule_names())}")
 
 
+def gate_of(name: str, *, in_adapters: bool = False) -> str | None:
+    """Name of the gate that goes with a rule; None for the plug-in's default one.
+
+    Args:
+      name: of the rule.
+      in_adapters: whether the plug-in's edits are in adapters. [WEIGHT] is not trained then, and a
+        rule whose own gate reads it takes the plug-in's default gate.
+
+    Raises:
+      InputError: no such name.
+    """
+    own = named_rule(name).gate
+    return None if in_adapters and own == "token" else own
+
+
 def _without_options(rule: FusionRule) -> NamedRule:
     return NamedRule(lambda settings: rule, None)
 

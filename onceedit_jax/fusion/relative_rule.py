@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.mixing import fuse_logits, fused_anchor
@@ -112,6 +113,7 @@ def relative_by(settings: RelativeSettings) -> FusionRule:
         prepare=partial(_prepare, settings),
         step=partial(_step, settings),
         settings=settings,
+        distribution=_distribution if settings.search == "lookup" else None,
     )
     exact = settings.kind == "exact"
     return dataclasses.replace(rule, batch_size=EXACT_BATCH) if exact else rule
@@ -173,3 +175,11 @@ def _step(settings: RelativeSettings, state: RelativeState, inputs: FusionInputs
     start = jnp.zeros_like(prior) if settings.start == "zeros" else prior
     result = gradient_search(objective, target, start, settings=settings.gradient)
     return FusedStep(most_likely(result.logits), result.losses)
+
+
+def _distribution(state: RelativeState, inputs: FusionInputs) -> Float[Array, "batch target_vocab"]:
+    """P with each anchor's share given to the token that the lookup finds for it."""
+    logits = plugin_logits_of(inputs, "relative"), inputs.target_logits
+    shares = fuse_logits(*logits, inputs.alpha, state.plugin, state.target)
+    nothing = jnp.zeros(inputs.target_logits.shape, shares.dtype)
+    return nothing.at[:, state.lookup].add(shares)

@@ -111,6 +111,9 @@ class FusionRule:
       tells: from the prompt and the new answer of an edit to a text. The target reads it before
         every prompt that the gate takes for this edit; the plug-in reads the prompt alone.
       settings: the rule's own settings record, for reports.
+      distribution: from the state and the inputs of one step to P over the target's vocabulary,
+        `[B, Vl]`, up to a factor for each row; `step` takes its largest entry. None for a rule that
+        has none: it cannot score given texts.
     """
 
     name: str
@@ -121,6 +124,7 @@ class FusionRule:
     unchecked: bool = False
     tells: Callable[[str, str], str] | None = None
     settings: Any = None
+    distribution: Callable[[Any, FusionInputs], Float[Array, "batch target_vocab"]] | None = None
 
 
 def plugin_logits_of(inputs: FusionInputs, rule: str) -> Float[Array, "batch plugin_vocab"]:

@@ -4,9 +4,9 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from onceedit_jax.fusion.mixing import fused_token
+from onceedit_jax.fusion.mixing import fuse_vocabulary, fused_token, probabilities
 from onceedit_jax.fusion.settings import VocabularySettings
 from onceedit_jax.fusion.types import (
     FusedStep,
@@ -27,7 +27,9 @@ def vocabulary() -> FusionRule:
     Returns:
       The rule; its state is M as `[Vs]` int32, the target token of each plug-in token, -1 for none.
     """
-    return FusionRule("vocabulary", _prepare, _step, settings=VocabularySettings())
+    return FusionRule(
+        "vocabulary", _prepare, _step, settings=VocabularySettings(), distribution=_distribution
+    )
 
 
 def _prepare(plugin: PairSide, target: PairSide) -> Int[Array, "plugin_vocab"]:
@@ -39,3 +41,8 @@ def _prepare(plugin: PairSide, target: PairSide) -> Int[Array, "plugin_vocab"]:
 def _step(ids: jax.Array, inputs: FusionInputs) -> FusedStep:
     logits = plugin_logits_of(inputs, "vocabulary")
     return FusedStep(fused_token(logits, inputs.target_logits, inputs.alpha, ids))
+
+
+def _distribution(ids: jax.Array, inputs: FusionInputs) -> Float[Array, "batch target_vocab"]:
+    plugin = probabilities(plugin_logits_of(inputs, "vocabulary"))
+    return fuse_vocabulary(plugin, probabilities(inputs.target_logits), inputs.alpha, ids)

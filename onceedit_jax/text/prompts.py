@@ -24,11 +24,13 @@ class PromptFormat:
       tokenizer: the model's tokenizer.
       template: its chat template; None for plain text.
       system: the system prompt of conversations that have none; None for no system prompt.
+      goes_on: whether an answer in plain text goes on after its first line.
     """
 
     tokenizer: Tokenizer
     template: ChatTemplate | None = None
     system: str | None = None
+    goes_on: bool = False
 
     @property
     def chat(self) -> bool:
@@ -37,8 +39,8 @@ class PromptFormat:
 
     @property
     def one_line(self) -> bool:
-        """Whether an answer ends with its first line, as it does in plain text."""
-        return self.template is None
+        """Whether an answer ends with its first line, as it usually does in plain text."""
+        return self.template is None and not self.goes_on
 
     @property
     def spaced(self) -> bool:

@@ -64,6 +64,8 @@ POSITIONAL = {
     "revert": ["numbers"],
     "show": ["number"],
     "verify": ["folder"],
+    "push": ["edited", "repository"],
+    "pull": ["repository"],
     **{name: ["edited"] for name in ("info", "list", "history", "compact")},
 }
 

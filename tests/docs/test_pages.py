@@ -130,6 +130,8 @@ def test_commands_and_flags_exist(page):
         if not words or not words[0][0].islower():  # `onceedit COMMAND --help`
             continue
         assert re.search(rf"\b{words[0]}\b", known), line
+        if words[0] == "lm-eval" and importlib.util.find_spec("lm_eval") is None:
+            continue  # its flags are the harness's
         flags = {w for w in words[1:] if w.startswith("--")} - {"--help", "--config", "--debug"}
         missing = {flag for flag in flags if not re.search(rf"{flag}\b", help_of(words[0]))}
         assert not missing, line

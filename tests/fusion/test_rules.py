@@ -378,3 +378,44 @@ def test_a_rule_of_ones_own_does_not_decide_where_the_gate_is_closed(pair):
     tokens = fused_step(rule, (), inputs).tokens
     own = np.asarray(jnp.argmax(inputs.target_logits, axis=1))
     np.testing.assert_array_equal(tokens, np.where(np.arange(B) % 2, 7, own))
+
+
+DISTRIBUTIONS = [
+    fusion.draft(),
+    fusion.draft(confidence="sure"),
+    fusion.vocabulary(),
+    fusion.relative(),
+    fusion.context(),
+]
+
+
+@pytest.mark.parametrize("rule", DISTRIBUTIONS, ids=lambda rule: rule.name)
+@given(alpha=st.floats(2**-10, 1), seed=st.integers(0, 1000))
+def test_a_rule_takes_the_largest_entry_of_its_distribution(rule, pair, alpha, seed):
+    rng = np.random.default_rng(seed)
+    drafted = rng.integers(-1, VL - PADDING, B).astype(np.int32)
+    inputs = make_inputs(alpha, seed)._replace(
+        drafted=jnp.asarray(drafted), probability=jnp.asarray(rng.random(B), jnp.float32)
+    )
+    shares = np.asarray(rule.distribution(state_of(rule, pair), inputs))
+    taken = np.take_along_axis(shares, tokens(rule, inputs, pair)[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(taken, shares.max(axis=1), rtol=1e-5)
+    assert shares.shape == (B, VL) and (shares >= 0).all() and (shares.sum(axis=1) > 0).all()
+    assert (shares.sum(axis=1) < 1 + 1e-5).all()
+
+
+def test_a_draft_adds_to_the_drafted_token_alone():
+    inputs = make_inputs(0.25)._replace(
+        drafted=jnp.asarray([-1] + [3] * (B - 1), jnp.int32), probability=jnp.full(B, 0.5)
+    )
+    target = np.asarray(jax.nn.softmax(inputs.target_logits))
+    expected = 0.75 * target
+    expected[:, 3] += 0.25 * 0.5
+    expected[0] = target[0]
+    found = fusion.draft().distribution((), inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_search_by_gradient_has_no_distribution():
+    assert fusion.relative(search="gradient").distribution is None
+    assert fusion.deepen().distribution is None

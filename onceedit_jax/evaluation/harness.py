@@ -1,0 +1,267 @@
+"""An edited plug-in with a target as a model of EleutherAI's lm-evaluation-harness.
+
+Importing this module registers the model `onceedit`. It needs the extra `lm-eval`.
+
+Texts are tokenized as the harness's own class for transformers does it, in plain text. A context
+that the gate does not open for has the target's own numbers. For one that it opens for, an answer's
+probability is that of the rule's distribution P, token by token after the true ones before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from onceedit_jax.decoding.answers import Writer, own_tokens
+from onceedit_jax.decoding.stopping import text_stops
+from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.ensemble import Ensemble, Target, load_target
+from onceedit_jax.ensemble.generation import continuations
+from onceedit_jax.ensemble.likelihood import (
+    Likelihood,
+    check_distribution,
+    fused_likelihoods,
+    own_likelihoods,
+)
+from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
+from onceedit_jax.ensemble.scoring import Text
+from onceedit_jax.errors import InputError
+from onceedit_jax.fusion.registry import gate_of, rule_by_name
+from onceedit_jax.gates.registry import gate_by_name
+from onceedit_jax.text.prompts import PromptFormat
+
+PART = 64  # texts that are scored together
+# What the harness passes to every model and has no meaning here: JAX chooses devices and batches.
+IGNORED = frozenset({"batch_size", "max_batch_size", "device"})
+
+_T = TypeVar("_T")
+
+
+@register_model("onceedit")
+class OnceEditLM(TemplateLM):  # type: ignore[misc]
+    """A target LLM, with an edited plug-in beside it or alone."""
+
+    def __init__(
+        self,
+        target: str,
+        edited: str | None = None,
+        *,
+        base: str | None = None,
+        rule: str | None = None,
+        gate: str | None = None,
+        alpha_threshold: float | None = None,
+        target_dtype: str = "float32",
+        max_length: int | None = None,
+        max_gen_toks: int = 256,
+        add_bos_token: bool = True,
+        **others: Any,
+    ) -> None:
+        """Load the models; arguments are texts, as `--model_args` gives them.
+
+        Args:
+          target: the target LLM: a folder, a hub id, a .gguf file or demo:NAME.
+          edited: folder of the edited plug-in (default: none, the target alone).
+          base: the model that was edited, for edits in adapters (default: where it was).
+          rule: name of the fusion rule (default: the artifact's).
+          gate: name of the gate (default: the rule's).
+          alpha_threshold: below this alpha the target answers alone (default: the gate's).
+          target_dtype: type of the target's weights.
+          max_length: longest text in the target's tokens (default: its context).
+          max_gen_toks: longest answer of a task that names none.
+          add_bos_token: begin texts with the target's BOS, if its tokenizer does.
+          others: what the harness gives to all models, see `IGNORED`.
+
+        Raises:
+          InputError: a model or an argument is not there, or the rule has no distribution.
+        """
+        super().__init__()
+        if unknown := sorted(others.keys() - IGNORED):
+            raise InputError(
+                f"model onceedit: no argument {unknown[0]}; see docs/how-to/lm-eval.md"
+            )
+        self.target: Target = load_target(target, dtype=target_dtype)
+        self.tokenizer = self.target.tokenizer
+        self.pair: tuple[PreparedPlugin, PreparedTarget] | None = None
+        if edited is not None:
+            plugin = EditedPlugin.load(Path(edited), base=base)
+            self.pair = _prepared(plugin, self.target, rule, gate, alpha_threshold)
+            check_distribution(self.pair[1].rule)
+        elif given := [name for name, value in (("rule", rule), ("gate", gate)) if value]:
+            raise InputError(f"{given[0]}: there is no plug-in to fuse; give edited=DIR too")
+        self.add_bos: bool = bool(add_bos_token)
+        self.max_gen_toks: int = int(max_gen_toks)
+        longest = self.target.model.config.max_positions
+        self.max_length: int = longest if max_length is None else int(max_length)
+        if not 1 <= self.max_length <= longest:
+            raise InputError(
+                f"max_length={self.max_length}: expected 1 to {longest}, {self.target.name}'s "
+                "context"
+            )
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self.tokenizer.end_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What a text without a context is read after: the tokenizer's BOS, or its end token."""
+        bos = self.tokenizer.hf.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """The tokens of a text; strings of special tokens in it are plain text."""
+        bos = self.add_bos if add_special_tokens is None else add_special_tokens
+        return self.tokenizer.encode(string, bos=bos)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Refused: a conversation in one text would have no special tokens."""
+        raise InputError(
+            "model onceedit asks in plain text; leave --apply_chat_template out (`onceedit check` "
+            "and `onceedit generate` ask in chat)"
+        )
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        """The log-probability of each continuation, and whether it would be taken greedily."""
+        found: list[tuple[float, bool]] = []
+        for part in _parts(requests, PART):
+            prompts = ["" if pair is None else pair[0] for pair, _, _ in part]
+            texts = [self._text(context, answer) for _, context, answer in part]
+            scored = [(each.log_probability, each.greedy) for each in self._score(prompts, texts)]
+            for (pair, _, _), result in zip(part, scored, strict=True):
+                if pair is not None:
+                    self.cache_hook.add_partial("loglikelihood", pair, result)
+            found += scored
+        return found
+
+    def _text(self, context: list[int], answer: list[int]) -> Text:
+        """A context with its continuation; of a longer text than fits, the last part."""
+        if len(answer) > self.max_length:
+            raise InputError(
+                f"a continuation of {len(answer)} tokens; expected at most max_length="
+                f"{self.max_length}: leave the task out, or choose a target with a longer context"
+            )
+        tokens = [*context, *answer][-(self.max_length + 1) :]
+        return Text(tokens, len(tokens) - len(answer))
+
+    def _score(self, prompts: list[str], texts: list[Text]) -> list[Likelihood]:
+        if self.pair is None:
+            model = self.target.model
+            return own_likelihoods(model.params, model.config, texts)
+        return fused_likelihoods(*self.pair, prompts, texts)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """The log-probability of whole texts: the target's own, as nothing asks for an edit."""
+        totals = []
+        for (text,) in (request.args for request in requests):
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            scored = self._loglikelihood_tokens(
+                [(None, *make_disjoint_window(window)) for window in windows]
+            )
+            totals.append(sum(log_probability for log_probability, _ in scored))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations, each up to the first of its stops.
+
+        Raises:
+          InputError: a task that samples, or a context without room for an answer.
+        """
+        found: dict[int, str] = {}
+        groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(self._wanted(request.args[1]), []).append(i)
+        for (until, length), places in groups.items():
+            for part in _parts(places, PART):
+                prompts = [requests[i].args[0] for i in part]
+                for i, text in zip(part, self._written(prompts, until, length), strict=True):
+                    found[i] = _cut(text, until)
+                    self.cache_hook.add_partial("generate_until", requests[i].args, found[i])
+        return [found[i] for i in range(len(requests))]
+
+    def _wanted(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+        """The stops and the length of a continuation."""
+        known = normalize_gen_kwargs(dict(options), self.max_gen_toks)
+        if known.get("do_sample"):
+            raise InputError(
+                "a task that draws its answers (do_sample); the model onceedit answers greedily: "
+                "give --gen_kwargs do_sample=False, or leave the task out"
+            )
+        until = known.get("until") or []
+        stops = [until] if isinstance(until, str) else until
+        return tuple(text for text in stops if text), int(known["max_gen_toks"])
+
+    def _written(self, prompts: list[str], until: tuple[str, ...], length: int) -> list[str]:
+        """What goes on after prompts, without being cut at the stops."""
+        target, tokenizer = self.target, self.target.tokenizer
+        room = self.max_length - length
+        for prompt in prompts:
+            if not 0 < len(self.tok_encode(prompt)) <= room:
+                raise InputError(
+                    f"the context {prompt[:60]!r} has {len(self.tok_encode(prompt))} tokens; "
+                    f"expected 1 to {room}, max_length without max_gen_toks={length}: ask for "
+                    "shorter answers or fewer examples (--num_fewshot)"
+                )
+        form = PromptFormat(tokenizer, goes_on=True)
+        stops = text_stops(form, target.model.config.vocab_size, until)
+        if self.pair is not None:
+            return continuations(*self.pair, prompts, stops, max_new_tokens=length)
+        writer = Writer(target.model.params, target.model.config, form)
+        written = own_tokens(writer, prompts, stops, max_new_tokens=length)
+        return [tokenizer.decode(tokens, continuation=True) for tokens in written]
+
+
+def _prepared(
+    plugin: EditedPlugin,
+    target: Target,
+    rule: str | None,
+    gate: str | None,
+    alpha_threshold: float | None,
+) -> tuple[PreparedPlugin, PreparedTarget]:
+    """The pair by the names of rule and gate, asked in plain text."""
+    info = plugin.info
+    name = rule or info.rule.fusion
+    gate = gate or gate_of(name, in_adapters=info.in_adapters)
+    ensemble = Ensemble(
+        plugin,
+        [target],
+        rule=rule_by_name(name),
+        gate=None if gate is None else gate_by_name(gate),
+        alpha_threshold=alpha_threshold,
+        chat=False,
+    )
+    return ensemble.prepared_plugin, ensemble.prepared[0]
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """A text up to the first of its stops."""
+    for stop in until:
+        text = text.partition(stop)[0]
+    return text
+
+
+def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
