@@ -181,10 +181,11 @@ def write_gguf(
     kinds: dict[str, gguf.GGMLQuantizationType] | None = None,
     drop: tuple[str, ...] = (),
     tokenizer: Metadata | None = None,
+    most_in_part: int = 0,
 ) -> Path:
     family = hf["model_type"]
     architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(family, family)
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=most_in_part)
     values: dict[str, Any] = {
         "embedding_length": hf.get("hidden_size", hf.get("n_embd")),
         "block_count": hf.get("num_hidden_layers", hf.get("n_layer")),

@@ -54,11 +54,12 @@ from onceedit_jax.models.adapters import (
 )
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.export import export_hf
-from onceedit_jax.models.export_peft import PEFT_CONFIG, PEFT_WEIGHTS, export_peft
+from onceedit_jax.models.export_peft import export_peft
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.storage.checkpoints import save_tree
 from onceedit_jax.storage.checksums import write_sums
 from onceedit_jax.storage.files import FolderKind, fresh_folder
+from onceedit_jax.storage.peft_files import PEFT_CONFIG, PEFT_WEIGHTS
 from onceedit_jax.storage.sources import DEMO_PREFIX
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params

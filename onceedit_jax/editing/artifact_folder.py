@@ -42,7 +42,7 @@ def read_tokenizer(folder: Path, info: EditInfo, *, verify: bool = True) -> Toke
     place, digest = folder / TOKENIZER, info.checksums.get(TOKENIZER)
     if verify and digest:
         check_sums(place, digest, remedy="restore the artifact, or edit again")
-    return load_tokenizer(place)
+    return load_tokenizer(place, rows=info.base.config["vocab_size"])
 
 
 def weight_parts(

@@ -116,12 +116,16 @@ class ModelConfig:
         mlp_bias: The MLP projections have biases.
         head_bias: The output head has a bias.
         qk_norm: Queries and keys are RMS-normalised per head before rope.
+        wide_qk_norm: With `qk_norm`: all heads of a token are normalised together (OLMo 2).
         parallel_block: Attention and MLP read the same normalised input, both are added (GPT-J).
+        pre_norms: Attention and MLP inputs are normalised; without, `post_norms` (OLMo 2).
         post_norms: Attention and MLP outputs are normalised before they are added.
         embedding_scale: Factor on the embeddings, applied in the compute dtype.
         query_scale: Factor on the attention scores; None means head_dim ** -0.5.
         sliding_window: In sliding layers, a query attends to keys at distances below this.
         sliding_layers: For each layer, whether it has a sliding window; () means that none has.
+        rope_layers: For each layer, whether its queries and keys are rotated (SmolLM3 leaves some
+            as they are); () means that all are.
         tie_embeddings: The head is the embedding table.
     """
 
@@ -146,12 +150,15 @@ class ModelConfig:
     mlp_bias: bool = False
     head_bias: bool = False
     qk_norm: bool = False
+    wide_qk_norm: bool = False
     parallel_block: bool = False
+    pre_norms: bool = True
     post_norms: bool = False
     embedding_scale: float = 1.0
     query_scale: float | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] = ()
+    rope_layers: tuple[bool, ...] = ()
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -163,11 +170,19 @@ class ModelConfig:
         _check_ranges(self, RANGES, "model config")
         if not self.sliding_layers:
             object.__setattr__(self, "sliding_layers", (False,) * self.num_layers)
-        if len(self.sliding_layers) != self.num_layers:
+        for name, flags in (
+            ("sliding_layers (layer_types)", self.sliding_layers),
+            ("rope_layers (no_rope_layers)", self.rope_layers or self.sliding_layers),
+        ):
+            if len(flags) != self.num_layers:
+                raise InputError(
+                    f"model config: {len(flags)} entries in {name} for {self.num_layers} layers; "
+                    "expected one entry for each layer: correct config.json"
+                )
+        if not self.pre_norms and (self.parallel_block or not self.post_norms):
             raise InputError(
-                f"model config: {len(self.sliding_layers)} entries in sliding_layers (layer_types) "
-                f"for {self.num_layers} layers; expected one entry for each layer: correct "
-                "config.json"
+                "model config: no norms before attention and MLP; expected norms after them, and "
+                "one after the other: correct the reader of the family"
             )
         if any(self.sliding_layers) and not self.sliding_window:
             raise InputError(

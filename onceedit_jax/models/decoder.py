@@ -37,7 +37,7 @@ from onceedit_jax.models.layout import (
 )
 from onceedit_jax.models.parameters import init_params, input_embeddings, param_shapes
 from onceedit_jax.models.quantization import dequantize
-from onceedit_jax.models.rope import Rotation, rotation_at
+from onceedit_jax.models.rope import Rotation, rotation_at, unrotated
 from onceedit_jax.types import AnyArray, Hidden, Params, Positions, Tokens
 
 __all__ = [
@@ -264,21 +264,23 @@ def _run_group(
     probe: Probe | None,
 ) -> _Carry:
     """Run a stack of consecutive layers, from number `first` up; a single layer without a scan."""
-    size = group_size(group)
-    flags = shared.config.sliding_layers[first : first + size]
+    size, config = group_size(group), shared.config
+    rotated = config.rope_layers or (True,) * config.num_layers
+    kinds = [(config.sliding_layers[i], rotated[i]) for i in range(first, first + size)]
     if size == 1:
         weights, own = jax.tree.map(lambda a: a[0], (group, factors))
         probe = probe if probe is not None and probe.layer == first else None
-        return _run_layer(shared, carry, weights, own, first, flags[0], probe)
-    uniform = flags[0] if len(set(flags)) == 1 else None
+        return _run_layer(shared, carry, weights, own, first, kinds[0], probe)
+    # A flag that all layers share is a plain bool: no select is traced.
+    uniform = [flags[0] if len({*flags}) == 1 else None for flags in zip(*kinds, strict=True)]
 
     def step(carry: _Carry, layer: Any) -> tuple[_Carry, None]:
-        weights, own, index, sliding = layer
-        sliding = sliding if uniform is None else uniform
-        return _run_layer(shared, carry, weights, own, index, sliding), None
+        weights, own, index, flags = layer
+        kind = [flags[n] if same is None else same for n, same in enumerate(uniform)]
+        return _run_layer(shared, carry, weights, own, index, kind), None
 
     indices = np.arange(first, first + size, dtype=np.int32)
-    carry, _ = jax.lax.scan(step, carry, (group, factors, indices, np.array(flags)))
+    carry, _ = jax.lax.scan(step, carry, (group, factors, indices, np.array(kinds)))
     return carry
 
 
@@ -288,10 +290,15 @@ def _run_layer(
     weights: Params,
     factors: Params | None,
     index: Any,
-    sliding: Any,
+    kind: Any,
     probe: Probe | None = None,
 ) -> _Carry:
+    """Run one layer; its kind is whether it has a sliding window, and whether it is rotated."""
     x, *stored = carry
+    sliding, rotated = kind
+    rotation = _pick(sliding, shared.local_rotation, shared.rotation)
+    if rotation is not None:
+        rotation = _pick(rotated, rotation, unrotated(rotation))
 
     def update_cache(*new: jax.Array) -> tuple[jax.Array, jax.Array]:
         if shared.cursor is None:
@@ -313,7 +320,7 @@ def _run_layer(
     x = block(
         constrain(x, "batch", "length", None),
         mask=_pick(sliding, shared.nearby, shared.visible),
-        rotation=_pick(sliding, shared.local_rotation, shared.rotation),
+        rotation=rotation,
         update_cache=update_cache,
         adapters=factors,
     )
@@ -322,11 +329,11 @@ def _run_layer(
     return x, *stored
 
 
-def _pick(sliding: Any, local: Any, everywhere: Any) -> Any:
-    """`local` for sliding layers: chosen when tracing if the flag is a bool, else by a select."""
-    if isinstance(sliding, bool):
-        return local if sliding else everywhere
-    return jax.tree.map(lambda a, b: jnp.where(sliding, a, b), local, everywhere)
+def _pick(flag: Any, if_true: Any, if_false: Any) -> Any:
+    """One of two trees by a flag: chosen when tracing if it is a bool, else by a select."""
+    if isinstance(flag, bool):
+        return if_true if flag else if_false
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), if_true, if_false)
 
 
 def _embed(

@@ -65,7 +65,7 @@ def export_hf(
         )
     tensors = checkpoint_arrays(params, config, jnp.dtype(dtype))
     # Older versions of transformers read only `torch_dtype`, newer ones read both.
-    values = {key: value for key, value in hf_config.items() if key != "dtype"}
+    values = {key: value for key, value in spelt_for_both(hf_config).items() if key != "dtype"}
     values |= {"architectures": [FAMILIES[config.family].auto_class], "torch_dtype": dtype}
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,25 @@ def export_hf(
         for path in temporary.values():
             path.unlink(missing_ok=True)
     return folder
+
+
+def spelt_for_both(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the rope as transformers 4 spells it, which 5 reads too.
+
+    transformers 4 leaves out `rope_parameters` in silence, and rotates by its own base.
+    """
+    values = {key: value for key, value in hf_config.items() if key != "rope_parameters"}
+    ropes = dict(hf_config.get("rope_parameters") or {})
+    nearby = ropes.pop("sliding_attention", None) or {}
+    rope = {**(ropes.pop("full_attention", None) or {}), **ropes}
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if (number := rope.pop(key, None)) is not None:
+            values[key] = number
+    if "rope_theta" in nearby:
+        values["rope_local_base_freq"] = nearby["rope_theta"]
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        values["rope_scaling"] = rope
+    return values
 
 
 def checkpoint_arrays(

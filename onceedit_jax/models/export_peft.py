@@ -14,9 +14,8 @@ from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import checkpoint_tensors
+from onceedit_jax.storage.peft_files import PEFT_CONFIG, PEFT_WEIGHTS
 from onceedit_jax.types import HostArray, Params
-
-PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def export_peft(folder: Path, adapter: Params, config: ModelConfig, base: str) -> Path:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -55,8 +55,9 @@ def _norm(name: str, leaf: str) -> tuple[Rule, Rule]:
     )
 
 
+HEAD = "lm_head.weight"
 _HEAD = (
-    Rule("lm_head.weight", (("head", "kernel"),), "linear"),
+    Rule(HEAD, (("head", "kernel"),), "linear"),
     Rule("lm_head.bias", (("head", "bias"),), "vector"),
 )
 _LLAMA_BODY = (
@@ -91,13 +92,23 @@ _LLAMA_RULES = (
     *_norm("norm", "final_norm"),
     *_HEAD,
 )
-_GEMMA3_RULES = (
+# Norms after attention and MLP, and perhaps before them.
+_POST_NORM_RULES = (
     *_LLAMA_BODY,
     *_norm("layers.{layer}.post_attention_layernorm", "layers.attention_post_norm"),
     *_norm("layers.{layer}.pre_feedforward_layernorm", "layers.mlp_norm"),
     *_norm("layers.{layer}.post_feedforward_layernorm", "layers.mlp_post_norm"),
     *_norm("norm", "final_norm"),
     *_HEAD,
+)
+_FUSED = {
+    "self_attn.qkv_proj": ("attention.wq", "attention.wk", "attention.wv"),
+    "mlp.gate_up_proj": ("mlp.gate", "mlp.up"),
+}
+_APART = tuple(f"{name}_proj." for name in ("q", "k", "v", "gate", "up"))
+_PHI3_RULES = (
+    *(rule for rule in _LLAMA_RULES if not rule.name.split(".", 3)[-1].startswith(_APART)),
+    *(_layer(f"layers.{{layer}}.{name}.weight", *leaves) for name, leaves in _FUSED.items()),
 )
 _GPTJ_RULES = (
     Rule("wte.weight", (("embed", "tokens"),), "table"),
@@ -153,12 +164,16 @@ class Family:
         prefix: Prefix of all tensor names but the head's; checkpoints of a model without its head
             lack it.
         auto_class: The class of `transformers` for the family.
+        aliases: Prefixes of names in checkpoints of more than text, and what they stand for.
+        beside: Prefixes of the other tensors of such checkpoints, which are skipped.
     """
 
     read_config: Callable[[Mapping[str, Any], str], ModelConfig]
     rules: tuple[Rule, ...]
     prefix: str
     auto_class: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
 
 #: Keyed by the `model_type` of config.json.
@@ -167,11 +182,34 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(hf_config.mistral, _LLAMA_RULES, "model.", "MistralForCausalLM"),
     "qwen2": Family(hf_config.qwen, _LLAMA_RULES, "model.", "Qwen2ForCausalLM"),
     "qwen3": Family(hf_config.qwen, _LLAMA_RULES, "model.", "Qwen3ForCausalLM"),
-    "gemma3_text": Family(hf_config.gemma3, _GEMMA3_RULES, "model.", "Gemma3ForCausalLM"),
+    "smollm3": Family(hf_config.smollm3, _LLAMA_RULES, "model.", "SmolLM3ForCausalLM"),
+    "olmo2": Family(hf_config.olmo2, _POST_NORM_RULES, "model.", "Olmo2ForCausalLM"),
+    "phi3": Family(hf_config.phi3, _PHI3_RULES, "model.", "Phi3ForCausalLM"),
+    "gemma3_text": Family(
+        hf_config.gemma3,
+        _POST_NORM_RULES,
+        "model.",
+        "Gemma3ForCausalLM",
+        aliases={
+            "language_model.model.": "model.",
+            "language_model.lm_head.": "lm_head.",
+            "model.language_model.": "model.",
+        },
+        beside=tuple(
+            start + part
+            for start in ("", "model.")
+            for part in ("vision_tower.", "multi_modal_projector.")
+        ),
+    ),
     "gptj": Family(hf_config.gptj, _GPTJ_RULES, "transformer.", "GPTJForCausalLM"),
     "gpt2": Family(hf_config.gpt2, _GPT2_RULES, "transformer.", "GPT2LMHeadModel"),
 }
 
+#: The family of the text part, by the `model_type` of models of more than text.
+TEXT_PARTS = {"gemma3": "gemma3_text"}
+# What the configuration of the whole says of its text part.
+_OF_THE_WHOLE = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_token_id",
+                 "pad_token_id")  # fmt: skip
 # Constants that older versions of transformers stored beside the weights.
 _BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn\.(bias|masked_bias|embed_positions))$", re.ASCII
@@ -193,9 +231,28 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
             f"config.json: model_type is {shown(kind)}; expected one of {', '.join(FAMILIES)}: "
             "choose a model of a supported family"
         )
+    hf_config.check_readable(hf)
     check_config(hf)
-    hf_config.expect(hf, "quantization_config")
     return FAMILIES[kind].read_config(hf, kind)
+
+
+def text_config(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of config.json for the text part of a model of more than text; else all of them.
+
+    Raises:
+        InputError: The text part is not of the kind that the whole should have.
+    """
+    if (kind := hf.get("model_type")) not in TEXT_PARTS:
+        return dict(hf)
+    family, inside = TEXT_PARTS[kind], hf.get("text_config")
+    found = inside.get("model_type", family) if isinstance(inside, Mapping) else None
+    if not isinstance(inside, Mapping) or found != family:
+        raise InputError(
+            f"config.json: text_config is {shown(inside)}; expected that of a {family} model: "
+            "fetch the file again"
+        )
+    outer = {key: hf[key] for key in _OF_THE_WHOLE if key in hf}
+    return {**outer, **inside, "model_type": family, "architectures": [FAMILIES[family].auto_class]}
 
 
 def checkpoint_tensors(config: ModelConfig) -> dict[str, CheckpointTensor]:
@@ -235,14 +292,28 @@ def checkpoint_tensors(config: ModelConfig) -> dict[str, CheckpointTensor]:
     return {each.name: each for each in tensors}
 
 
+def table_name(config: ModelConfig) -> str:
+    """The name in `checkpoint_tensors` of the embedding table."""
+    family = FAMILIES[config.family]
+    return family.prefix + next(
+        rule.name for rule in family.rules if rule.leaves == (("embed", "tokens"),)
+    )
+
+
 def canonical_name(config: ModelConfig, name: str) -> str | None:
     """The name in `checkpoint_tensors` of a file's tensor, or None for a tensor to skip.
 
     Adds the prefix that checkpoints without a head lack. Tensors to skip are the buffers of older
-    checkpoints and the copy of the embedding that a tied head stores. An unknown name is returned
-    with the prefix; the caller refuses it.
+    checkpoints, the copy of the embedding that a tied head stores, and the parts of a model that do
+    not read text. An unknown name is returned with the prefix; the caller refuses it.
     """
-    if _BUFFERS.search(name) or (config.tie_embeddings and name == "lm_head.weight"):
+    family = FAMILIES[config.family]
+    if name.startswith(family.beside):
         return None
-    prefix = FAMILIES[config.family].prefix
+    for alias, meaning in family.aliases.items():
+        if name.startswith(alias):
+            name = meaning + name.removeprefix(alias)
+    if _BUFFERS.search(name) or (config.tie_embeddings and name == HEAD):
+        return None
+    prefix = family.prefix
     return name if name.startswith((prefix, "lm_head.")) else prefix + name

@@ -13,6 +13,7 @@ from typing import Any
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import Activation, ModelConfig, Rope
 from onceedit_jax.models.hf_schema import REMEDY
+from onceedit_jax.storage.schema import shown
 
 _ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
@@ -21,6 +22,18 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+}
+
+#: The kinds of rope, and the numbers that each needs.
+_ROPE_NUMBERS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
 }
 
 
@@ -60,6 +73,29 @@ def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
         raise _refuse(key, hf[key], " or ".join(map(repr, allowed)))
 
 
+def check_readable(hf: Mapping[str, Any]) -> None:
+    """Refuse quantized weights and other kinds of rope by their own names, before their settings.
+
+    Raises:
+        InputError: The name of the quantization, or of the kind of rope.
+    """
+    if isinstance(quantized := hf.get("quantization_config"), Mapping):
+        raise InputError(
+            f"config.json: quantization_config is {shown(quantized.get('quant_method'))}; expected "
+            "none: weights quantized in this way are not read; give the unquantized checkpoint, or "
+            "a GGUF file"
+        )
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = hf.get(key)
+        kind = _rope_kind(rope) if isinstance(rope, Mapping) else "default"
+        if isinstance(kind, str) and kind not in _ROPE_NUMBERS:
+            raise _refuse(f"{key}.rope_type", kind, "one of " + ", ".join(_ROPE_NUMBERS))
+
+
+def _rope_kind(parameters: Mapping[str, Any]) -> Any:
+    return parameters.get("rope_type", parameters.get("type")) or "default"
+
+
 def _activation(hf: Mapping[str, Any], key: str, default: str) -> Activation:
     name = _get(hf, key, default)
     if name not in _ACTIVATION_NAMES:
@@ -79,27 +115,17 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
     for key, value in parameters.items():
         if isinstance(value, dict):
             raise _refuse(f"{where}.{key}", value, "one rope for all layers")
-    kind = parameters.get("rope_type", parameters.get("type")) or "default"
+    kind = _rope_kind(parameters)
     theta = _number(parameters, "rope_theta", theta)
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise _refuse(f"{where}.partial_rotary_factor", parameters["partial_rotary_factor"], 1.0)
-    needed: dict[str, tuple[str, ...]] = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": (
-            "factor",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        ),
-    }
-    if kind not in needed:
-        raise _refuse(f"{where}.rope_type", kind, "one of " + ", ".join(needed))
-    missing = [key for key in needed[kind] if parameters.get(key) is None]
+    if kind not in _ROPE_NUMBERS:
+        raise _refuse(f"{where}.rope_type", kind, "one of " + ", ".join(_ROPE_NUMBERS))
+    missing = [key for key in _ROPE_NUMBERS[kind] if parameters.get(key) is None]
     if missing:
         raise InputError(
             f"config.json: {where} of type {kind} has no number {missing[0]}; "
-            f"expected {', '.join(needed[kind])}: {REMEDY}"
+            f"expected {', '.join(_ROPE_NUMBERS[kind])}: {REMEDY}"
         )
     if kind != "default":
         fields |= {"scaling": kind, "factor": float(parameters["factor"])}
@@ -125,7 +151,7 @@ def _sliding(hf: Mapping[str, Any], default: Sequence[bool]) -> tuple[bool, ...]
 
 
 def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The fields that llama, mistral, qwen2, qwen3 and gemma3 share."""
+    """The fields that all families share but gpt2 and gptj."""
     hidden, heads = _need(hf, "hidden_size"), _need(hf, "num_attention_heads")
     vocab = _need(hf, "vocab_size")
     return {
@@ -144,13 +170,22 @@ def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
     }
 
 
-def _plain_rope(hf: Mapping[str, Any], head_dim: int, max_positions: int) -> Rope:
-    """One rope for all layers; configs of transformers 5 have all its settings in one dict."""
+def _plain_rope(
+    hf: Mapping[str, Any], rotated: int, max_positions: int, *, theta: float = 10_000.0
+) -> Rope:
+    """One rope for all layers; configs of transformers 5 have all its settings in one dict.
+
+    Args:
+        hf: The values of the file.
+        rotated: Rotated dimensions of each head.
+        max_positions: The model's context, which scaling starts from if nothing else is said.
+        theta: The base where the file has none.
+    """
     key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
     parameters = {"original_max_position_embeddings": max_positions, **(hf.get(key) or {})}
     if "partial_rotary_factor" in hf:
         parameters.setdefault("partial_rotary_factor", hf["partial_rotary_factor"])
-    return _rope(parameters, key, _number(hf, "rope_theta", 10_000.0), dim=head_dim)
+    return _rope(parameters, key, _number(hf, "rope_theta", theta), dim=rotated)
 
 
 def llama(hf: Mapping[str, Any], family: str) -> ModelConfig:
@@ -204,13 +239,77 @@ def qwen(hf: Mapping[str, Any], family: str) -> ModelConfig:
     )
 
 
+def smollm3(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """SmolLM3: Llama's layers; every fourth leaves queries and keys as they are."""
+    defaults = {"num_key_value_heads": 4, "tie_word_embeddings": True}
+    fields = _llama_like({**defaults, **hf}, family)
+    layers, every = fields["num_layers"], _get(hf, "no_rope_layer_interval", 4)
+    usual = [(i + 1) % every != 0 for i in range(layers)]
+    rotated = tuple(bool(flag) for flag in _get(hf, "no_rope_layers", usual))
+    window = hf.get("sliding_window") if hf.get("use_sliding_window") else None
+    slides = _sliding(hf, [window is not None and not flag for flag in rotated])
+    bias = bool(hf.get("attention_bias"))
+    return ModelConfig(
+        **fields,
+        rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"], theta=2_000_000.0),
+        activation=_activation(hf, "hidden_act", "silu"),
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        mlp_bias=bool(hf.get("mlp_bias")),
+        sliding_window=window,
+        sliding_layers=slides if window is not None else (),
+        rope_layers=() if all(rotated) else rotated,
+    )
+
+
+def olmo2(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """OLMo 2: norms only after attention and MLP, and over all heads of queries and keys."""
+    fields = _llama_like({"rms_norm_eps": 1e-5, **hf}, family)
+    bias = bool(hf.get("attention_bias"))
+    return ModelConfig(
+        **fields,
+        rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
+        activation=_activation(hf, "hidden_act", "silu"),
+        qkv_bias=bias,
+        attention_out_bias=bias,
+        qk_norm=True,
+        wide_qk_norm=True,
+        pre_norms=False,
+        post_norms=True,
+    )
+
+
+def phi3(hf: Mapping[str, Any], family: str) -> ModelConfig:
+    """Phi-3 and Phi-4-mini: Llama's layers in fused matrices, with a part of each head rotated."""
+    fields = _llama_like({"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, **hf}, family)
+    ropes = dict(hf.get("rope_parameters") or {})
+    part = ropes.pop("partial_rotary_factor", None)
+    part = _number(hf, "partial_rotary_factor", 1.0) if part is None else float(part)
+    plain = {key: value for key, value in hf.items() if key != "partial_rotary_factor"}
+    window = hf.get("sliding_window")
+    return ModelConfig(
+        **fields,
+        rope=_plain_rope(
+            {**plain, "rope_parameters": ropes},
+            int(fields["head_dim"] * part),
+            fields["max_positions"],
+        ),
+        activation=_activation(hf, "hidden_act", "silu"),
+        sliding_window=window,
+        sliding_layers=(window is not None,) * fields["num_layers"],
+    )
+
+
 def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
     """Gemma 3's text models: local and global layers, each kind with its own rope."""
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         expect(hf, key, None)
     expect(hf, "use_bidirectional_attention", None, False)
-    defaults = {"head_dim": 256, "tie_word_embeddings": True, "max_position_embeddings": 131_072}
-    fields = _llama_like({**defaults, "num_key_value_heads": 4, **hf}, family)
+    # Those of transformers: the configuration inside one of more than text leaves them out.
+    defaults = {"head_dim": 256, "num_attention_heads": 8, "num_key_value_heads": 4,
+                "max_position_embeddings": 131_072, "vocab_size": 262_208}  # fmt: skip
+    defaults |= {"tie_word_embeddings": True}
+    fields = _llama_like({**defaults, **hf}, family)
     period = _get(hf, "sliding_window_pattern", _get(hf, "_sliding_window_pattern", 6))
     default = [(i + 1) % period != 0 for i in range(fields["num_layers"])]
 

@@ -71,6 +71,8 @@ SCHEMA = Record(
         "hidden_activation": Maybe(Text(most=64)),
         "layer_types": Maybe(ListOf(_LAYER_KIND, most=RANGES["num_layers"].most)),
         "max_window_layers": Maybe(Integer(0, 2**31)),
+        "no_rope_layers": Maybe(ListOf(Integer(0, 1), most=RANGES["num_layers"].most)),
+        "no_rope_layer_interval": Maybe(RANGES["num_layers"]),
         "partial_rotary_factor": Maybe(Number(0, 1)),
         "query_pre_attn_scalar": Maybe(Number(1e-6, 1e6)),
         "quantization_config": Maybe(Record()),

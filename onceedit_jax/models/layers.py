@@ -113,8 +113,9 @@ class Attention(nnx.Module):
         self.bk = init.bias(config.qkv_bias, kv_heads, k)
         self.bv = init.bias(config.qkv_bias, kv_heads, k)
         self.bo = init.bias(config.attention_out_bias, d)
-        self.q_norm = Norm(config, init, k, "rms") if config.qk_norm else None
-        self.k_norm = Norm(config, init, k, "rms") if config.qk_norm else None
+        sizes = (heads * k, kv_heads * k) if config.wide_qk_norm else (k, k)
+        self.q_norm = Norm(config, init, sizes[0], "rms") if config.qk_norm else None
+        self.k_norm = Norm(config, init, sizes[1], "rms") if config.qk_norm else None
 
     def __call__(
         self,
@@ -137,7 +138,7 @@ class Attention(nnx.Module):
         keys = _project("btd,dhk->bthk", x, self.wk, self.bk, factors.get("wk"))
         values = _project("btd,dhk->bthk", x, self.wv, self.bv, factors.get("wv"))
         if self.q_norm is not None and self.k_norm is not None:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
+            queries, keys = self._normed(self.q_norm, queries), self._normed(self.k_norm, keys)
         if rotation is not None and self.config.rope is not None:
             interleaved = self.config.rope.interleaved
             queries = rotate(queries, rotation, interleaved=interleaved)
@@ -152,6 +153,12 @@ class Attention(nnx.Module):
         mixed = einsum("bngts,bsnk->btngk", weights.astype(x.dtype), values).astype(x.dtype)
         mixed = mixed.reshape(batch, length, heads, k)
         return _project("bthk,hkd->btd", mixed, self.wo, self.bo, factors.get("wo"))
+
+    def _normed(self, norm: Norm, x: Heads) -> Heads:
+        """Queries or keys, normalised per head or over all heads together."""
+        if not self.config.wide_qk_norm:
+            return norm(x)
+        return norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
 
 class MLP(nnx.Module):
@@ -192,10 +199,12 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, init: Initializer) -> None:
         d, kind = config.hidden_size, config.norm
-        self.attention_norm = Norm(config, init, d, kind)
+        self.attention_norm = Norm(config, init, d, kind) if config.pre_norms else None
         self.attention = Attention(config, init)
         self.attention_post_norm = Norm(config, init, d, kind) if config.post_norms else None
-        self.mlp_norm = None if config.parallel_block else Norm(config, init, d, kind)
+        self.is_parallel = config.parallel_block
+        has_own = config.pre_norms and not self.is_parallel
+        self.mlp_norm = Norm(config, init, d, kind) if has_own else None
         self.mlp = MLP(config, init)
         self.mlp_post_norm = Norm(config, init, d, kind) if config.post_norms else None
 
@@ -214,14 +223,14 @@ class Block(nnx.Module):
         if adapters is not None:
             mlp = partial(mlp, factors=adapters.get("mlp", NO_FACTORS))
             attend = partial(attend, factors=adapters.get("attention", NO_FACTORS))
-        normed = self.attention_norm(x)
+        normed = x if self.attention_norm is None else self.attention_norm(x)
         attended = attend(normed, **attention)
-        if self.mlp_norm is None:
+        if self.is_parallel:
             return x + attended + mlp(normed)
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended)
         x = x + attended
-        out = mlp(self.mlp_norm(x))
+        out = mlp(x if self.mlp_norm is None else self.mlp_norm(x))
         if self.mlp_post_norm is not None:
             out = self.mlp_post_norm(out)
         return x + out

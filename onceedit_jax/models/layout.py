@@ -66,7 +66,10 @@ def lower_part(params: Params, config: ModelConfig, count: int) -> tuple[Params,
     lower = jax.tree.map(lambda leaf: leaf[:count], stacked["layers"])
     kept = {name: part for name, part in stacked.items() if name != "head"}
     return {**kept, "layers": lower}, dataclasses.replace(
-        config, num_layers=count, sliding_layers=config.sliding_layers[:count]
+        config,
+        num_layers=count,
+        sliding_layers=config.sliding_layers[:count],
+        rope_layers=config.rope_layers[:count],
     )
 
 
@@ -90,6 +93,7 @@ def upper_part(params: Params, config: ModelConfig, count: int) -> tuple[Params,
         config,
         num_layers=config.num_layers - count,
         sliding_layers=config.sliding_layers[count:],
+        rope_layers=config.rope_layers[count:],
     )
 
 

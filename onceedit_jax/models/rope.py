@@ -46,6 +46,12 @@ def rotation_at(positions: Positions, rope: Rope, *, local: bool = False) -> Rot
     return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
 
 
+def unrotated(rotation: Rotation) -> Rotation:
+    """Angles of zero, of the same shape: `rotate` returns what it is given."""
+    cos, sin = rotation
+    return jnp.ones_like(cos), jnp.zeros_like(sin)
+
+
 def rotate(
     x: Float[AnyArray, "batch length heads head"], rotation: Rotation, *, interleaved: bool = False
 ) -> Float[Array, "batch length heads head"]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from onceedit_jax.distributed.mesh import Axes, constrain, lay, sharding, tensor_parts
+from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import Params
 
@@ -158,4 +159,9 @@ def _names(path: Any) -> list[str]:
 def _copies(config: ModelConfig, parts: int) -> tuple[int, int]:
     """Copies of each key/value head, and queries of each copy."""
     copies = math.lcm(config.num_kv_heads, parts) // config.num_kv_heads
+    if copies > 1 and config.wide_qk_norm:
+        raise InputError(
+            f"{config.num_kv_heads} key/value heads on {parts} devices: {config.family} normalises "
+            f"all heads together, so none can be added; choose a divisor of {config.num_kv_heads}"
+        )
     return copies, -(-(config.num_heads // config.num_kv_heads) // copies)

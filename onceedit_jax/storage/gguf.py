@@ -39,11 +39,13 @@ class TensorInfo:
         shape: slowest axis first.
         kind: number of the ggml type.
         offset: first byte in the file.
+        file: the file.
     """
 
     shape: tuple[int, ...]
     kind: int
     offset: int
+    file: Path
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,16 @@ class GGUFFile:
     """A parsed header.
 
     Attributes:
-        path: the file.
+        path: the file; of a split model, the first part.
         metadata: strings, numbers, lists and arrays by their keys.
         tensors: the tensors by their names.
+        files: all files.
     """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    files: tuple[Path, ...]
 
     @property
     def architecture(self) -> str:
@@ -206,7 +210,7 @@ def read_header(path: Path) -> GGUFFile:
         if any(header.take(min(-file.tell() % alignment, header.left))):
             raise header.damaged("the bytes between header and tensors are not zero")
         tensors = _tensors(header, places, file.tell(), alignment)
-    return GGUFFile(path, metadata, tensors)
+    return GGUFFile(path, metadata, tensors, (path,))
 
 
 def _tensors(
@@ -232,7 +236,7 @@ def _tensors(
                 f"tensor {name} lies at byte {offset} of the data; expected {end}, where the "
                 "tensor before it ends"
             )
-        tensors[name] = info = TensorInfo(shape, kind, start + offset)
+        tensors[name] = info = TensorInfo(shape, kind, start + offset, header.path)
         size = _byte_count(info)
         if start + offset + size > header.size:
             raise truncated(
@@ -281,13 +285,13 @@ def dequantize(file: GGUFFile, name: str, out: HostArray, *, minus: float = 0.0)
     elements, size = _block(info.kind)
     out = out.reshape(-1)
     step = max(_CHUNK // elements, 1)
-    with file.path.open("rb") as data:
+    with info.file.open("rb") as data:
         data.seek(info.offset)
         for first in range(0, out.size, step * elements):
             count = min(step, (out.size - first) // elements)
             raw = np.fromfile(data, np.uint8, count * size)
             if raw.size != count * size:
-                raise truncated(file.path, f"the data of tensor {name} is incomplete")
+                raise truncated(info.file, f"the data of tensor {name} is incomplete")
             try:
                 # As one row, because the package is slow with many: it takes 16 rows at a time.
                 values = dequantize_blocks(raw[None], kind)[0]

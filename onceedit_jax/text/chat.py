@@ -122,6 +122,12 @@ class ChatTemplate:
             end = 0 if not n else control.start() if control else len(piece)
             ids += self.tokenizer.encode_bytes(piece[:end].encode(), continuation=True)
             ids += self.tokenizer.hf.encode(piece[end:], add_special_tokens=False)
+        if (last := max(ids, default=0)) >= len(self.tokenizer.vocabulary):
+            raise InputError(
+                f"the chat template of {self.tokenizer.name!r} writes token {last}, and the "
+                f"embedding has {len(self.tokenizer.vocabulary)} rows; expected a row for it: use "
+                "the tokenizer that belongs to the model, or no template (chat=False, --no-chat)"
+            )
         return ids
 
     @cached_property
@@ -133,7 +139,7 @@ class ChatTemplate:
             token.content: i
             for i, token in added.items()
             if len(token.content) > 1 and not token.content.isspace()
-            if special[i] or token.content in template
+            if i >= len(special) or special[i] or token.content in template
         }
 
     @cached_property

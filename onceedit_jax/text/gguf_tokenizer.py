@@ -23,7 +23,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.gguf import read_header
+from onceedit_jax.storage.gguf_parts import read_model
 from onceedit_jax.storage.schema import Flag, Integer, Maybe, Numbers, Record, Text, Texts, check
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in place of bytes that are not UTF-8
@@ -32,6 +32,12 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3_SPLIT = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+_LOWER, _UPPER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}", r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
+# Mistral's newer tokenizers: words are cut where a capital follows a small letter too.
+_TEKKEN_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _QWEN2_SPLIT = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
 
 
@@ -68,6 +74,7 @@ _PRE_TOKENIZERS: dict[str | None, tuple[Callable[[], pre.PreTokenizer], bool, bo
     "llama3": (lambda: _split(_LLAMA3_SPLIT), False, True, True),
     "llama-v3": (lambda: _split(_LLAMA3_SPLIT), False, True, True),
     "qwen2": (lambda: _split(_QWEN2_SPLIT), True, False, False),
+    "tekken": (lambda: _split(_TEKKEN_SPLIT), False, True, True),
     "deepseek-r1-qwen": (lambda: _split(_QWEN2_SPLIT), True, False, False),
 }
 
@@ -100,7 +107,7 @@ def load_gguf_tokenizer(path: str | Path) -> Any:
     Raises:
       InputError: the file is not GGUF or is truncated, or its tokenizer is not supported.
     """
-    return tokenizer_from_metadata(read_header(Path(path)).metadata, source=str(path))
+    return tokenizer_from_metadata(read_model(Path(path)).metadata, source=str(path))
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:

@@ -1,7 +1,8 @@
 """A model's tokenizer with its conventions made explicit: BOS, prefix space, end token, padding.
 
 Text never becomes special tokens: `<|endoftext|>` in a prompt is encoded with ordinary tokens. So
-every model reads the same characters, and only this module inserts special tokens.
+every model reads the same characters, and only this module inserts special tokens. Words that were
+added to a tokenizer are single tokens, as its file says.
 """
 
 from __future__ import annotations
@@ -17,23 +18,29 @@ import tokenizers
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import foreign
-from onceedit_jax.storage.gguf import read_header
+from onceedit_jax.storage.gguf_parts import read_model
+from onceedit_jax.storage.peft_files import read_adapter
 from onceedit_jax.storage.sources import resolve
 from onceedit_jax.text import gguf_tokenizer
+from onceedit_jax.text.encoders import PROBE, plain_encoder, text_encoder
 from onceedit_jax.text.gguf_tokenizer import tokenizer_from_metadata
 from onceedit_jax.text.tokenizer_file import (
+    CONFIG,
     GENERATION,
     REMEDY,
     TOKENIZER,
-    check_truth,
+    check_probe,
     checked_files,
     end_ids_of,
+    hold_to_file,
+    probe_text,
+    rows_of,
+    write_for_both,
 )
-from onceedit_jax.text.vocabulary import Vocabulary, component, steps, vocabulary
+from onceedit_jax.text.vocabulary import Vocabulary, vocabulary
 
 # Bytes that are not UTF-8, decoded with Python's `surrogateescape`.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
-_PROBE = "Hello world, 12 times"
 
 
 class Tokenizer:
@@ -41,7 +48,7 @@ class Tokenizer:
 
     Attributes:
       hf: the fast tokenizer of transformers; it is never changed.
-      vocabulary: string and bytes of every token.
+      vocabulary: string and bytes of every token that the model has a row for.
       bos_id: the token before a text; None for models without one.
       end_id: the token that ends an answer (the tokenizer's `eos_token`).
       end_ids: every token that ends an answer, `end_id` first.
@@ -49,31 +56,38 @@ class Tokenizer:
         masked by positions.
     """
 
-    def __init__(self, hf: Any, *, end_ids: Iterable[int] = ()):
+    def __init__(self, hf: Any, *, end_ids: Iterable[int] = (), rows: int | None = None):
         """Read the conventions from a fast tokenizer of transformers.
 
         Args:
           hf: the fast tokenizer.
           end_ids: further tokens that end an answer; ids that are no token are left out, since no
             model writes them.
+          rows: rows of the model's embedding. Special tokens beyond them are left out: the model
+            neither reads nor writes them, and padding is done with the end token.
 
         Raises:
-          InputError: not a fast tokenizer, no end token, or an unsupported decoder or prefix.
+          InputError: not a fast tokenizer, no end token, or an unsupported decoder or prefix; an
+            added word, or the begin or end token, is beyond the rows.
         """
         self.hf = hf
-        self.vocabulary: Vocabulary = vocabulary(hf)
+        whole = vocabulary(hf)
+        self.vocabulary: Vocabulary = whole if rows is None else whole.cut(rows)
         if hf.eos_token_id is None:
             raise InputError(
                 f"the tokenizer {hf.name_or_path!r} has no eos_token, which is needed to end "
                 "answers; set eos_token in its tokenizer_config.json"
             )
-        self.end_id: int = hf.eos_token_id
+        self.end_id: int = self._with_row("eos_token", hf.eos_token_id)
         known = (i for i in end_ids if 0 <= i < len(self.vocabulary))
         self.end_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_id, *known)))
-        self.pad_id: int = hf.pad_token_id if hf.pad_token_id is not None else hf.eos_token_id
-        first = hf.backend_tokenizer.encode(_PROBE).ids[0]
-        self.bos_id: int | None = first if first == hf.bos_token_id else None
-        self._encoder, self._prefix, self._prefix_unless_space = _plain_encoder(hf)
+        own_pad = hf.pad_token_id is not None and hf.pad_token_id < len(self.vocabulary)
+        self.pad_id: int = hf.pad_token_id if own_pad else self.end_id
+        first = hf.backend_tokenizer.encode(PROBE).ids[0]
+        begins = first == hf.bos_token_id
+        self.bos_id: int | None = self._with_row("bos_token", first) if begins else None
+        self._whole = text_encoder(hf)
+        self._encoder, self._prefix, self._prefix_unless_space = plain_encoder(hf)
 
     @property
     def name(self) -> str:
@@ -98,7 +112,7 @@ class Tokenizer:
         Raises:
           InputError: the text contains a lone surrogate (half of an escaped pair in JSON).
         """
-        return self._start(bos) + self._encode(self._prefixed(text)).ids
+        return self._start(bos) + self._encode_whole(text).ids
 
     def encode_bytes(
         self, data: bytes, *, bos: bool = True, continuation: bool = False
@@ -120,8 +134,10 @@ class Tokenizer:
             if n % 2:
                 raw = piece.encode("utf-8", "surrogateescape")
                 ids += [i for i in map(self._byte_ids.get, raw) if i is not None]
+            elif piece and (n or continuation):
+                ids += self._encode(piece).ids
             elif piece:
-                ids += self._encode(piece if n or continuation else self._prefixed(piece)).ids
+                ids += self._encode_whole(piece).ids
         return ids
 
     def encode_pair(self, prompt: str, target: str) -> tuple[list[int], int]:
@@ -132,9 +148,12 @@ class Tokenizer:
           across the boundary belongs to the target, and so does the space between the two: a model
           that has read the prompt has to generate them.
         """
-        prefixed = self._prefixed(prompt + " " + target)
-        end_of_prompt = len(prefixed) - len(target) - 1
-        encoding = self._encode(prefixed)
+        text = f"{prompt} {target}"
+        prefixed = self._prefixed(text)
+        encoding, end_of_prompt = self._encode_whole(text), len(prompt)
+        joined = self._encode(prefixed)
+        if joined.ids == encoding.ids:  # not if the file has no prefix before an added word
+            encoding, end_of_prompt = joined, len(prefixed) - len(target) - 1
         ends = enumerate(end for _, end in encoding.offsets)
         start = next((n for n, end in ends if end > end_of_prompt), len(encoding.ids))
         begin = self._start(True)
@@ -161,11 +180,12 @@ class Tokenizer:
         return data if continuation else data.removeprefix(self._prefix.encode("utf-8"))
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer as a folder for transformers' AutoTokenizer.
+        """Write the tokenizer as a folder for AutoTokenizer of transformers 4 and 5.
 
         If several tokens end an answer, `generation_config.json` lists them.
         """
         self.hf.save_pretrained(str(folder))
+        write_for_both(Path(folder) / CONFIG)
         if len(self.end_ids) > 1:
             text = json.dumps({"eos_token_id": list(self.end_ids)}, indent=2)
             (Path(folder) / GENERATION).write_text(text + "\n", encoding="utf-8")
@@ -177,6 +197,20 @@ class Tokenizer:
         if not text or (self._prefix_unless_space and text.startswith(" ")):
             return text
         return self._prefix + text
+
+    def _encode_whole(self, text: str) -> tokenizers.Encoding:
+        """A text that continues nothing: as the file has it, prefix included."""
+        return self._whole.encode(checked_text(text), add_special_tokens=False)
+
+    def _with_row(self, role: str, token: int) -> int:
+        """A token that the model reads or writes, if its embedding has a row for it."""
+        if token >= len(self.vocabulary):
+            raise InputError(
+                f"the tokenizer {self.name!r}: {role} has id {token}, and the embedding has "
+                f"{len(self.vocabulary)} rows; expected a row for it: name another one in "
+                "tokenizer_config.json, or use the tokenizer that belongs to the model"
+            )
+        return token
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         return self._encoder.encode(checked_text(text), add_special_tokens=False)
@@ -203,22 +237,25 @@ def checked_text(text: str) -> str:
     return text
 
 
-def load_tokenizer(spec: str | Path) -> Tokenizer:
+def load_tokenizer(spec: str | Path, *, rows: int | None = None) -> Tokenizer:
     """Load a model's tokenizer, without torch and without running code from the model's folder.
 
     Args:
       spec: a Hugging Face folder, a hub id, a .gguf file or `demo:NAME`, see
-        `storage.sources.resolve`.
+        `storage.sources.resolve`. A LoRA adapter without a tokenizer has that of its base.
+      rows: rows of the model's embedding, see `Tokenizer` (default: `vocab_size` of config.json).
 
     Raises:
       InputError: no such model, no tokenizer.json, or an unsupported tokenizer.
     """
     path = resolve(spec)
     if path.is_file():
-        metadata = read_header(path).metadata
+        metadata = read_model(path).metadata
         with foreign(path, "fetch the file again"):
             hf = tokenizer_from_metadata(metadata, source=str(path))
-            return Tokenizer(hf, end_ids=gguf_tokenizer.end_ids_of(metadata))
+            return Tokenizer(hf, end_ids=gguf_tokenizer.end_ids_of(metadata), rows=rows)
+    if not (path / TOKENIZER).exists() and (adapter := read_adapter(path)) is not None:
+        return load_tokenizer(adapter.base_path(), rows=rows)
     files = checked_files(path)
     from transformers import PreTrainedTokenizerFast
 
@@ -227,58 +264,8 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
         hf = PreTrainedTokenizerFast.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False
         )
-        check_truth(hf.backend_tokenizer, files, path)
-        return Tokenizer(hf, end_ids=end_ids_of(files))
-
-
-def _plain_encoder(hf: Any) -> tuple[tokenizers.Tokenizer, str, bool]:
-    """A tokenizer for text alone, and the prefix that it does not add.
-
-    It has the model of `hf`, but it knows no special tokens, adds neither BOS nor prefix space, and
-    never truncates.
-
-    Returns:
-      The tokenizer; the prefix, which belongs only before whole texts; and whether texts that begin
-      with a space get no prefix.
-
-    Raises:
-      InputError: the tokenizer with the prefix does not give the same tokens as `hf`.
-    """
-    backend = hf.backend_tokenizer
-    encoder = tokenizers.Tokenizer(backend.model)
-    prefix, unless_space = "", False
-    normalizers = steps(component(backend.normalizer), "normalizers")
-    for step in normalizers:
-        if step["type"] == "Prepend":
-            prefix = step["prepend"].replace("▁", " ")
-    normalizers = [step for step in normalizers if step["type"] != "Prepend"]
-    splitters = steps(component(backend.pre_tokenizer), "pretokenizers")
-    for step in splitters:
-        if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never":
-            prefix, unless_space, step["prepend_scheme"] = " ", True, "never"
-        if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
-            prefix, unless_space, step["add_prefix_space"] = " ", True, False
-    skeleton = tokenizers.Tokenizer.from_str(
-        json.dumps(
-            {
-                "version": "1.0",
-                "added_tokens": [],
-                "normalizer": {"type": "Sequence", "normalizers": normalizers},
-                "pre_tokenizer": {"type": "Sequence", "pretokenizers": splitters},
-                "model": {"type": "BPE", "vocab": {}, "merges": []},
-            }
-        )
-    )
-    if normalizers:
-        encoder.normalizer = skeleton.normalizer
-    if splitters:
-        encoder.pre_tokenizer = skeleton.pre_tokenizer
-    own = backend.get_vocab(with_added_tokens=False)
-    added = backend.get_added_tokens_decoder().values()
-    encoder.add_tokens([token for token in added if not token.special and token.content in own])
-    if encoder.encode(prefix + _PROBE).ids != backend.encode(_PROBE, add_special_tokens=False).ids:
-        raise InputError(
-            f"the tokenizer {hf.name_or_path!r} has a normalizer or a prefix that is not "
-            "supported, so texts could not be cut and joined without changes: choose another model"
-        )
-    return encoder, prefix, unless_space
+        own = hold_to_file(hf.backend_tokenizer, files, path)
+        rows = rows_of(files) if rows is None else rows
+        tokenizer = Tokenizer(hf, end_ids=end_ids_of(files), rows=rows)
+        check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
+        return tokenizer

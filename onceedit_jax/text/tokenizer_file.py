@@ -1,6 +1,7 @@
 """The schemas of a folder's tokenizer files, and the check that a tokenizer is what its file says.
 
-The files are checked here before any other library reads them.
+The files are checked here before any other library reads them. Where they disagree, tokenizer.json
+wins.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ from onceedit_jax.storage.schema import (
     check,
     shown,
 )
+from onceedit_jax.text.vocabulary import added_words
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 GENERATION = "generation_config.json"  # may list several end tokens
 REMEDY = "fetch the file again"
+_PROBE = (
+    "Hello  World,\n\n 12 times 1984\ttab\r\n    x = [0.5]; don't  café naïve ÉCOLE Straße e\u0301 "
+    "日本語、한국어 مرحبا 🙂🙂👍🏽 …\u00a0"
+)
 _ID = Integer(0, 1 << 24)
 _COMPONENTS = ("normalizer", "pre_tokenizer", "decoder")
 _MODELS = ("BPE", "Unigram", "WordPiece", "WordLevel")
@@ -87,14 +93,18 @@ _CONFIG = Record(
         "clean_up_tokenization_spaces": Maybe(Flag()),
     }
 )
+_ROWS = Maybe(Integer(1, 1 << 24))
+_ROWS_INSIDE = Record({"vocab_size": _ROWS})
 _END_IDS = Maybe(AnyOf((_ID, ListOf(_ID, most=4096))))
 #: The other files that describe a tokenizer.
 _OTHERS: dict[str, Kind] = {
-    "tokenizer_config.json": _CONFIG,
+    CONFIG: _CONFIG,
     "special_tokens_map.json": Record(_ROLES),
     "added_tokens.json": ObjectOf(_ID),
     GENERATION: Record({"eos_token_id": _END_IDS}),
-    "config.json": Record({"eos_token_id": _END_IDS}),
+    "config.json": Record(
+        {"eos_token_id": _END_IDS, "vocab_size": _ROWS, "text_config": Maybe(_ROWS_INSIDE)}
+    ),
 }
 
 
@@ -124,13 +134,27 @@ def checked_files(folder: Path) -> dict[str, dict[str, Any]]:
         except FileNotFoundError:
             continue
         check(schema, files[name], file=folder / name, remedy=REMEDY)
-    if code := files.get("tokenizer_config.json", {}).get("auto_map"):
+    if code := files.get(CONFIG, {}).get("auto_map"):
         raise InputError(
             f"{folder / 'tokenizer_config.json'}: auto_map is {shown(code)}; expected none: code "
             "of a model's folder is never run here; remove the key if tokenizer.json is all of the "
             "tokenizer, or choose another model"
         )
     return files
+
+
+def write_for_both(file: Path) -> None:
+    """Write the tokenizer_config.json of transformers 5 anew, so that transformers 4 reads it too.
+
+    The class there has a new name, and a list of special tokens the key of something else.
+    """
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(further := values.get("extra_special_tokens"), list):
+        del values["extra_special_tokens"]
+        values["additional_special_tokens"] = further
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def end_ids_of(files: dict[str, dict[str, Any]]) -> list[int]:
@@ -142,41 +166,94 @@ def end_ids_of(files: dict[str, dict[str, Any]]) -> list[int]:
     return ids
 
 
-def check_truth(backend: Any, files: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Check that a loaded tokenizer gives the ids that its tokenizer.json gives.
+def rows_of(files: dict[str, dict[str, Any]]) -> int | None:
+    """The rows of the model's embedding by config.json; None without one."""
+    config = files.get("config.json", {})
+    rows: int | None = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    return rows
 
-    The same vocabulary, added tokens and steps give the same ids of every text.
+
+def hold_to_file(
+    backend: Any, files: dict[str, dict[str, Any]], folder: Path
+) -> tokenizers.Tokenizer:
+    """Hold a loaded tokenizer to its tokenizer.json.
+
+    An added token that another file marks in other ways gets back what tokenizer.json says of it.
 
     Args:
-      backend: of the tokenizers library.
+      backend: of the tokenizers library; changed in place.
       files: see `checked_files`.
       folder: for messages.
+
+    Returns:
+      The tokenizer that the file itself describes, with the words that only other files add.
 
     Raises:
       InputError: naming the difference.
     """
-    values = files[TOKENIZER]
-    own = backend.get_vocab(with_added_tokens=False)
-    if values["model"].get("type") != "Unigram" and own != values["model"]["vocab"]:
-        raise _untrue(folder, "the vocabulary", "another one")
-    there = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
-    for token in values.get("added_tokens", ()):
-        if there.get(token["content"]) != token["id"]:
-            found = there.get(token["content"])
-            raise _untrue(folder, f"added token {shown(token['content'])}, {token['id']},", found)
-    skeleton = {name: values.get(name) for name in _COMPONENTS}
-    model = {"type": "BPE", "vocab": {}, "merges": []}
-    plain: dict[str, Any] = {"version": "1.0", "added_tokens": [], **skeleton, "model": model}
-    expected = tokenizers.Tokenizer.from_str(json.dumps(plain))
+    own = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+    pieces = files[TOKENIZER]["model"]["vocab"]
+    if isinstance(pieces, dict) and backend.get_vocab(with_added_tokens=False) != pieces:
+        raise _untrue(folder, "the vocabulary of the file", "another one")
     for name in _COMPONENTS:
-        if _state(getattr(backend, name)) != _state(getattr(expected, name)):
-            raise _untrue(folder, f"the {name}", "another one")
+        if _state(getattr(backend, name)) != _state(getattr(own, name)):
+            raise _untrue(folder, f"the {name} of the file", "another one")
+    said = {token.content: token for token in own.get_added_tokens_decoder().values()}
+    there = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
+    for entry in files[TOKENIZER].get("added_tokens", ()):
+        text, token_id = entry["content"], entry["id"]
+        if own.token_to_id(text) != token_id or there.get(text) != token_id:
+            what = f"added token {shown(text)}, {token_id} in the file,"
+            raise _untrue(folder, what, there.get(text))
+    roles = [_content(files.get(CONFIG, {}).get(role)) for role in _ROLES]
+    backend.add_tokens([token for text, token in said.items() if text not in roles])
+    for text, token_id, special in _added_elsewhere(files):
+        if not special and text not in said and there.get(text) != token_id:
+            raise _untrue(folder, f"added token {shown(text)}, {token_id},", there.get(text))
+    further = sorted(backend.get_added_tokens_decoder().items())
+    own.add_tokens([token for _, token in further if token.content not in said])
+    own.encode_special_tokens = True  # text is never special
+    return own
+
+
+def probe_text(hf: Any) -> str:
+    """A text to compare tokenizers on: spaces, newlines, digits, scripts and the added words."""
+    words = [token.content for token in added_words(hf).values()]
+    return " ".join([_PROBE, *words[:256], *words[:256][::-1]])
+
+
+def check_probe(ids: list[int], own: tokenizers.Tokenizer, probe: str, folder: Path) -> None:
+    """Check that the ids of a text are those that the file gives.
+
+    Raises:
+      InputError: naming the first tokens that differ.
+    """
+    expected = own.encode(probe, add_special_tokens=False).ids
+    if ids == expected:
+        return
+    at = next((n for n, pair in enumerate(zip(ids, expected, strict=False)) if len({*pair}) > 1), 0)
+    what = f"{shown(probe)}, whose tokens from {at} on are {expected[at : at + 5]} by the file,"
+    raise _untrue(folder, what, ids[at : at + 5])
+
+
+def _added_elsewhere(files: dict[str, dict[str, Any]]) -> list[tuple[str, int, bool]]:
+    """The added tokens of the files beside tokenizer.json: text, id, and whether it is special."""
+    listed = files.get(CONFIG, {}).get("added_tokens_decoder") or {}
+    words = [(t["content"], int(i), t.get("special", False)) for i, t in listed.items()]
+    known = {text for text, _, _ in words}
+    plain = files.get("added_tokens.json", {}).items()
+    return words + [(text, i, False) for text, i in plain if text not in known]
+
+
+def _content(role: Any) -> Any:
+    return role.get("content") if isinstance(role, dict) else role
 
 
 def _untrue(folder: Path, what: str, found: object) -> InputError:
     return InputError(
-        f"{folder / TOKENIZER}: {what} of the file is {found} once loaded; expected the file's "
-        "own: tokenizer_config.json or added_tokens.json contradict it; fetch the folder again"
+        f"{folder / TOKENIZER}: {what} is {found} once loaded; expected the file's own: its ids "
+        "have gaps, or tokenizer_config.json or added_tokens.json contradict it; save the "
+        "tokenizer again with transformers, or fetch the folder again"
     )
 
 

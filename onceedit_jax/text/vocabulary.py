@@ -20,6 +20,7 @@ from onceedit_jax.errors import InputError
 
 Bytes = bytes  # inside the class, `Vocabulary.bytes` hides the builtin
 TokenMask = Bool[np.ndarray, " tokens"]
+_MARKER = re.compile(r"<[^<>\s]+>")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -34,6 +35,7 @@ class Vocabulary:
       byte_fallback: True for tokens that stand for one byte of a character without a token of its
         own (in SentencePiece-like models); None if there are none.
       control: True for the begin, end and unknown tokens; None if there are none.
+      added: True for words that were added to the model's own pieces; None if there are none.
     """
 
     strings: tuple[str | None, ...]
@@ -41,20 +43,46 @@ class Vocabulary:
     special: TokenMask
     byte_fallback: TokenMask | None = None
     control: TokenMask | None = None
+    added: TokenMask | None = None
 
     def __len__(self) -> int:
         return len(self.strings)
+
+    def cut(self, rows: int) -> Vocabulary:
+        """The tokens that have one of so many rows of an embedding table.
+
+        Raises:
+          InputError: a token that stands for text has no row.
+        """
+        if rows >= len(self):
+            return self
+        if beyond := [i for i in range(rows, len(self)) if not self.special[i]]:
+            raise InputError(
+                f"token {self.strings[beyond[0]]!r} has id {beyond[0]}, and the embedding has "
+                f"{rows} rows; expected a row for every token of plain text: enlarge it with "
+                "resize_token_embeddings of transformers and save the model, or use the tokenizer "
+                "that belongs to it"
+            )
+        return Vocabulary(
+            self.strings[:rows],
+            self.bytes[:rows],
+            self.special[:rows],
+            *(m if m is None else m[:rows] for m in (self.byte_fallback, self.control, self.added)),
+        )
 
     @cached_property
     def ids_by_bytes(self) -> dict[Bytes, int]:
         """{bytes: id of the token that stands for them}, without special tokens.
 
-        If several tokens stand for the same bytes, a piece is preferred to a byte-fallback token,
-        which the tokenizer would not use there (Llama 2 encodes `A` as 29909, never as `<0x41>`,
-        68); among equals, the lower id.
+        If several tokens stand for the same bytes, it is the one that the tokenizer uses: an added
+        word rather than a piece, and a piece rather than a byte-fallback token (Llama 2 encodes `A`
+        as 29909, never as `<0x41>`, 68); among equals, the lower id.
         """
-        fallback = self.byte_fallback if self.byte_fallback is not None else [False] * len(self)
-        order = sorted(range(len(self)), key=lambda i: (bool(fallback[i]), i), reverse=True)
+        none = np.zeros(len(self), dtype=np.bool_)
+        fallback = none if self.byte_fallback is None else self.byte_fallback
+        added = none if self.added is None else self.added
+        rank = fallback.astype(np.int8) - added
+        order = np.lexsort((np.arange(len(self)), rank))[::-1].tolist()
         return {self.bytes[i]: i for i in order if self.bytes[i] and not self.special[i]}
 
     @cached_property
@@ -69,8 +97,9 @@ class Vocabulary:
 def vocabulary(tokenizer: Any) -> Vocabulary:
     """The vocabulary of a tokenizer.
 
-    A token is special if the tokenizer marks it as special, or if it was added to the model's own
-    vocabulary (chat markers, `<|extratoken_1|>` and other padding).
+    A token is special if the tokenizer marks it as special. So is a marker that was added to the
+    model's own vocabulary: a token in angle brackets, such as `<tool_call>` or the padding
+    `<|extratoken_1|>`. Other added tokens are words, and stand for their own text.
 
     Args:
       tokenizer: a fast tokenizer of transformers, or a `Tokenizer` of this package.
@@ -89,8 +118,8 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     own = backend.get_vocab(with_added_tokens=False)
     added = backend.get_added_tokens_decoder()
     ids = {**own, **{token.content: i for i, token in added.items()}}
-    marked = {i for i, token in added.items() if token.special or token.content not in own}
-    marked.update(tokenizer.all_special_ids)
+    words = added_words(tokenizer)
+    marked = added.keys() - words.keys() | set(tokenizer.all_special_ids)
     decoder, has_byte_tokens = _piece_decoder(component(backend.decoder))
 
     size = max(ids.values(), default=-1) + 1
@@ -101,13 +130,31 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     control = np.zeros(size, dtype=np.bool_)
     roles = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
     control[[i for i in roles if i is not None]] = True
+    beside = np.zeros(size, dtype=np.bool_)
+    beside[[i for i, token in words.items() if token.content not in own]] = True
     for string, i in ids.items():
         strings[i] = string
         if i not in marked:
             special[i] = False
             byte_fallback[i] = has_byte_tokens and _BYTE_TOKEN.fullmatch(string) is not None
-            pieces[i] = decoder(string)
-    return Vocabulary(tuple(strings), tuple(pieces), special, byte_fallback, control)
+            pieces[i] = decoder(string) if string in own else string.encode("utf-8")
+    return Vocabulary(tuple(strings), tuple(pieces), special, byte_fallback, control, beside)
+
+
+def added_words(tokenizer: Any) -> dict[int, Any]:
+    """The added tokens of a fast tokenizer that are text, by id; the others are special."""
+    backend, roles = tokenizer.backend_tokenizer, set(tokenizer.all_special_ids)
+    return {
+        i: token
+        for i, token in backend.get_added_tokens_decoder().items()
+        if not token.special and i not in roles
+        if is_piece(backend, token.content) or not _MARKER.fullmatch(token.content)
+    }
+
+
+def is_piece(backend: Any, content: str) -> bool:
+    """Whether a token is one of the model's own pieces; quicker than its whole vocabulary."""
+    return backend.model.token_to_id(content) is not None
 
 
 def component(part: Any) -> dict[str, Any]:

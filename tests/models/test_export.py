@@ -1,6 +1,9 @@
 """What is exported is the model: `transformers` computes with it, and loading it gives it back."""
 
+import copy
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_tokenizers import byte_level
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models import export
 from onceedit_jax.models.cache import padded_positions
 from onceedit_jax.models.decoder import forward
-from onceedit_jax.models.export import export_hf
+from onceedit_jax.models.export import export_hf, spelt_for_both
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.layout import split_layers
 from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.weights import load_model
+from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 60,
@@ -68,6 +73,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **LLAMA},
     "qwen3": {"model_type": "qwen3", **LLAMA, "head_dim": 16},
     "gemma3": {"model_type": "gemma3_text", **GEMMA},
+    "gemma3-two-ropes": {
+        "model_type": "gemma3_text",
+        **GEMMA,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e4, "factor": 4.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    },
+    "llama3-one-dict": {
+        "model_type": "llama",
+        **LLAMA,
+        "rope_parameters": {**LLAMA3, "rope_theta": 900.0},
+    },
+    "smollm3": {
+        "model_type": "smollm3",
+        **LLAMA,
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
+        "no_rope_layers": [1, 0, 1],
+    },
+    "olmo2": {"model_type": "olmo2", **LLAMA, "pad_token_id": 0},
+    "phi3": {
+        "model_type": "phi3",
+        **LLAMA,
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_theta": 800.0, "partial_rotary_factor": 0.5},
+    },
     "gpt2": {"model_type": "gpt2", **GPT},
     "gptj": {"model_type": "gptj", **GPT, "rotary_dim": 4, "tie_word_embeddings": False},
 }
@@ -116,9 +148,75 @@ def test_transformers_gives_equal_logits(tmp_path: Path, name: str) -> None:
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 11))
     with torch.no_grad():
         expected = model(torch.tensor(tokens)).logits.numpy()
+    assert_equal_logits(params, config, tokens, expected)
+
+
+def assert_equal_logits(params: Any, config: Any, tokens: Any, expected: Any) -> None:
     positions = padded_positions(jnp.array([11, 11]), 11)
     ours, _ = forward(params, config, jnp.array(tokens), positions)
     assert np.abs(np.asarray(ours) - expected).max() <= TOLERANCE * expected.std()
+
+
+READ = """
+import sys, numpy, torch, transformers
+assert transformers.__version__.startswith("4."), transformers.__version__
+tokens, *folders = sys.argv[1:]
+for folder in folders:
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"], report
+    with torch.no_grad():
+        logits = model(torch.tensor(numpy.load(tokens))).logits.numpy()
+    numpy.save(folder + "/logits.npy", logits)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    print(tokenizer("The cat zorvamab <|mark|>")["input_ids"])
+"""
+
+
+def test_transformers_4_reads_exports_in_its_own_environment(tmp_path: Path) -> None:
+    python = os.environ.get("TRANSFORMERS4_PYTHON")
+    if python is None:
+        pytest.skip("needs a Python with transformers 4 and torch: set TRANSFORMERS4_PYTHON to it")
+    models = {name: random_model(name) for name in FAMILIES}
+    hf = copy.deepcopy(byte_level())
+    hf.add_tokens(["zorvamab"])
+    hf.add_special_tokens({"extra_special_tokens": ["<|mark|>"]})
+    for name, (values, config, params) in models.items():
+        export_hf(tmp_path / name, params, config, values)
+        Tokenizer(hf).save(tmp_path / name)
+    tokens = np.random.default_rng(0).integers(0, 40, (2, 11))
+    np.save(tmp_path / "tokens.npy", tokens)
+    done = subprocess.run(
+        [python, "-c", READ, tmp_path / "tokens.npy", *(tmp_path / name for name in models)],
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(done.stdout.split("\n")[:-1]) == {str(hf("The cat zorvamab <|mark|>")["input_ids"])}
+    for name, (_, config, params) in models.items():
+        assert_equal_logits(params, config, tokens, np.load(tmp_path / name / "logits.npy"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_rope_is_spelt_for_transformers_4_too(name: str) -> None:
+    values = spelt_for_both(FAMILIES[name])
+    assert "rope_parameters" not in values and spelt_for_both(values) == values
+    assert config_from_hf(values) == config_from_hf(FAMILIES[name])
+
+
+def test_a_tokenizer_names_a_class_of_both(tmp_path: Path) -> None:
+    hf = copy.deepcopy(byte_level())
+    hf.add_special_tokens({"extra_special_tokens": ["<|mark|>"]})
+    Tokenizer(hf).save(tmp_path)
+    values = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert values["additional_special_tokens"] == ["<|mark|>"]
+    assert "extra_special_tokens" not in values
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.hf.all_special_tokens == hf.all_special_tokens
 
 
 def test_half_precision_is_written_and_declared(tmp_path: Path) -> None:

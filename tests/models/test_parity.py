@@ -95,6 +95,32 @@ CASES = {
             "tie_word_embeddings": False,
         },
     ),
+    "smollm3": ("smollm3", {**LLAMA, "num_hidden_layers": 5, "no_rope_layer_interval": 2}),
+    "smollm3, tied, window in unrotated layers": (
+        "smollm3",
+        {
+            **LLAMA,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "no_rope_layers": [1, 0, 0],
+            "attention_bias": True,
+        },
+    ),
+    "olmo2": ("olmo2", {**LLAMA, "head_dim": 8}),
+    "phi3": ("phi3", LLAMA),
+    "phi3, window 5, three quarters rotated": (
+        "phi3",
+        {
+            **LLAMA,
+            "sliding_window": 5,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.75,
+            },
+        },
+    ),
     "gemma3_text, window 4": ("gemma3_text", {**GEMMA, "sliding_window": 4}),
     "gemma3_text, linear rope on global layers": (
         "gemma3_text",
@@ -244,7 +270,7 @@ def test_rolling_back_and_going_on_equals_the_straight_run(case):
     assert case.difference(logits, wanted) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text, window 4"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text, window 4", "smollm3"])
 def test_layouts_of_the_layers_agree(name):
     case = case_named(name)
     lower = case.config.num_layers // 2

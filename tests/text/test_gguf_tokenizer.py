@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.sources import DEMO_MODELS, cache_folder
-from onceedit_jax.text.gguf_tokenizer import load_gguf_tokenizer
+from onceedit_jax.text.gguf_tokenizer import _PRE_TOKENIZERS, load_gguf_tokenizer
 from onceedit_jax.text.prompts import prompt_format
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -92,6 +92,25 @@ def test_the_splitting_is_the_one_the_file_names(
     metadata.facts["merges"] = ["1 2", "3 4", *metadata.facts["merges"]]
     hf = load_gguf_tokenizer(metadata.write(tmp_path / "model.gguf"))
     assert hf.tokenize("1234") == number
+
+
+def test_tekken_cuts_words_at_capitals_and_numbers_at_digits() -> None:
+    split = _PRE_TOKENIZERS["tekken"][0]()
+    pieces = [piece for piece, _ in split.pre_tokenize_str("aCamelCase HTTPServer 1984 a//\n x")]
+    assert pieces == [
+        "a",
+        "Camel",
+        "Case",
+        "ĠHTTPServer",
+        "Ġ",
+        "1",
+        "9",
+        "8",
+        "4",
+        "Ġa",
+        "//Ċ",
+        "Ġx",
+    ]
 
 
 def test_bos_is_added_as_the_file_asks(tmp_path: Path) -> None:

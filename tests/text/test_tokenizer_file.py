@@ -8,7 +8,9 @@ import pytest
 import tiny_tokenizers
 import tokenizers
 
+from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.errors import InputError
+from onceedit_jax.text.prompts import prompt_format
 from onceedit_jax.text.tokenizer import load_tokenizer
 
 PROBE = "Hello  World,\n\n 12 1984 café naïve 日本語 🙂🙂 <|end|> the cat"
@@ -94,6 +96,8 @@ def test_all_end_tokens_are_known(folder):
     (folder / "config.json").write_text('{"eos_token_id": [7, 8]}')
     (folder / "generation_config.json").write_text('{"eos_token_id": 9}')
     assert load_tokenizer(folder).end_ids == (*ends, 9, 7, 8)
+    stops = answer_stops(prompt_format(load_tokenizer(folder)), 400)
+    assert all(stops.at_start[[*ends, 7, 8, 9]]) and all(stops.in_text[[*ends, 7, 8, 9]])
     (folder / "generation_config.json").write_text('{"eos_token_id": "9"}')
     with pytest.raises(InputError, match=r"generation_config\.json: eos_token_id is '9'"):
         load_tokenizer(folder)

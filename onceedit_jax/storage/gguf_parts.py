@@ -1,0 +1,68 @@
+"""A GGUF model in one file, or split into parts that lie side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.storage.gguf import GGUFFile, TensorInfo, read_header
+
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
+_MOST = 4096
+
+
+def read_model(path: Path) -> GGUFFile:
+    """The header of a GGUF model; of a split one, that of the first part with all tensors.
+
+    Args:
+        path: the file, or any of the parts.
+
+    Raises:
+        InputError: a file is not GGUF or is damaged; a part is missing or of another model.
+    """
+    name = _PART.fullmatch(path.name)
+    first = read_header(path)
+    if name is None:
+        if (count := first.metadata.get("split.count", 1)) not in (0, 1):
+            raise InputError(
+                f"{path}: one of {count} parts of a split GGUF; expected the name that the parts "
+                f"have, such as {path.stem}-00001-of-{count:05d}.gguf: give them their names back"
+            )
+        return first
+    count = int(name[3])
+    if not 1 <= count <= _MOST:
+        raise InputError(f"{path}: {count} parts; expected 1 to {_MOST}: fetch the files again")
+    paths = [path.with_name(f"{name[1]}-{n:05d}-of-{name[3]}.gguf") for n in range(1, count + 1)]
+    if absent := [part.name for part in paths if not part.is_file()]:
+        raise InputError(
+            f"{path}: a split GGUF of {count} parts, of which {absent[0]} is missing; expected all "
+            "parts in one folder: fetch it too"
+        )
+    return _joined([read_header(part) for part in paths])
+
+
+def _joined(parts: list[GGUFFile]) -> GGUFFile:
+    tensors: dict[str, TensorInfo] = {}
+    for number, part in enumerate(parts):
+        _expect(part, "split.count", len(parts))
+        _expect(part, "split.no", number)
+        for name, info in part.tensors.items():
+            if name in tensors:
+                raise InputError(
+                    f"{part.path}: tensor {name} is in {tensors[name].file.name} too; expected it "
+                    "in one part: fetch the files again"
+                )
+            tensors[name] = info
+    _expect(parts[0], "split.tensors.count", len(tensors))
+    return GGUFFile(parts[0].path, parts[0].metadata, tensors, tuple(p.path for p in parts))
+
+
+def _expect(part: GGUFFile, key: str, expected: Any) -> None:
+    found = part.metadata.get(key)
+    if found != expected:
+        raise InputError(
+            f"{part.path}: metadata {key} is {found!r}; expected {expected}: the parts do not "
+            "belong together; fetch the files again"
+        )

@@ -1,0 +1,149 @@
+"""The folder of an adapter of Hugging Face's PEFT: which base it belongs to, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import read_json
+from onceedit_jax.storage.schema import (
+    Flag,
+    Integer,
+    ListOf,
+    Maybe,
+    Number,
+    Record,
+    Text,
+    check,
+    shown,
+)
+from onceedit_jax.storage.sources import resolve
+
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_REMEDY = "fetch the folder again"
+_RANK = Integer(1, 1 << 16)
+_SCHEMA = Record(
+    {
+        "peft_type": Text(most=64),
+        "base_model_name_or_path": Maybe(Text(most=4096)),
+        "r": _RANK,
+        "lora_alpha": Number(1e-6, 1e6),
+        "bias": Maybe(Text(most=64)),
+        "fan_in_fan_out": Maybe(Flag()),
+        "use_rslora": Maybe(Flag()),
+        "use_dora": Maybe(Flag()),
+        "modules_to_save": Maybe(ListOf(Text(most=256))),
+    },
+    required=("peft_type",),
+)
+#: What plain LoRA leaves out, and the values that say so.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "use_dora": (False,),
+    "modules_to_save": ([],),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "layer_replication": ([],),
+    "target_parameters": ([],),
+    "trainable_token_indices": ([], {}),
+    # Others change the base itself, or may.
+    "init_lora_weights": (True, False, "gaussian"),
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder of plain LoRA: `base + scale * B A` for some of the base's matrices.
+
+    Attributes:
+      folder: the adapter's.
+      base: hub id, folder or file of the base model.
+      scale: factor of the product.
+      transposed: the base holds its matrices as [in, out].
+    """
+
+    folder: Path
+    base: str
+    scale: float
+    transposed: bool
+
+    def base_path(self) -> Path:
+        """Where the base model is; downloads it if necessary.
+
+        Raises:
+          InputError: it is nowhere, or is an adapter itself.
+        """
+        try:
+            path = resolve(self.base)
+        except InputError as error:
+            raise InputError(
+                f"{self.folder}: is a LoRA adapter of {shown(self.base)}, which cannot be found "
+                f"({error}); {merging(self.folder)}"
+            ) from error
+        if is_adapter(path):
+            raise InputError(
+                f"{self.folder}: is a LoRA adapter of {path}, another adapter; expected a model: "
+                f"{merging(self.folder)}"
+            )
+        return path
+
+
+def merging(folder: Path) -> str:
+    """What to do about an adapter that is not read."""
+    merged = f"{folder}-merged"
+    return (
+        'merge it where the base is (python -c "from peft import AutoPeftModelForCausalLM as M; '
+        f"M.from_pretrained('{folder}').merge_and_unload().save_pretrained('{merged}')\"), and "
+        "save the tokenizer there too"
+    )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a path is a folder of an adapter alone, without a model's weights beside it."""
+    whole = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / PEFT_CONFIG).exists() and not any((folder / name).exists() for name in whole)
+
+
+def read_adapter(folder: Path) -> Adapter | None:
+    """What an adapter's folder says; None for a folder of something else.
+
+    Raises:
+      InputError: an adapter that is not plain LoRA, or does not name its base.
+    """
+    if not is_adapter(folder):
+        return None
+    values = read_json(folder / PEFT_CONFIG, inside=folder)
+    check(_SCHEMA, values, file=folder / PEFT_CONFIG, remedy=_REMEDY)
+    _check_plain(folder, values)
+    for key in ("base_model_name_or_path", "r", "lora_alpha"):
+        if not values.get(key):
+            raise InputError(
+                f"{folder / PEFT_CONFIG}: no {key}; expected that of a LoRA adapter: "
+                f"{merging(folder)}"
+            )
+    rank = float(values["r"])
+    return Adapter(
+        folder,
+        values["base_model_name_or_path"],
+        values["lora_alpha"] / (rank**0.5 if values.get("use_rslora") else rank),
+        bool(values.get("fan_in_fan_out")),
+    )
+
+
+def _check_plain(folder: Path, values: dict[str, Any]) -> None:
+    found = {"peft_type": values["peft_type"]} if values["peft_type"] != "LORA" else {}
+    for key, allowed in _PLAIN.items():
+        if values.get(key) not in (None, *allowed):
+            found[key] = values[key]
+    for key, value in found.items():
+        raise InputError(
+            f"{folder / PEFT_CONFIG}: {key} is {shown(value)}; expected a plain LoRA adapter: "
+            f"{merging(folder)}"
+        )
+    if not (folder / PEFT_WEIGHTS).exists():
+        raise InputError(
+            f"{folder}: a LoRA adapter without {PEFT_WEIGHTS}; pickled weights are never read: "
+            f"{merging(folder)}"
+        )
