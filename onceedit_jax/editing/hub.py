@@ -100,7 +100,9 @@ def push(
             added.append(CommitOperationAdd(CARD, text.encode()))
         with _hub(repository, revision):
             _prepare(api, repository, private=private, revision=revision)
-            there = _listed(api, repository, revision)
+            # What another program pushes meanwhile is no part of what is looked at here.
+            state = api.repo_info(repository, revision=revision).sha
+            there = _listed(api, repository, state)
             _refuse_others(there, repository)
             gone = [name for name in there if _is_own(name) and name not in sizes]
             done = api.create_commit(
@@ -108,6 +110,7 @@ def push(
                 [*added, *map(CommitOperationDelete, gone)],
                 commit_message=f"{len(info.live)} edits of {info.base.name}",
                 revision=revision,
+                parent_commit=state,
             )
             arrived = _listed(api, repository, done.oid)
     if missing := sorted(name for name in sizes if arrived.get(name) != sizes[name]):

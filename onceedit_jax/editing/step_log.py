@@ -33,6 +33,9 @@ def tensorboard_log(folder: Path) -> Iterator[OnStep]:
             f"--log-dir {folder}: TensorBoard's writer is not installed; install the extra: "
             "pip install 'onceedit-jax[tensorboard]'"
         ) from error
+    if not is_first(together=True):  # of several hosts, which take the same steps
+        yield lambda step: None
+        return
     try:
         writer = SummaryWriter(logdir=str(folder))
     except OSError as error:
@@ -42,8 +45,6 @@ def tensorboard_log(folder: Path) -> Iterator[OnStep]:
         ) from error
 
     def log(step: Progress) -> None:
-        if not is_first(together=True):  # of several hosts, which take the same steps
-            return
         for tag in _TAGS:
             writer.add_scalar(f"edit/{tag}", getattr(step, tag), step.step)
 

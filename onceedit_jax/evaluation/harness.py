@@ -139,7 +139,8 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         """The log-probability of each continuation, and whether it would be taken greedily."""
         found: list[tuple[float, bool]] = []
         for part in _parts(requests, PART):
-            prompts = ["" if pair is None else pair[0] for pair, _, _ in part]
+            # The harness has moved blanks at the end of a context into its continuation.
+            prompts = ["" if pair is None else pair[0].rstrip() for pair, _, _ in part]
             texts = [self._text(context, answer) for _, context, answer in part]
             scored = [(each.log_probability, each.greedy) for each in self._score(prompts, texts)]
             for (pair, _, _), result in zip(part, scored, strict=True):
@@ -155,7 +156,8 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
                 f"a continuation of {len(answer)} tokens; expected at most max_length="
                 f"{self.max_length}: leave the task out, or choose a target with a longer context"
             )
-        tokens = [*context, *answer][-(self.max_length + 1) :]
+        # A context of blanks alone has become a part of the continuation.
+        tokens = [*(context or [self.prefix_token_id]), *answer][-(self.max_length + 1) :]
         return Text(tokens, len(tokens) - len(answer))
 
     def _score(self, prompts: list[str], texts: list[Text]) -> list[Likelihood]:

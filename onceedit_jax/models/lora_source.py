@@ -47,10 +47,11 @@ class LoraSource:
                 raise self._refused(f"one factor of {name}; expected lora_A and lora_B")
             a, b = (weights.shape(sides[side]) for side in "AB")
             outer = (b[0], a[-1])[:: -1 if adapter.transposed else 1]
-            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or outer != base.shape(name):
+            ranks = (a[0], b[-1], adapter.rank)
+            if len(a) != 2 or len(b) != 2 or len({*ranks}) > 1 or outer != base.shape(name):
                 raise self._refused(
                     f"factors of {name} of shapes {list(b)} and {list(a)}; expected a product of "
-                    f"{list(base.shape(name))}"
+                    f"{list(base.shape(name))} with rank {adapter.rank}"
                 )
 
     def names(self) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def _opened(path: Path) -> tuple[dict[str, Any], TensorSource, list[Path]]:
         return equivalent_config(file), GGUFSource(file), list(file.files)
     if (adapter := read_adapter(path)) is not None:
         hf_config, base, files = _opened(adapter.base_path())
+        # As PEFT has it: how the base holds its matrices, and not the adapter's own flag, decides.
+        adapter = replace(adapter, transposed=hf_config.get("model_type") == "gpt2")
         weights = SafetensorsSource(path, [path / PEFT_WEIGHTS])
         merged = LoraSource(adapter, weights, base)
         return hf_config, merged, [*files, path / PEFT_CONFIG, path / PEFT_WEIGHTS]

@@ -51,6 +51,15 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     # Others change the base itself, or may.
     "init_lora_weights": (True, False, "gaussian"),
 }
+# These say how it was trained, or what is read elsewhere; any other key that says something may
+# change what the adapter does.
+_KNOWN = frozenset(
+    """
+    auto_mapping base_model_name_or_path revision task_type inference_mode peft_type peft_version r
+    lora_alpha lora_dropout target_modules exclude_modules layers_to_transform layers_pattern
+    use_rslora fan_in_fan_out megatron_config megatron_core qalora_group_size runtime_config
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,14 @@ class Adapter:
     Attributes:
       folder: the adapter's.
       base: hub id, folder or file of the base model.
+      rank: of the factors.
       scale: factor of the product.
       transposed: the base holds its matrices as [in, out].
     """
 
     folder: Path
     base: str
+    rank: int
     scale: float
     transposed: bool
 
@@ -127,6 +138,7 @@ def read_adapter(folder: Path) -> Adapter | None:
     return Adapter(
         folder,
         values["base_model_name_or_path"],
+        values["r"],
         values["lora_alpha"] / (rank**0.5 if values.get("use_rslora") else rank),
         bool(values.get("fan_in_fan_out")),
     )
@@ -137,6 +149,9 @@ def _check_plain(folder: Path, values: dict[str, Any]) -> None:
     for key, allowed in _PLAIN.items():
         if values.get(key) not in (None, *allowed):
             found[key] = values[key]
+    for key, value in values.items():
+        if key not in _PLAIN and key not in _KNOWN and value not in (None, False, [], {}):
+            found[key] = value
     for key, value in found.items():
         raise InputError(
             f"{folder / PEFT_CONFIG}: {key} is {shown(value)}; expected a plain LoRA adapter: "
