@@ -66,7 +66,9 @@ def test_no_verify_opens_what_its_owner_has_changed(artifact):
     sound = path.read_text()
     path.write_text(sound.replace(RECORDS[0].target, "Mine"))
     try:
-        with pytest.raises(InputError, match="--no-verify, if you changed it yourself"):
+        with pytest.raises(
+            InputError, match="if you changed it yourself, `onceedit export --no-verify`"
+        ):
             EditedPlugin.load(artifact)
         assert EditedPlugin.load(artifact, verify=False).info.edits[0].target == "Mine"
     finally:

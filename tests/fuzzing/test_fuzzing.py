@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fuzzing import __main__ as fuzz
 from fuzzing import trial as trials
 from fuzzing.formats import FORMATS
-from fuzzing.kills import PAIRS, Arena
+from fuzzing.kills import Arena
 from fuzzing.mutators import bytes_of, json_of
 from fuzzing.trial import Laboratory
 from onceedit_jax.errors import InputError
@@ -99,10 +99,8 @@ sys.exit(3) if first else time.sleep(600)
     assert [each.why for each in lane.trials] == ["no end after 1 s", "the process ended with 3"]
 
 
-def test_nothing_is_lost_by_kills_or_by_two_writers(tmp_path, monkeypatch):
+def test_nothing_is_lost_by_a_kill(tmp_path, monkeypatch):
     monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path))  # restored afterwards
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    arena = Arena(tmp_path)
-    rng = random.Random(SEED)
-    rounds = [arena.kill("revert", rng), arena.at_once(PAIRS[0], rng)]
-    assert not [each for each in rounds if not each.sound]
+    found = Arena(tmp_path).kill("revert", random.Random(SEED))
+    assert found.sound, found
