@@ -18,8 +18,11 @@ demo: $(VENV)/core
 # stay together, so that what they share is made once. Waiting threads sleep rather than spin. Files
 # with few and long tests do not come last, and slow tests share what one process has compiled.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+# The longest slow files begin, one on each process; else one process would get both at the end.
+LONGEST := $(addprefix tests/,experiments/test_smoke_runs.py experiments/test_other_smoke_runs.py cli/test_demo.py)
 test: test-fast
-	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) -m slow $$(grep -rl mark.slow tests)
+	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --no-loadscope-reorder -m slow \
+	  $(LONGEST) $(filter-out $(LONGEST),$(sort $(shell grep -rl --include='*.py' mark.slow tests)))
 
 test-fast: $(VENV)/test
 	$(PYTEST) --no-loadscope-reorder -m "not slow"
