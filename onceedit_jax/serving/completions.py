@@ -3,13 +3,13 @@
 import codecs
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from onceedit_jax.decoding.sampling import COLDEST
-from onceedit_jax.serving.asking import Ask, Ended, Piece, Ranked
+from onceedit_jax.serving.asking import Ask, Begun, Ended, Piece, Ranked
 from onceedit_jax.serving.schemas import (
     AnswerMessage,
     ChatChoice,
@@ -32,6 +32,18 @@ from onceedit_jax.serving.service import Answers, Model
 from onceedit_jax.text.tokenizer import Tokenizer
 
 CONTINUED = 16  # tokens of a continuation where the request does not say, as OpenAI's are
+
+
+def note_of(begun: Begun) -> EditNote:
+    """What the plug-in had to do with an answer."""
+    return EditNote(alpha=begun.alpha, edit=begun.edit, revision=begun.revision)
+
+
+def usage_of(begun: Sequence[Begun], ends: Mapping[int, Ended]) -> Usage:
+    """The tokens that were read and written for some answers."""
+    read = sum(each.prompt_tokens for each in begun)
+    written = sum(end.tokens for end in ends.values())
+    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
 class Reply:
@@ -140,13 +152,10 @@ class Reply:
         return {"id": self._id, "created": self._created, "model": self.model}
 
     def _note(self, index: int) -> EditNote:
-        begun = self._answers.begun[index]
-        return EditNote(alpha=begun.alpha, edit=begun.edit, revision=begun.revision)
+        return note_of(self._answers.begun[index])
 
     def _usage(self, ends: dict[int, Ended]) -> Usage:
-        read = sum(begun.prompt_tokens for begun in self._answers.begun)
-        written = sum(end.tokens for end in ends.values())
-        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        return usage_of(self._answers.begun, ends)
 
     def _bytes(self, token: int) -> bytes:
         return self._tokenizer.decode_bytes([token], continuation=True)

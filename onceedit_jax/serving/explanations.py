@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from onceedit_jax.serving.asking import Ask, Ended, Piece
+from onceedit_jax.serving.completions import note_of, usage_of
 from onceedit_jax.serving.problems import Problem
 from onceedit_jax.serving.reasons import Reasons
 from onceedit_jax.serving.schemas import (
@@ -98,14 +99,12 @@ async def explanation(answers: Answers, model: str) -> Explanation:
     )
     begun = answers.begun[1]
     assert begun.reasons is not None
-    read = sum(each.prompt_tokens for each in answers.begun)
-    written = sum(end.tokens for end in ends.values())
     return Explanation(
         created=int(time.time()),
         model=model,
         before=before,
         after=after,
-        onceedit=EditNote(alpha=begun.alpha, edit=begun.edit, revision=begun.revision),
+        onceedit=note_of(begun),
         reasons=begun.reasons,
-        usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
+        usage=usage_of(answers.begun, ends),
     )
