@@ -125,7 +125,11 @@ def test_the_order_of_edits_does_not_matter(subjects, asked, random, seed):
     verdicts = score_prompts(other.gate, other.state, asked)
     np.testing.assert_allclose(verdicts.alphas, before.max(axis=1, initial=0), **ROUNDING)
     meant = np.array([NOTHING if n == NOTHING else order[n] for n in verdicts.edits.tolist()])
-    np.testing.assert_array_equal(meant, score_prompts(one.gate, one.state, asked).edits)
+    named = score_prompts(one.gate, one.state, asked).edits != NOTHING
+    np.testing.assert_array_equal(meant != NOTHING, named)
+    # Which of two edits is likelier by a rounding may change with their places.
+    likely = before[np.arange(len(before)), meant]
+    np.testing.assert_allclose(likely[named], before.max(axis=1)[named], **ROUNDING)
 
 
 def test_an_edits_own_prompt_opens_its_gate():
