@@ -11,23 +11,25 @@ import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
-# Every call of a function that takes or gives arrays checks its annotations, shapes included; as
-# for type checkers, an int is a float. The hook must come before the first import of the package.
-# Text, data and files have no arrays: their checks would take two fifths of their tests' time.
-WITH_ARRAYS = (
-    "decoding", "distributed", "editing", "editors", "ensemble", "evaluation", "fusion", "gates",
-    "models", "relative",
-)  # fmt: skip
+# Every call of a function of these packages checks its annotations, shapes of arrays included; as
+# for type checkers, an int is a float. The others have no arrays, and the checks would take two
+# fifths of their tests' time. The hook must come before the first import of the package.
 if "onceedit_jax" not in sys.modules:
     install_import_hook(
-        [f"onceedit_jax.{name}" for name in WITH_ARRAYS],
+        [
+            "onceedit_jax.decoding", "onceedit_jax.distributed", "onceedit_jax.editing",
+            "onceedit_jax.editors", "onceedit_jax.ensemble", "onceedit_jax.evaluation",
+            "onceedit_jax.fusion", "onceedit_jax.gates", "onceedit_jax.models",
+            "onceedit_jax.relative",
+        ],
         "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
-    )
+    )  # fmt: skip
 
 import own_data as own_data_sets
 import tiny_tokenizers
 from support import SHARED, byte_level_tokenizer, tiny_config
 
+from experiments.framework.compilations import forget_compilations
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
@@ -36,34 +38,31 @@ from onceedit_jax.text.tokenizer import Tokenizer
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("project")
 
-MOST_MAPPINGS = 30_000
 # Compiling takes most of the time, and a program that runs once on a tiny model is not worth
 # optimizing: this saves two thirds. Since 0.11 jaxlib has one kind of emitters, the quicker one.
 COMPILE_QUICKLY = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):
     COMPILE_QUICKLY.append("--xla_cpu_use_fusion_emitters=false")
+# Each process has one core; parts that are compiled side by side would take a quarter more.
+IN_ONE_PART = "--xla_cpu_parallel_codegen_split_count=1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile quickly, in programs that tests start too, unless all tests run real models."""
+    wanted = [IN_ONE_PART]
     if config.option.markexpr != "slow":
-        chosen = os.environ.get("XLA_FLAGS", "").split()
-        names = [flag.partition("=")[0] for flag in chosen]
-        quick = [flag for flag in COMPILE_QUICKLY if flag.partition("=")[0] not in names]
-        os.environ["XLA_FLAGS"] = " ".join([*chosen, *quick])
+        wanted += COMPILE_QUICKLY
+    chosen = os.environ.get("XLA_FLAGS", "").split()
+    names = [flag.partition("=")[0] for flag in chosen]
+    more = [flag for flag in wanted if flag.partition("=")[0] not in names]
+    os.environ["XLA_FLAGS"] = " ".join([*chosen, *more])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_compilations():
-    """Let go of compiled programs before there are too many.
-
-    Each takes several memory mappings, and past the 65,530 that Linux gives a process by default
-    the next compilation ends in a segmentation fault.
-    """
+def few_compilations():
+    """Let go of compiled programs before there are too many."""
     yield
-    mappings = Path("/proc/self/maps")
-    if mappings.exists() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        jax.clear_caches()
+    forget_compilations()
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import dataclasses
 import time
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
+from experiments.framework.compilations import forget_compilations
 from experiments.framework.definition import Experiment, Setup, load_experiment, load_setup
 from experiments.framework.page import fill_page
 from experiments.framework.results import (
@@ -115,8 +115,7 @@ def _measure(
         # costs one cell, not all of them.
         rest = {other: earlier[other] for other in earlier if other not in entries}
         publish(place, name, setup, entries, rest)
-        # Compiled programs take memory mappings, of which Linux gives a process 65,530.
-        jax.clear_caches()
+        forget_compilations()
     publish(place, name, setup, entries)
 
 
