@@ -11,8 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -20,11 +19,11 @@ import numpy as np
 import tyro
 
 import onceedit_jax as oe
-from benchmarks.measure import PLUGIN, write
+from benchmarks.measure import PLUGIN, Clock, write
+from benchmarks.steps import training_seconds
 from onceedit_jax.cli.environment import with_huge_pages
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.batches import TrainingRow, edit_row, gate_row
-from onceedit_jax.editing.trainer import Progress, train
 from onceedit_jax.models.export import export_hf
 
 SETTINGS = oe.EditSettings(
@@ -98,14 +97,8 @@ def training_rows() -> list[TrainingRow]:
 
 
 def _ours(rows: Sequence[TrainingRow]) -> list[float]:
-    model, clock = oe.load_model(PLUGIN), _Clock()
-
-    def on_step(progress: Progress) -> None:
-        clock.lap(counts=progress.epoch > 1)
-
-    clock.begin()
-    train(model.params, model.config, rows, SETTINGS, on_step=on_step)
-    return clock.laps
+    model = oe.load_model(PLUGIN)
+    return training_seconds(model.params, model.config, rows, SETTINGS)
 
 
 def _torch(rows: Sequence[TrainingRow]) -> list[float]:
@@ -126,8 +119,7 @@ def _torch(rows: Sequence[TrainingRow]) -> list[float]:
     optimizer = torch.optim.AdamW(
         groups, lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay
     )
-    clock = _Clock()
-    clock.begin()
+    clock = Clock()
     for epoch in range(SETTINGS.epochs):
         order = np.random.default_rng([SETTINGS.seed, epoch]).permutation(len(rows))
         for start in range(0, len(rows), SETTINGS.batch_size):
@@ -161,23 +153,6 @@ def _torch_loss(torch: Any, model: Any, gate: Any, rows: Sequence[TrainingRow]) 
         logits = model.lm_head(hidden[line, column - 1])
         loss = loss + torch.nn.functional.cross_entropy(logits, tokens[line, column])
     return loss
-
-
-class _Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: list[float] = []
-        self.now: Callable[[], float] = time.perf_counter
-
-    def begin(self) -> None:
-        self._last = self.now()
-
-    def lap(self, *, counts: bool) -> None:
-        now = self.now()
-        if counts:
-            self.laps.append(now - self._last)
-        self._last = now
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jax.numpy as jnp
 import tyro
 
 import onceedit_jax as oe
 from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
+from benchmarks.steps import never
 from onceedit_jax.cli.progress import editing_progress
 from onceedit_jax.data.records import demo_path
-from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.prefix_batching import CachedRows
 from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
 
@@ -104,13 +103,12 @@ def written_on(target: oe.Target, prompts: list[str], max_new_tokens: int) -> An
     """The target's own greedy text of a given length, without an end."""
     rows = [target.tokenizer.encode(prompt) for prompt in prompts]
     lengths, width = [len(row) for row in rows], bucket(max(map(len, rows)))
-    never = jnp.zeros(target.model.config.vocab_size, bool)
     found = oe.greedy_continuation(
         target.model.params,
         target.model.config,
         pad_rows(rows, width=width),
         row_positions(lengths, width=width),
-        StopTokens(never, never, never),
+        never(target.model.config),
         steps=max_new_tokens,
     )
     return found.tokens.block_until_ready()

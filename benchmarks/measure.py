@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from experiments.framework.results import commit
+from onceedit_jax.storage.text_files import write_whole
 from onceedit_jax.storage.versions import machine, versions
 
 PLUGIN = "demo:smollm2-135m"
@@ -36,6 +37,25 @@ def seconds_each(
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
+class Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: list[float] = []
+        self._last = time.perf_counter()
+
+    def begin(self) -> None:
+        """Begin a lap."""
+        self._last = time.perf_counter()
+
+    def lap(self, *, counts: bool) -> None:
+        """End a lap, and begin the next one."""
+        now = time.perf_counter()
+        if counts:
+            self.laps.append(now - self._last)
+        self._last = now
+
+
 def write(
     name: str,
     title: str,
@@ -53,33 +73,44 @@ def write(
       notes: what a reader has to know besides.
       how: the figures were taken.
     """
-    RESULTS.mkdir(exist_ok=True)
-    host, packages = machine(), versions()
-    values = {
-        "title": title,
-        "rows": list(rows),
-        "machine": host,
-        "versions": packages,
-        "commit": commit(),
-    }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    measured = (
+    about = conditions()
+    body = [table(rows), f"{_machine(about)} {how}", notes]
+    values = {"title": title, "rows": list(rows), **about}
+    print(save(RESULTS, name, values, [f"# {title}", *body]))
+
+
+def conditions() -> dict[str, Any]:
+    """What figures depend on: machine, versions and commit."""
+    return {"machine": machine(), "versions": versions(), "commit": commit()}
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    host, packages = about["machine"], about["versions"]
+    return (
         f"{host['processor']}, {host['cores']} cores, load {host['load']:.1f}; "
-        f"{', '.join(sorted(set(host['devices'])))}; jax {packages['jax']}. {how}"
+        f"{', '.join(sorted(set(host['devices'])))}; jax {packages['jax']}."
     )
-    text = "\n\n".join(part for part in (f"# {title}", table(rows), measured, notes) if part) + "\n"
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+
+
+def save(folder: Path, name: str, values: Mapping[str, Any], page: Sequence[str]) -> str:
+    """Write `NAME.json` from JSON values and `NAME.md` from paragraphs; gives the page's text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    write_whole(path, json.dumps(values, indent=2) + "\n")
+    text = "\n\n".join(part for part in page if part) + "\n"
+    write_whole(path.with_suffix(".md"), text)
+    return text
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of measurements that have the same keys."""
-    keys = list(rows[0])
+    """A Markdown table of measurements; a cell is empty where a row lacks what another one has."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
-    lines += ["| " + " | ".join(_text(row[key]) for key in keys) + " |" for row in rows]
+    lines += ["| " + " | ".join(_text(row.get(key, "")) for key in keys) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

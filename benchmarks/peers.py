@@ -4,31 +4,18 @@ Needs PyTorch. Run: python -m benchmarks.peers
 """
 
 import tempfile
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
 import onceedit_jax as oe
 from benchmarks.measure import TARGETS, seconds_each, write
-from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation, prefill
-from onceedit_jax.models.argmax import most_likely
-from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.decoder import unembed
+from benchmarks.steps import decoding_seconds, random_prompts, writing
 from onceedit_jax.models.export import export_hf
 
 PROMPT, WRITTEN = 64, 32  # tokens
-
-
-@partial(jax.jit, static_argnames="config")
-def first_token(params: Any, config: ModelConfig, tokens: Any, positions: Any) -> jax.Array:
-    """Prefill, and the token that follows."""
-    state, _ = prefill(params, config, tokens, positions, room=WRITTEN)
-    return most_likely(unembed(params, config, state))
 
 
 def main() -> None:
@@ -53,15 +40,9 @@ def main() -> None:
 
 def _measured(target: oe.Target, peer: Any, batch: int) -> list[dict[str, Any]]:
     params, config = target.model.params, target.model.config
-    tokens = np.random.default_rng(0).integers(100, 5000, (batch, PROMPT)).astype(np.int32)
-    positions = np.tile(np.arange(PROMPT, dtype=np.int32), (batch, 1))
-    never = jnp.zeros(config.vocab_size, bool)
-    stops = StopTokens(never, never, never)
-    theirs = torch.from_numpy(tokens.astype(np.int64))
-
-    def ours_whole() -> jax.Array:
-        arguments = (params, config, tokens, positions, stops)
-        return greedy_continuation(*arguments, steps=WRITTEN).tokens
+    prompts = random_prompts(config, batch, PROMPT)
+    ours = writing(params, config, prompts, steps=WRITTEN)
+    theirs = torch.from_numpy(prompts.tokens.astype(np.int64))
 
     def peer_writes(count: int) -> torch.Tensor:
         written, cache, text = [], None, theirs
@@ -72,22 +53,24 @@ def _measured(target: oe.Target, peer: Any, batch: int) -> list[dict[str, Any]]:
                 written.append(text)
         return torch.cat(written, 1)
 
-    same = bool(np.array_equal(np.asarray(ours_whole()), peer_writes(WRITTEN).numpy()))
+    same = bool(np.array_equal(np.asarray(ours["whole"]()), peer_writes(WRITTEN).numpy()))
     taken = seconds_each(
         {
-            "ours, prefill": lambda: first_token(params, config, tokens, positions),
+            "ours, prefill": ours["first"],
             "theirs, prefill": lambda: np.asarray(peer_writes(1)),
-            "ours, whole": ours_whole,
+            "ours, whole": ours["whole"],
             "theirs, whole": lambda: np.asarray(peer_writes(WRITTEN)),
         }
     )
     rows = []
-    for label, ours, theirs_took in (
+    for label, ours_took, theirs_took in (
         ("prefill", taken["ours, prefill"], taken["theirs, prefill"]),
         (
             "decode",
-            (taken["ours, whole"] - taken["ours, prefill"]) / (WRITTEN - 1),
-            (taken["theirs, whole"] - taken["theirs, prefill"]) / (WRITTEN - 1),
+            *(
+                decoding_seconds(taken[f"{side}, prefill"], taken[f"{side}, whole"], WRITTEN)
+                for side in ("ours", "theirs")
+            ),
         ),
     ):
         rows.append(
@@ -95,9 +78,9 @@ def _measured(target: oe.Target, peer: Any, batch: int) -> list[dict[str, Any]]:
                 "model": target.name,
                 "batch": batch,
                 "what": label,
-                "ours, ms": 1e3 * ours,
+                "ours, ms": 1e3 * ours_took,
                 "theirs, ms": 1e3 * theirs_took,
-                "times faster": theirs_took / ours,
+                "times faster": theirs_took / ours_took,
                 "same tokens": same,
             }
         )

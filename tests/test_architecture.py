@@ -8,7 +8,7 @@ from support import ROOT
 PACKAGE = ROOT / "onceedit_jax"
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 # Folders of tests that no room has: what lies outside the package, and what spans all of it.
-OUTSIDE = {"docs", "examples", "experiments", "extensions", "fuzzing"}
+OUTSIDE = {"benchmarks", "docs", "examples", "experiments", "extensions", "fuzzing"}
 
 NO_CALLABLES = ("editors", "fusion", "gates", "Params", "Prompt", "__version__")
 

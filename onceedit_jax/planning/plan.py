@@ -24,7 +24,7 @@ from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.sharding import fit_heads, fitted_config, param_shardings
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import StepCosts, parameter_count, step_costs
+from onceedit_jax.planning.costs import StepCosts, least_seconds, parameter_count, step_costs
 from onceedit_jax.planning.hardware import Chip
 from onceedit_jax.relative.build import ROW_ENTRIES
 
@@ -114,7 +114,7 @@ def step_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
     The slower of arithmetic and memory traffic, split evenly over the devices, plus the
     communication between them, without overlap.
     """
-    busy = max(plan.costs.flops / chip.flops, plan.costs.bytes / chip.bandwidth) / devices
+    busy = least_seconds(plan.costs, chip) / devices
     return busy + sum(item.bytes for item in plan.collectives) / chip.link
 
 

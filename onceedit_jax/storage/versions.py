@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
+from onceedit_jax import __version__
+
 PACKAGES = (
-    "onceedit-jax",
     "jax",
     "jaxlib",
     "flax",
@@ -21,9 +22,13 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of `PACKAGES`, and the architecture of the machine."""
-    installed = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "machine": platform.machine(), **installed}
+    """The versions of Python, this library and `PACKAGES`, and the architecture of the machine."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "onceedit-jax": __version__,  # a checkout need not be installed
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 def machine() -> dict[str, Any]:

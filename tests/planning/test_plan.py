@@ -14,13 +14,19 @@ from support import ROOT, tiny_config
 
 from onceedit_jax.distributed.mesh import data_mesh
 from onceedit_jax.models.cache import init_cache
-from onceedit_jax.models.decoder import forward
+from onceedit_jax.models.decoder import forward, hidden_states, unembed
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import active_parameters, cache_bytes, parameter_count, step_costs
-from onceedit_jax.planning.hardware import CHIPS
+from onceedit_jax.planning.costs import (
+    active_parameters,
+    cache_bytes,
+    parameter_count,
+    prefill_costs,
+    step_costs,
+)
+from onceedit_jax.planning.hardware import CHIPS, chip_of
 from onceedit_jax.planning.plan import plan_model, step_seconds
 
 MODELS = ROOT / "configs" / "models"
@@ -145,6 +151,35 @@ def test_a_step_waits_for_memory_or_for_arithmetic():
     few, many = (plan_model(config, mesh, rows=rows, context=8) for rows in (1, 4096))
     assert step_seconds(few, chip, 1) == pytest.approx(few.costs.bytes / chip.bandwidth)
     assert step_seconds(many, chip, 1) == pytest.approx(many.costs.flops / chip.flops)
+
+
+def test_reading_one_token_costs_a_step():
+    config = config_of("llama2-7b")
+    assert prefill_costs(config, rows=3, length=1) == step_costs(config, rows=3, context=1)
+
+
+def test_a_prefill_has_the_operations_that_xla_counts():
+    config = config_from_hf(
+        json.loads((MODELS / "smollm2-135m.json").read_text()) | {"num_hidden_layers": 1}
+    )
+    rows, length = 2, 32
+
+    def read(params, tokens, positions):
+        hidden, _ = hidden_states(params, config, tokens, positions)
+        return unembed(params, config, hidden[:, -1])
+
+    tokens = jnp.zeros((rows, length), jnp.int32)
+    counted = jax.jit(read).lower(init_params(config, jax.random.key(0)), tokens, tokens)
+    flops = counted.compile().cost_analysis()["flops"]
+    assert prefill_costs(config, rows=rows, length=length).flops == pytest.approx(flops, rel=0.02)
+
+
+def test_devices_are_known_by_the_names_that_jax_gives_them():
+    assert chip_of("NVIDIA H100 80GB HBM3") == CHIPS["h100"]
+    assert chip_of("TPU v5 lite") == CHIPS["v5e"] and chip_of("TPU v5") == CHIPS["v5p"]
+    assert chip_of("cpu") is None
+    kinds = [kind for chip in CHIPS.values() for kind in chip.kinds]
+    assert len(kinds) == len({*kinds}) and all(chip.kinds for chip in CHIPS.values())
 
 
 def planned(*flags):
