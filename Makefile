@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 # As the onceedit command does for itself: large buffers in huge pages, where the C library knows them.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-fast fuzz lint verifytypes docs bench clean
+.PHONY: demo test test-fast test-all fuzz lint verifytypes docs bench clean
 
 demo: $(VENV)/core
 	$(BIN)/onceedit demo
@@ -18,14 +18,19 @@ demo: $(VENV)/core
 # stay together, so that what they share is made once. Waiting threads sleep rather than spin. Files
 # with few and long tests do not come last, and slow tests share what one process has compiled.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
-# The longest slow files begin, one on each process; else one process would get both at the end.
-LONGEST := $(addprefix tests/,experiments/test_smoke_runs.py experiments/test_other_smoke_runs.py cli/test_demo.py)
+# The longest files begin, one on each process; else one process would get both at the end.
+LONGEST := $(addprefix tests/,cli/test_demo.py models/test_gguf.py experiments/test_paper_pairs.py)
+marked = $(LONGEST) $(filter-out $(LONGEST),$(sort $(shell grep -rlE --include='*.py' 'mark.($(1))' tests)))
+REAL := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --no-loadscope-reorder
 test: test-fast
-	JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --no-loadscope-reorder -m slow \
-	  $(LONGEST) $(filter-out $(LONGEST),$(sort $(shell grep -rl --include='*.py' mark.slow tests)))
+	$(REAL) -m slow $(call marked,slow)
+
+# And what takes longer than a check of every change may.
+test-all: test
+	$(REAL) -m long $(call marked,long)
 
 test-fast: $(VENV)/test
-	$(PYTEST) --no-loadscope-reorder -m "not slow"
+	$(PYTEST) --no-loadscope-reorder -m "not slow and not long"
 
 # Damaged inputs of every format, from a seed: make fuzz SEED=7 INPUTS=500.
 SEED ?= 0

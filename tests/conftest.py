@@ -35,7 +35,7 @@ from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.text.tokenizer import Tokenizer
 
 # A first example compiles, and the same command twice gives the same result.
-hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("project")
 
 # Compiling takes most of the time, and a program that runs once on a tiny model is not worth
@@ -50,7 +50,7 @@ IN_ONE_PART = "--xla_cpu_parallel_codegen_split_count=1"
 def pytest_configure(config: pytest.Config) -> None:
     """Compile quickly, in programs that tests start too, unless all tests run real models."""
     wanted = [IN_ONE_PART]
-    if config.option.markexpr != "slow":
+    if config.option.markexpr not in ("slow", "long"):
         wanted += COMPILE_QUICKLY
     chosen = os.environ.get("XLA_FLAGS", "").split()
     names = [flag.partition("=")[0] for flag in chosen]

@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -36,7 +36,7 @@ from onceedit_jax.serving.explanations import (
     explain_asks,
     explanation,
 )
-from onceedit_jax.serving.guards import gone, may_write, read
+from onceedit_jax.serving.guards import gone, is_for_us, may_write, read
 from onceedit_jax.serving.openapi import Operation, document
 from onceedit_jax.serving.page import page_files
 from onceedit_jax.serving.problems import Problem, invalid
@@ -60,16 +60,16 @@ _EVENT_STREAM = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 def app(service: Service) -> ASGIApp:
     """The application of a service, which it starts and stops."""
-    endpoints = Endpoints(service)
+    endpoints, names = Endpoints(service), service.settings.answers_to
     operations = endpoints.operations
     schema = document(list(operations), version("onceedit-jax"))
     routes = [
-        Route(operation.path, _guarded(operation.path, handler), methods=[operation.method])
+        Route(operation.path, _guarded(operation.path, handler, names), methods=[operation.method])
         for operation, handler in operations.items()
     ]
     # What is no part of the interface: its description, and the page, which is for people.
     beside = {"/openapi.json": JSONResponse(schema), **page_files()}
-    routes += [Route(path, _guarded(path, _always(file))) for path, file in beside.items()]
+    routes += [Route(path, _guarded(path, _always(file), names)) for path, file in beside.items()]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -325,10 +325,11 @@ def _always(response: Response) -> Handler:
     return handler
 
 
-def _guarded(path: str, handler: Handler) -> Handler:
+def _guarded(path: str, handler: Handler, names: Collection[str] | None) -> Handler:
     async def guarded(request: Request) -> Response:
         request.scope[PATH] = path
         try:
+            is_for_us(request, names)
             return await handler(request)
         except Problem as problem:
             return _problem(problem)

@@ -2,7 +2,9 @@
 
 import asyncio
 import hmac
+from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -57,6 +59,30 @@ async def _body(request: Request, most: int) -> bytes:
     if size > most:
         raise Problem(413, f"the body has more than {most} bytes, which is the most; send less")
     return b"".join(parts)
+
+
+def is_for_us(request: Request, names: Collection[str] | None) -> None:
+    """Answer only requests that call the server by one of its names.
+
+    A page of another site can have its own name lead to this machine; browsers then take what the
+    server says for that site's own, but still send the name.
+
+    Raises:
+      Problem: it is called otherwise.
+    """
+    if names is None:
+        return
+    host = request.headers.get("host", "")
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        name = None
+    if name not in names:
+        raise Problem(
+            421,
+            "the Host header is none of this server's names; ask it as localhost, or start it with "
+            "--names NAME",
+        )
 
 
 async def gone(request: Request) -> None:

@@ -20,6 +20,7 @@ REASONS = {
     409: "The state of the edits does not allow it.",
     413: "The body is too large.",
     415: "The body is not said to be JSON.",
+    421: "The Host header is none of the server's names.",
     429: "Too much is waiting already.",
     500: "The server failed; its log says why.",
     503: "The server is being stopped, or does not work.",
@@ -95,7 +96,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 def _described(operation: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
     answers = {str(operation.status): _answer(operation, references)}
     error = {"application/json": {"schema": references[ErrorBody, "serialization"]}}
-    statuses = {*operation.problems, *(OF_BODIES if operation.body else ())}
+    statuses = {421, *operation.problems, *(OF_BODIES if operation.body else ())}
     statuses |= {401, 403} if operation.writes else set()
     for status in sorted(statuses):
         answers[str(status)] = {"description": REASONS[status], "content": error}

@@ -1,6 +1,7 @@
 """Every bound and address of the server, in one frozen record; this module imports no JAX."""
 
 import dataclasses
+import ipaddress
 from typing import Literal
 
 from onceedit_jax.checks import check_settings
@@ -14,6 +15,9 @@ class ServingSettings:
     Attributes:
       host: address to listen on; the default is for programs of this machine only.
       port: port to listen on; 0 takes a free one.
+      names: further names that requests may call the server by in their Host header, such as that
+        of a proxy before it. A server for this machine only answers to this machine's names, so
+        that no page of another site can read from it under a name of its own.
       token: what a client has to send to add or revert edits, as in "Authorization: Bearer TOKEN".
         Without it the edits cannot be changed.
       rows: answers that are written at once; further requests wait.
@@ -34,6 +38,7 @@ class ServingSettings:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    names: tuple[str, ...] = ()
     token: str | None = dataclasses.field(default=None, repr=False)
     rows: int = 16
     waiting: int = 64
@@ -78,3 +83,20 @@ class ServingSettings:
                     "setting token: clients could not send it in a header; expected printable "
                     "ASCII characters, without blanks at the ends"
                 )
+
+    @property
+    def answers_to(self) -> frozenset[str] | None:
+        """The names that a Host header may have; None where any will do."""
+        local = self.host == "localhost" or _is_loopback(self.host)
+        if not (local or self.names):
+            return None
+        return frozenset(
+            name.lower() for name in ("localhost", "127.0.0.1", "::1", self.host, *self.names)
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False

@@ -132,7 +132,13 @@ print("equal")
 )
 
 
-@pytest.mark.parametrize("program", [PROGRAM, ADAPTED], ids=["weights", "adapters"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(PROGRAM, id="weights", marks=pytest.mark.long),
+        pytest.param(ADAPTED, id="adapters"),
+    ],
+)
 def test_eight_devices_edit_and_answer_as_one_does(program, tmp_path):
     on_eight_devices(program, str(tmp_path), prints="equal")
 

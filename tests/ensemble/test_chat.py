@@ -104,8 +104,10 @@ def test_a_target_in_chat_gives_the_new_answers(plugin, chat_target, template):
     assert answers.after == [[record.target for record in RECORDS]]
 
 
-@pytest.mark.parametrize("template", ["chatml", "mistral"])
-@pytest.mark.parametrize("rule", RULES, ids=["draft", "vocabulary", "relative"])
+@pytest.mark.parametrize(
+    ("rule", "template"), zip(RULES, ("chatml", "mistral", "mistral"), strict=True),
+    ids=["draft", "vocabulary", "relative"],
+)  # fmt: skip
 def test_answers_in_chat_equal_those_of_one_token_at_a_time(plugin, chat_target, rule, template):
     prompts = [*PROMPTS, "the dog ran", "How far is"]
     for alpha in (0.05, 0.4, 1.0):

@@ -63,6 +63,7 @@ def tables(results):
     return {table.name: {row[0]: row[1:] for row in table.rows} for table in made}
 
 
+@pytest.mark.long
 def test_a_target_is_edited_by_every_method(workspace, tmp_path):
     cells = EXPERIMENT.cells(SETUP)
     places = ("tiny", "random weights")

@@ -65,7 +65,7 @@ def test_there_is_a_configuration_for_every_pair():
         assert [kind for kind in KINDS if re.match(kind, model)], model
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_pair_runs(shared, tmp_path):
     """Every configuration as it is, but for the weights, the size, and one data set and rule.
 

@@ -3,7 +3,15 @@
 import pytest
 from smoke_runs import NAMES, ON_A_REAL_MODEL, run_all
 
+# Of each kind one: scores of rules, of batch after batch, of a gate, and counts.
+FEW = ("anchor-coverage", "gate-weight", "quality", "sequential")
 
+
+def test_a_few_experiments_run_on_a_tiny_model(shared, tmp_path):
+    run_all([*FEW], shared / "data", tmp_path)
+
+
+@pytest.mark.long
 def test_experiments_run_on_a_tiny_model(shared, tmp_path):
     run_all([name for name in NAMES if name not in ON_A_REAL_MODEL], shared / "data", tmp_path)
     plugins = [edit.parent.name for edit in (tmp_path / "work" / "plugins").glob("*/edit.json")]
@@ -11,6 +19,6 @@ def test_experiments_run_on_a_tiny_model(shared, tmp_path):
     assert {name.split("-")[0] for name in plugins} == {"zsre"}
 
 
-@pytest.mark.slow
-def test_an_experiment_runs_on_a_real_model(shared, tmp_path):
+@pytest.mark.long
+def test_experiments_run_on_a_real_model(shared, tmp_path):
     run_all([*ON_A_REAL_MODEL], shared / "data", tmp_path)

@@ -189,7 +189,7 @@ PROMPTS = (
     "Photosynthesis is the process by which plants",
     "She opened the letter and read:",
 )
-NEW_TOKENS = 12
+NEW_TOKENS = 6
 
 
 @pytest.fixture(scope="module", params=DEMO)
@@ -226,7 +226,7 @@ def test_real_weights_are_those_of_the_transformers_loader(
     assert equivalent_config(file) == demo.hf_config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_greedy_continuations_are_those_of_transformers(
     demo: LoadedModel, reference: Any
 ) -> None:

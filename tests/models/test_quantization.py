@@ -104,7 +104,7 @@ def test_a_model_is_read_into_eight_bits(tmp_path: Path):
             np.testing.assert_array_equal(leaf, other)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
 def test_a_real_model_in_eight_bits_says_nearly_the_same(name):
     from onceedit_jax.ensemble.side import ModelSide

@@ -13,13 +13,16 @@ from threading import Event
 import httpx2
 import pytest
 from serving.conftest import FIRST, TOKEN, openai_client, posted
+from starlette.requests import Request
 
 from onceedit_jax.errors import RunError
 from onceedit_jax.serving import guards
 from onceedit_jax.serving.asking import Piece
 from onceedit_jax.serving.keeper import Keeper
+from onceedit_jax.serving.problems import Problem
 from onceedit_jax.serving.server import Server
 from onceedit_jax.serving.service import Answers
+from onceedit_jax.serving.settings import ServingSettings
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "target", "messages": [{"role": "user", "content": FIRST[0].prompt}]}
@@ -47,7 +50,7 @@ def connection(server, timeout=10.0):
 
 def head(size, path=CHAT, more=""):
     return (
-        f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {size}\r\n{more}\r\n"
     ).encode()
 
@@ -143,6 +146,40 @@ def test_a_slow_body_and_a_slow_head_are_not_waited_for(serving, artifact, monke
         with connection(server) as raw:  # says nothing at all
             assert everything(raw) == b""
         works(server)
+
+
+@pytest.mark.parametrize(
+    ("bound", "more", "answered", "refused"),
+    [
+        (
+            "127.0.0.1",
+            (),
+            ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:1"],
+            ["a.example"],
+        ),
+        ("127.0.0.1", ("A.example",), ["a.example", "localhost"], ["b.example", "", "[::1"]),
+        ("0.0.0.0", (), ["a.example", ""], []),
+        ("0.0.0.0", ("a.example",), ["a.example:443", "127.0.0.1"], ["b.example"]),
+    ],
+)
+def test_a_host_header_names_the_server(bound, more, answered, refused):
+    names = ServingSettings(host=bound, names=more).answers_to
+
+    def asked(host):
+        return Request({"type": "http", "headers": [(b"host", host.encode())]})
+
+    for host in answered:
+        guards.is_for_us(asked(host), names)
+    for host in refused:
+        with pytest.raises(Problem, match="none of this server's names") as caught:
+            guards.is_for_us(asked(host), names)
+        assert caught.value.status == 421
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/edits", "/openapi.json", "/metrics"])
+def test_a_page_of_another_site_reads_nothing_under_its_own_name(server, path):
+    for host, status in (("localhost", 200), ("evil.example", 421)):
+        assert httpx2.get(f"{server.url}{path}", headers={"Host": host}).status_code == status
 
 
 def test_more_than_may_wait_are_refused(serving, artifact, monkeypatch):
