@@ -186,7 +186,7 @@ class Endpoints:
             query = EditsQuery.model_validate(dict(request.query_params))
         except ValidationError as error:
             raise invalid(error) from None
-        return _shown(self.service.edits(every=query.all, about=query.about))
+        return _shown(self.service.edits(query))
 
     async def edit(self, request: Request) -> Response:
         """`GET /v1/edits/{edit}`."""

@@ -55,6 +55,11 @@ class EditsQuery(BaseModel):
 
     all: bool = Field(default=False, description="Those that do not answer any more too.")
     about: str = Field(default="", max_length=500, description="Only those that hold this text.")
+    order: Literal["asc", "desc"] = Field(default="asc", description="By id; desc: newest first.")
+    after: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        default=None, description="Only those that come after the edit of this id, in this order."
+    )
+    limit: int = Field(default=100, ge=1, le=MOST_EDITS, description="At most so many.")
 
 
 class Edit(AnswerRecord):
@@ -73,11 +78,13 @@ class Edit(AnswerRecord):
 
 
 class EditList(AnswerRecord):
-    """The ledger."""
+    """The ledger, or a part of it."""
 
     object: Literal["list"] = "list"
     revision: int
     data: list[Edit]
+    total: int = Field(description="How many there are of those that were asked for.")
+    has_more: bool = Field(description="Whether more come after the last of `data`.")
 
 
 class JobProgress(AnswerRecord):

@@ -1,11 +1,13 @@
 """The edits that answers begin with: a state of the folder, loaded whole, that never changes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.artifact_info import MARK, EditInfo, read_info
+from onceedit_jax.editing.artifact_info import MARK, EditEntry, EditInfo, read_info
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.errors import InputError
 
@@ -28,6 +30,35 @@ class Edits:
     def revision(self) -> int:
         """How many changes the ledger had."""
         return len(self.info.operations)
+
+    @cached_property
+    def by_id(self) -> Mapping[int, EditEntry]:
+        """All edits in the order of their ids."""
+        return dict(sorted(zip(self.info.numbers, self.info.edits, strict=True)))
+
+    @cached_property
+    def supersedes(self) -> Mapping[int, list[int]]:
+        """The ids of the edits that gave way to an edit, by its id."""
+        older: dict[int, list[int]] = {}
+        for number, entry in self.by_id.items():
+            if entry.superseded_by is not None:
+                older.setdefault(entry.superseded_by, []).append(number)
+        return older
+
+    @cached_property
+    def searched(self) -> Mapping[int, str]:
+        """The text of each edit that a search looks at, by its id, in folded case."""
+        return {
+            number: " ".join(
+                [entry.prompt, entry.target, entry.subject or "", *entry.aliases]
+            ).casefold()
+            for number, entry in self.by_id.items()
+        }
+
+    @cached_property
+    def states(self) -> Counter[str]:
+        """How many edits are in each state."""
+        return Counter(entry.state for entry in self.info.edits)
 
     def id_of(self, place: int) -> int | None:
         """The id of the edit at a place among those that answer; None for no edit."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.serving.asking import Ask, Begun, Ended, Event, Ticket
-from onceedit_jax.serving.edit_schemas import Edit, EditList
+from onceedit_jax.serving.edit_schemas import Edit, EditList, EditsQuery
+from onceedit_jax.serving.edits import Edits
 from onceedit_jax.serving.keeper import Keeper
 from onceedit_jax.serving.metrics import Metrics
 from onceedit_jax.serving.problems import Problem
@@ -107,38 +108,26 @@ class Service:
             problem=problem,
         )
 
-    def edits(self, *, every: bool, about: str) -> EditList:
-        """The ledger.
-
-        Args:
-          every: edits that do not answer any more too.
-          about: only edits that hold this text.
-        """
-        current, wanted = self.keeper.edits, about.casefold()
-        older: dict[int | None, list[int]] = {}  # by the id of the edit that they gave way to
-        for entry, number in zip(current.info.edits, current.info.numbers, strict=True):
-            older.setdefault(entry.superseded_by, []).append(number)
-        shown = [
-            Edit(
-                id=number,
-                prompt=entry.prompt,
-                target=entry.target,
-                subject=entry.subject,
-                aliases=list(entry.aliases),
-                state=entry.state,
-                superseded_by=entry.superseded_by,
-                supersedes=older.get(number, []),
-                added=entry.added,
-                source=entry.source,
-            )
-            for entry, number in zip(current.info.edits, current.info.numbers, strict=True)
-            if every or entry.state == "live"
-            if wanted
-            in " ".join(
-                [entry.prompt, entry.target, entry.subject or "", *entry.aliases]
-            ).casefold()
+    def edits(self, query: EditsQuery) -> EditList:
+        """The ledger, or the part of it that is asked for."""
+        current, wanted = self.keeper.edits, query.about.casefold()
+        found = [
+            number
+            for number, entry in current.by_id.items()
+            if (query.all or entry.state == "live") and wanted in current.searched[number]
         ]
-        return EditList(revision=current.revision, data=sorted(shown, key=lambda edit: edit.id))
+        total = len(found)
+        if query.order == "desc":
+            found.reverse()
+        if query.after is not None:
+            sign = -1 if query.order == "desc" else 1
+            found = [number for number in found if sign * number > sign * query.after]
+        return EditList(
+            revision=current.revision,
+            data=[_told(current, number) for number in found[: query.limit]],
+            total=total,
+            has_more=len(found) > query.limit,
+        )
 
     def edit(self, number: int) -> Edit:
         """An edit.
@@ -146,19 +135,34 @@ class Service:
         Raises:
           Problem: no edit has this id.
         """
-        for edit in self.edits(every=True, about="").data:
-            if edit.id == number:
-                return edit
-        raise Problem(404, f"no edit has the id {number}", param="edit")
+        current = self.keeper.edits
+        if number not in current.by_id:
+            raise Problem(404, f"no edit has the id {number}", param="edit")
+        return _told(current, number)
 
     def metrics_text(self) -> bytes:
         """All counters, and what is so at this moment."""
         self.metrics.writing.set(self.worker.writing)
         self.metrics.waiting.set(self.worker.waiting)
         for state in ("live", "superseded", "reverted"):
-            entries = self.keeper.edits.info.edits
-            self.metrics.edits.labels(state).set(sum(e.state == state for e in entries))
+            self.metrics.edits.labels(state).set(self.keeper.edits.states[state])
         return self.metrics.text()
+
+
+def _told(edits: Edits, number: int) -> Edit:
+    entry = edits.by_id[number]
+    return Edit(
+        id=number,
+        prompt=entry.prompt,
+        target=entry.target,
+        subject=entry.subject,
+        aliases=list(entry.aliases),
+        state=entry.state,
+        superseded_by=entry.superseded_by,
+        supersedes=edits.supersedes.get(number, []),
+        added=entry.added,
+        source=entry.source,
+    )
 
 
 class Answers:

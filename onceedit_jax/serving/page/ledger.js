@@ -64,25 +64,25 @@ export function link(id, text = `#${id}`) {
 async function reload() {
   const number = (newest += 1);
   const { about, live } = byId("search").elements;
-  const query = new URLSearchParams({ all: !live.checked, about: about.value.trim() });
+  const asked = { all: !live.checked, about: about.value.trim(), order: "desc", limit: MOST };
   let list;
   try {
-    list = await ask("GET", `v1/edits?${query}`);
+    list = await ask("GET", `v1/edits?${new URLSearchParams(asked)}`);
+    // One that is pointed to is shown, however old it is.
+    if (wanted !== null && !list.data.some((edit) => edit.id === wanted))
+      list.data.push(await ask("GET", `v1/edits/${wanted}`));
   } catch (refusal) {
     if (number === newest) tell("", refusal.message);
     return;
   }
   if (number !== newest) return;
   revision = list.revision;
-  const edits = list.data.reverse();
-  const shown = edits.filter((edit, place) => place < MOST || edit.id === wanted);
-  const rest = edits.length - shown.length;
   byId("count").textContent =
-    `${edits.length} ${edits.length === 1 ? "edit" : "edits"}` +
-    (rest ? `; ${rest} older ones are not shown, search for them` : "");
+    `${list.total} ${list.total === 1 ? "edit" : "edits"}` +
+    (list.has_more ? `; those before the newest ${MOST} are not shown, search for them` : "");
   // Whoever is in the list with the keyboard stays there.
   const focused = document.activeElement.closest("#edits > li")?.id;
-  byId("edits").replaceChildren(...shown.map(card));
+  byId("edits").replaceChildren(...list.data.map(card));
   if (focused) byId(focused)?.focus();
 }
 
