@@ -32,6 +32,8 @@ from support import SHARED, byte_level_tokenizer, tiny_config
 from experiments.framework.compilations import forget_compilations
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.storage import converted, gguf_parts
+from onceedit_jax.text import tokenizer as reading
 from onceedit_jax.text.tokenizer import Tokenizer
 
 # A first example compiles, and the same command twice gives the same result.
@@ -48,7 +50,11 @@ IN_ONE_PART = "--xla_cpu_parallel_codegen_split_count=1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile quickly, in programs that tests start too, unless all tests run real models."""
+    """Keep nothing that was converted, and compile quickly unless all tests run real models.
+
+    Both hold in programs that tests start too.
+    """
+    os.environ.setdefault("ONCEEDIT_CONVERTED_GB", "0")
     wanted = [IN_ONE_PART]
     if config.option.markexpr not in ("slow", "long"):
         wanted += COMPILE_QUICKLY
@@ -69,6 +75,17 @@ def few_compilations():
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that pass values of a wrong type, which the package itself must refuse."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where whatever is converted is kept, however small and new its source is."""
+    monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ONCEEDIT_CONVERTED_GB", "1")
+    monkeypatch.setattr(converted, "_SETTLED", -60.0)
+    for module, name in ((gguf_parts, "LARGE"), (reading, "LARGE"), (reading, "LEAST_FOLDER")):
+        monkeypatch.setattr(module, name, 1)
+    return tmp_path / "cache" / "converted"
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, UseAppendAction
 from tyro.extras import subcommand_cli_from_dict
 
 from onceedit_jax.cli.add import add
+from onceedit_jax.cli.cache import cache
 from onceedit_jax.cli.check import check
 from onceedit_jax.cli.compact import compact
 from onceedit_jax.cli.config_file import with_config
@@ -64,6 +65,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pull": pull,
     "info": info,
     "verify": verify,
+    "cache": cache,
     "experiment": experiment,
     "report": report,
 }

@@ -22,12 +22,11 @@ def answer_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
     """
     pieces = format.tokenizer.vocabulary.bytes
     table = np.zeros((3, vocab_size), bool)
-    table[2, : len(pieces)] = [not piece.strip() for piece in pieces]
+    table[2, : len(pieces)] = [not piece or piece.isspace() for piece in pieces]
     if format.one_line:
-        table[:2, : len(pieces)] = [
-            [b"\n" in piece.lstrip() for piece in pieces],
-            [b"\n" in piece for piece in pieces],
-        ]
+        for i, piece in enumerate(pieces):
+            if b"\n" in piece:
+                table[:2, i] = b"\n" in piece.lstrip(), True
     table[:2, list(format.end_ids)] = True
     return StopTokens(*map(jnp.asarray, table))
 

@@ -15,7 +15,8 @@ from onceedit_jax.storage.checksums import SUMS, check_sealed, check_sums, is_se
 from onceedit_jax.storage.sources import known_sha256
 
 _REMEDY = "restore it from a copy, or make it again"
-_SEALED, _ENDING = frozenset({"relation-heads", "tables"}), ".safetensors"  # in the cache folder
+_SEALED = frozenset({"relation-heads", "tables", "converted"})  # in the cache folder
+_ENDING = ".safetensors"
 
 
 class Verified(NamedTuple):

@@ -30,16 +30,21 @@ class Target:
         return self.tokenizer.chat_template
 
 
-def load_target(spec: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None) -> Target:
+def load_target(
+    spec: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None, verify: bool = True
+) -> Target:
     """Load a target LLM.
 
     Args:
       spec: a folder, a hub id, a .gguf file or `demo:NAME`.
       dtype: of its weights, as for `load_model`.
       mesh: the devices that hold it (default: one).
+      verify: as for `load_model`.
     """
     tokenizer = load_tokenizer(spec)
-    model = load_model(spec, dtype=dtype, num_tokens=len(tokenizer.vocabulary), mesh=mesh)
+    model = load_model(
+        spec, dtype=dtype, num_tokens=len(tokenizer.vocabulary), mesh=mesh, verify=verify
+    )
     return Target(model, tokenizer)
 
 

@@ -74,7 +74,10 @@ def open_ensemble(
     """
     mesh = parse_mesh(options.mesh)
     plugin = EditedPlugin.load(options.edited, base=options.base, mesh=mesh, verify=options.verify)
-    targets = [load_target(name, dtype=options.target_dtype, mesh=mesh) for name in options.target]
+    targets = [
+        load_target(name, dtype=options.target_dtype, mesh=mesh, verify=options.verify)
+        for name in options.target
+    ]
     prepare = partial(
         Ensemble,
         plugin,

@@ -25,7 +25,8 @@ class EnsembleOptions:
         rest.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
       system: a system prompt for the targets, which are then asked in chat.
-      verify: check the SHA-256 of the plug-in's files before they are used.
+      verify: check the SHA-256 of the plug-in's files, and of weights that are kept in the cache
+        folder, before they are used.
     """
 
     edited: Path

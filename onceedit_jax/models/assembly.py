@@ -25,10 +25,8 @@ from onceedit_jax.models.quantization import Int8, quantize, scale_shape
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.models.tensors import Box, CheckpointTensor, Leaf
 from onceedit_jax.storage.bounded import memory
+from onceedit_jax.storage.safetensors_files import ALIGNMENT
 from onceedit_jax.types import HostArray, Params
-
-# XLA on the CPU takes over a host buffer without a copy only if it has this alignment.
-_ALIGNMENT = 64
 
 
 @runtime_checkable
@@ -259,8 +257,8 @@ def _checked_names(
 
 def _aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> HostArray:
     size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
 
 

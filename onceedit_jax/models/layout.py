@@ -54,7 +54,7 @@ def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
         )
     ends = np.cumsum(sizes).tolist()
     groups = tuple(
-        jax.tree.map(lambda a, i=end - size, j=end: a[i:j], stacked)
+        jax.tree.map(lambda a, i=end - size, j=end: _rows(a, i, j), stacked)
         for size, end in zip(sizes, ends, strict=True)
     )
     return {**params, "layers": groups}
@@ -62,15 +62,39 @@ def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
 
 def lower_part(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
     """The first layers of a model, as a model of its own, without a copy of the rest."""
-    stacked = stack_layers(params)
-    lower = jax.tree.map(lambda leaf: leaf[:count], stacked["layers"])
-    kept = {name: part for name, part in stacked.items() if name != "head"}
-    return {**kept, "layers": lower}, dataclasses.replace(
+    parts, left = [], count
+    for group in layer_groups(params["layers"]):
+        taken = min(left, group_size(group))
+        parts.append(jax.tree.map(lambda leaf, end=taken: _rows(leaf, 0, end), group))
+        left -= taken
+        if not left:
+            break
+    lower = stack_layers({"layers": tuple(parts)})
+    kept = {name: part for name, part in params.items() if name != "head"}
+    return {**kept, **lower}, dataclasses.replace(
         config,
         num_layers=count,
         sliding_layers=config.sliding_layers[:count],
         rope_layers=config.rope_layers[:count],
     )
+
+
+def _rows(leaf: jax.Array, first: int, end: int) -> jax.Array:
+    """Consecutive layers of a stacked leaf; on one CPU they share its memory.
+
+    JAX does not write to memory that arrays share: where one of them is donated, it is copied.
+    """
+    if (first, end) == (0, leaf.shape[0]):
+        return leaf
+    if isinstance(leaf, jax.core.Tracer) or not _lies_on_the_only_cpu(leaf):
+        return leaf[first:end]
+    shared: jax.Array = jax.device_put(np.asarray(leaf)[first:end], may_alias=True)
+    return shared
+
+
+def _lies_on_the_only_cpu(leaf: jax.Array) -> bool:
+    on_cpu = isinstance(leaf, jax.Array) and jax.default_backend() == "cpu"
+    return on_cpu and jax.device_count() == 1
 
 
 def upper_part(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:

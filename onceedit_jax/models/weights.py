@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,15 @@ from onceedit_jax.models.assembly import TensorSource, assemble
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import config_from_hf, text_config
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
+from onceedit_jax.models.kept_weights import Weights, keep_weights, place_of, read_weights
 from onceedit_jax.models.lora_source import LoraSource
 from onceedit_jax.models.safetensors_source import SafetensorsSource
 from onceedit_jax.models.tied_head import with_true_head
 from onceedit_jax.storage.bounded import read_json
-from onceedit_jax.storage.checksums import sha256_of
+from onceedit_jax.storage.converted import content_hash
 from onceedit_jax.storage.gguf_parts import read_model
 from onceedit_jax.storage.peft_files import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
-from onceedit_jax.storage.sources import DEMO_PREFIX, is_path, known_sha256, resolve
+from onceedit_jax.storage.sources import DEMO_PREFIX, is_path, resolve
 from onceedit_jax.types import Params
 
 # int8 applies to the layers' matrices; the rest of the model is then bfloat16.
@@ -59,6 +59,7 @@ def load_model(
     dtype: str = "float32",
     num_tokens: int | None = None,
     mesh: Mesh | None = None,
+    verify: bool = True,
 ) -> LoadedModel:
     """Load a model from a Hugging Face folder, a hub id, a `.gguf` file or `demo:NAME`.
 
@@ -74,6 +75,8 @@ def load_model(
             predicted (default: every row is a token).
         mesh: Devices for the parameters; each process reads only what its own devices hold
             (default: the default device).
+        verify: Check the SHA-256 of weights that are kept in the cache folder as they were
+            dequantized, see `storage.converted`.
 
     Raises:
         InputError: No such model; an unsupported architecture; tensors that are missing, unknown,
@@ -84,30 +87,43 @@ def load_model(
     if dtype not in _DTYPES:
         raise InputError(f"dtype is {dtype!r}; use one of {', '.join(_DTYPES)}")
     path = resolve(spec)
+    place = place_of(path, dtype) if mesh is None and path.is_file() else None
+    weights = None if place is None else read_weights(place, verify=verify)
+    if weights is None:
+        weights = _converted(path, dtype, num_tokens, mesh)
+        if place is not None:
+            keep_weights(place, weights)
+    return LoadedModel(
+        config=_config(path, weights.hf_config, num_tokens),
+        params=weights.params,
+        name=_name(spec, path),
+        content_hash=weights.content_hash,
+        source=path,
+        hf_config=weights.hf_config,
+        spec=str(Path(spec).expanduser().resolve()) if is_path(spec) else str(spec),
+    )
+
+
+def _converted(path: Path, dtype: str, num_tokens: int | None, mesh: Mesh | None) -> Weights:
+    """The weights as they are read from the files themselves."""
     hf_config, source, files = _opened(path)
     try:
         hf_config = with_true_head(text_config(hf_config), source)
-        config = config_from_hf(hf_config)
-        if num_tokens is not None:
-            config = config.with_num_tokens(num_tokens)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    content_hash = _content_hash(files)  # damage is named before the weights are read
-    return LoadedModel(
-        config=config,
-        params=assemble(
-            source,
-            config,
-            jnp.dtype("bfloat16" if dtype == "int8" else dtype),
-            eight_bits=dtype == "int8",
-            mesh=mesh,
-        ),
-        name=_name(spec, path),
-        content_hash=content_hash,
-        source=path,
-        hf_config=hf_config,
-        spec=str(Path(spec).expanduser().resolve()) if is_path(spec) else str(spec),
-    )
+    config = _config(path, hf_config, num_tokens)
+    digest = content_hash(files)  # damage is named before the weights are read
+    wide, eight_bits = jnp.dtype("bfloat16" if dtype == "int8" else dtype), dtype == "int8"
+    params = assemble(source, config, wide, eight_bits=eight_bits, mesh=mesh)
+    return Weights(hf_config, params, digest)
+
+
+def _config(path: Path, hf_config: dict[str, Any], num_tokens: int | None) -> ModelConfig:
+    try:
+        config = config_from_hf(hf_config)
+        return config if num_tokens is None else config.with_num_tokens(num_tokens)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], TensorSource, list[Path]]:
@@ -137,26 +153,6 @@ def _name(spec: str | Path, path: Path) -> str:
     if not is_path(spec):
         return text  # a hub id
     return path.stem if path.suffix == ".gguf" else path.resolve().name
-
-
-def _content_hash(files: list[Path]) -> str:
-    """SHA-256 over the contents of the files and, if there are several, their names.
-
-    Raises:
-        InputError: a file is not the one that it was when it was downloaded.
-    """
-    digests = []
-    for file in files:
-        digests.append(sha256_of(file))
-        if digests[-1] != (known_sha256(file) or digests[-1]):
-            raise InputError(
-                f"{file}: is damaged: its SHA-256 is {digests[-1]}, expected {known_sha256(file)}; "
-                "delete it, and it is downloaded again"
-            )
-    if len(files) == 1:
-        return digests[0]
-    lines = (f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _no_config(folder: Path) -> str:

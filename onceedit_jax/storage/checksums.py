@@ -1,14 +1,18 @@
 """SHA-256 of files: of every file of a folder, and of one safetensors file inside itself.
 
-A folder's hashes are in `SHA256SUMS`, which `sha256sum -c` reads too.
+A folder's hashes are in `SHA256SUMS`, which `sha256sum -c` reads too. A file that is mapped rather
+than read is hashed in parts, by all cores at once: its own hash is that of the parts' hashes.
 """
 
 import hashlib
 import json
+import math
+import mmap
 import os
 import platform
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,13 +22,15 @@ from safetensors.numpy import save_file
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import check_regular, foreign, parse_json, read_text
-from onceedit_jax.storage.safetensors_files import read_header
+from onceedit_jax.storage.safetensors_files import DTYPES, read_header, write_aligned
 from onceedit_jax.types import HostArray
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _UNSEALED = "0" * 64
+_PART = 32 << 20  # bytes that are hashed together
+_PARTED = f'"part":"{_PART}"'.encode()
 
 
 def sha256_of(path: Path) -> str:
@@ -97,23 +103,37 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if name != SUMS)
 
 
-def write_sealed(path: Path, arrays: Mapping[str, HostArray], about: Mapping[str, Any]) -> None:
+def write_sealed(
+    path: Path,
+    arrays: Mapping[str, HostArray],
+    about: Mapping[str, Any],
+    *,
+    to_map: bool = False,
+) -> None:
     """Write arrays as a safetensors file that holds its own hash; it appears when complete.
 
     Args:
       path: the file.
       arrays: by their names.
       about: plain JSON values.
+      to_map: for `map_sealed`: aligned, and hashed in parts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hosts may share the folder, and processes of one host do.
     fresh = path.with_suffix(f".{platform.node()}-{os.getpid()}.partial")
     try:
-        save_file(dict(arrays), fresh, {"about": json.dumps(about), "sha256": _UNSEALED})
+        metadata = {"about": json.dumps(about), "sha256": _UNSEALED}
+        if to_map:
+            write_aligned(fresh, arrays, {**metadata, "part": str(_PART)})
+        else:
+            save_file(dict(arrays), fresh, metadata)
         place = _place_of_seal(fresh)
+        data, start = _mapped(fresh)
+        digest = _sealed_digest(data, place, start)
+        data.close()  # an open file cannot be replaced on every system
         with fresh.open("r+b") as file:
             file.seek(place)
-            file.write(_sealed_digest(fresh, place).encode())
+            file.write(digest.encode())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
@@ -140,22 +160,53 @@ def read_sealed(
     return arrays, about
 
 
+def map_sealed(
+    path: Path, *, remedy: str, verify: bool = True
+) -> tuple[dict[str, HostArray], dict[str, Any]]:
+    """The arrays of a file that `write_sealed` wrote to be mapped, and what is said about them.
+
+    Args:
+      path: the file; it is replaced and removed, but never changed, while it is mapped.
+      remedy: what to do about damage.
+      verify: check its hash before.
+
+    Returns:
+      Views of the mapped file, which cannot be written to; processes share their memory.
+
+    Raises:
+      InputError: the file is damaged, or was not written to be mapped.
+    """
+    with foreign(path, remedy):
+        data, start = _checked(path, remedy) if verify else _mapped(path)
+        about = parse_json(json.loads(data[8:start])["__metadata__"]["about"], path)
+        arrays = {}
+        for name, stored in read_header(path).items():
+            dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
+            arrays[name] = np.frombuffer(data, dtype, count, stored.offset).reshape(stored.shape)
+    return arrays, about
+
+
 def check_sealed(path: Path, *, remedy: str) -> None:
     """Check a file of `write_sealed`.
 
     Raises:
       InputError: the file is damaged, or was not written by `write_sealed`.
     """
+    _checked(path, remedy)
+
+
+def _checked(path: Path, remedy: str) -> tuple[mmap.mmap, int]:
+    """A sound file of `write_sealed`, mapped, and where its data begin."""
     try:
         read_header(path)
         place = _place_of_seal(path)
     except InputError as error:
         raise InputError(f"{error}; {remedy}") from None
-    with path.open("rb") as file:
-        file.seek(place)
-        kept = file.read(len(_UNSEALED)).decode()
-    if (found := _sealed_digest(path, place)) != kept:
+    data, start = _mapped(path)
+    kept = data[place : place + len(_UNSEALED)].decode()
+    if (found := _sealed_digest(data, place, start)) != kept:
         raise InputError(f"{path}: is damaged: its SHA-256 is {found}, expected {kept}; {remedy}")
+    return data, start
 
 
 def is_sealed(path: Path) -> bool:
@@ -191,11 +242,33 @@ def _place_of_seal(path: Path) -> int:
     return 8 + places[0]
 
 
-def _sealed_digest(path: Path, place: int) -> str:
-    """SHA-256 of a file with zeros for the digits of its own hash."""
-    with path.open("rb") as file:
-        whole = hashlib.sha256(file.read(place) + _UNSEALED.encode())
-        file.seek(place + len(_UNSEALED))
-        while block := file.read(1 << 20):
-            whole.update(block)
+def _sealed_digest(data: mmap.mmap, place: int, start: int) -> str:
+    """SHA-256 of a mapped file with zeros for the digits of its own hash."""
+    with memoryview(data) as view, view[start:] as body:
+        head = bytes(view[:place]) + _UNSEALED.encode()
+        head += bytes(view[place + len(_UNSEALED) : start])
+        whole = hashlib.sha256(head)
+        if _PARTED in head:
+            for digest in _digests(body):
+                whole.update(digest)
+        else:
+            whole.update(body)
     return whole.hexdigest()
+
+
+def _digests(data: memoryview) -> list[bytes]:
+    """SHA-256 of each part of some data; hashing leaves Python's lock to other threads."""
+
+    def digest(first: int) -> bytes:
+        with data[first : first + _PART] as part:
+            return hashlib.sha256(part).digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(digest, range(0, len(data), _PART)))
+
+
+def _mapped(path: Path) -> tuple[mmap.mmap, int]:
+    """A mapped safetensors file, and where its data begin."""
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return data, 8 + int.from_bytes(data[:8], "little")

@@ -11,6 +11,29 @@ from onceedit_jax.storage.gguf import GGUFFile, TensorInfo, read_header
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 _MOST = 4096
+#: Bytes of a file from which on it pays to keep what was converted from it.
+LARGE = 16 << 20
+
+
+def model_files(path: Path) -> list[Path]:
+    """The files of a GGUF model: the file, or all parts if it is a part by its name.
+
+    Raises:
+        InputError: a part is missing.
+    """
+    name = _PART.fullmatch(path.name)
+    if name is None:
+        return [path]
+    count = int(name[3])
+    if not 1 <= count <= _MOST:
+        raise InputError(f"{path}: {count} parts; expected 1 to {_MOST}: fetch the files again")
+    paths = [path.with_name(f"{name[1]}-{n:05d}-of-{name[3]}.gguf") for n in range(1, count + 1)]
+    if absent := [part.name for part in paths if not part.is_file()]:
+        raise InputError(
+            f"{path}: a split GGUF of {count} parts, of which {absent[0]} is missing; expected all "
+            "parts in one folder: fetch it too"
+        )
+    return paths
 
 
 def read_model(path: Path) -> GGUFFile:
@@ -22,25 +45,16 @@ def read_model(path: Path) -> GGUFFile:
     Raises:
         InputError: a file is not GGUF or is damaged; a part is missing or of another model.
     """
-    name = _PART.fullmatch(path.name)
+    files = model_files(path)
+    if _PART.fullmatch(path.name):
+        return _joined([read_header(part) for part in files])
     first = read_header(path)
-    if name is None:
-        if (count := first.metadata.get("split.count", 1)) not in (0, 1):
-            raise InputError(
-                f"{path}: one of {count} parts of a split GGUF; expected the name that the parts "
-                f"have, such as {path.stem}-00001-of-{count:05d}.gguf: give them their names back"
-            )
-        return first
-    count = int(name[3])
-    if not 1 <= count <= _MOST:
-        raise InputError(f"{path}: {count} parts; expected 1 to {_MOST}: fetch the files again")
-    paths = [path.with_name(f"{name[1]}-{n:05d}-of-{name[3]}.gguf") for n in range(1, count + 1)]
-    if absent := [part.name for part in paths if not part.is_file()]:
+    if (count := first.metadata.get("split.count", 1)) not in (0, 1):
         raise InputError(
-            f"{path}: a split GGUF of {count} parts, of which {absent[0]} is missing; expected all "
-            "parts in one folder: fetch it too"
+            f"{path}: one of {count} parts of a split GGUF; expected the name that the parts "
+            f"have, such as {path.stem}-00001-of-{count:05d}.gguf: give them their names back"
         )
-    return _joined([read_header(part) for part in paths])
+    return first
 
 
 def _joined(parts: list[GGUFFile]) -> GGUFFile:

@@ -1,19 +1,25 @@
 """The header of a safetensors file: where each tensor lies, checked against the file's length.
 
 The data is read by offset: the safetensors library maps the file (its pages count as this process's
-memory) or reads whole tensors.
+memory) or reads whole tensors. What is written here can be mapped instead.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import MEBIBYTE, check_regular, parse_json
 from onceedit_jax.storage.schema import Integer, ListOf, ObjectOf, Record, Text, check
+from onceedit_jax.types import HostArray
 
 #: Bytes of one element, by the names that the format gives to dtypes.
 ITEM_SIZES = {
@@ -22,6 +28,17 @@ ITEM_SIZES = {
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+#: The dtypes that are written here.
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+}
+#: XLA on the CPU takes over a host buffer without a copy only if it has this alignment.
+ALIGNMENT = 64
 _MOST_HEADER = 100 * MEBIBYTE  # the format's own bound
 _REMEDY = "truncated or damaged safetensors file: fetch or copy it again"
 _TENSOR = Record(
@@ -81,6 +98,36 @@ def read_header(file: Path, *, inside: Path | None = None) -> dict[str, StoredTe
         )
         for name, entry in header.items()
     }
+
+
+def write_aligned(file: Path, arrays: Mapping[str, HostArray], metadata: dict[str, str]) -> None:
+    """Write arrays so that a mapping of the file can be used in their place.
+
+    The format leaves no gaps between tensors, so those of a whole number of blocks come first; a
+    small one after them may not be aligned.
+
+    Args:
+      file: the file.
+      arrays: by their names, of `DTYPES`.
+      metadata: of the header.
+    """
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    names, end = sorted(arrays, key=lambda name: (arrays[name].nbytes % ALIGNMENT != 0, name)), 0
+    for name in names:
+        array, first = arrays[name], end
+        end += array.nbytes
+        header[name] = {
+            "dtype": codes[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [first, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    with file.open("wb") as data:
+        data.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            data.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
 
 
 def _check_places(file: Path, header: dict[str, Any], size: int) -> None:

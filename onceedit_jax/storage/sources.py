@@ -163,14 +163,14 @@ def fetch_demo(name: str, *, cache_dir: Path | None = None) -> Path:
     """
     if name not in DEMO_MODELS:
         raise InputError(f"{DEMO_PREFIX}{name}: no such demo model; use one of {_demo_names()}")
-    # Imported here so that `onceedit --help` stays fast.
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
-
     model = DEMO_MODELS[name]
     folder = (cache_dir or cache_folder()) / "models" / name
     target = folder / model.file_name
     if _is_verified(target, model):
         return target
+    # Imported here so that a start without a download stays fast.
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -120,9 +120,6 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
     Raises:
       InputError: the metadata is incomplete, or the tokenizer is not supported.
     """
-    # Imported here because importing transformers takes seconds.
-    from transformers import PreTrainedTokenizerFast
-
     facts = {
         key.removeprefix("tokenizer.ggml."): value
         for key, value in metadata.items()
@@ -164,12 +161,39 @@ def tokenizer_from_metadata(metadata: dict[str, Any], *, source: str) -> Any:
             pair=f"{bos}:0 $A:0 {bos}:1 $B:1",
             special_tokens=[(bos, tokens.index(bos))],
         )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
-    )
-    tokenizer.name_or_path = source
     template = metadata.get("tokenizer.chat_template")
     check(Maybe(Text()), template, file=f"{source}: tokenizer.chat_template", remedy=_REMEDY)
+    return for_transformers(backend, special, source=source, template=template)
+
+
+class _Given:
+    """A tokenizer that transformers takes as it is: it copies what it gets, which takes seconds."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self.backend = backend
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return self.backend
+
+
+def for_transformers(
+    backend: Tokenizer, special: dict[str, str | None], *, source: str, template: str | None
+) -> Any:
+    """A tokenizer of the tokenizers library as a fast one of transformers.
+
+    Args:
+      backend: the tokenizer; it is not copied.
+      special: {role, such as `eos_token`: the token}.
+      source: name of its file in errors.
+      template: the chat template.
+    """
+    # Imported here because importing transformers takes seconds.
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_Given(backend), clean_up_tokenization_spaces=False, **special
+    )
+    tokenizer.name_or_path = source
     tokenizer.chat_template = template
     return tokenizer
 

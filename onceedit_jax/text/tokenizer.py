@@ -18,12 +18,18 @@ import tokenizers
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import foreign
-from onceedit_jax.storage.gguf_parts import read_model
+from onceedit_jax.storage.gguf_parts import LARGE, model_files, read_model
 from onceedit_jax.storage.peft_files import read_adapter
 from onceedit_jax.storage.sources import resolve
 from onceedit_jax.text import gguf_tokenizer
 from onceedit_jax.text.encoders import PROBE, plain_encoder, text_encoder
-from onceedit_jax.text.gguf_tokenizer import tokenizer_from_metadata
+from onceedit_jax.text.gguf_tokenizer import for_transformers, tokenizer_from_metadata
+from onceedit_jax.text.kept_tokenizer import (
+    FastTokenizer,
+    keep_tokenizer,
+    place_of,
+    read_tokenizer,
+)
 from onceedit_jax.text.tokenizer_file import (
     CONFIG,
     GENERATION,
@@ -32,6 +38,7 @@ from onceedit_jax.text.tokenizer_file import (
     check_probe,
     checked_files,
     end_ids_of,
+    files_of,
     hold_to_file,
     probe_text,
     rows_of,
@@ -39,6 +46,7 @@ from onceedit_jax.text.tokenizer_file import (
 )
 from onceedit_jax.text.vocabulary import Vocabulary, vocabulary
 
+LEAST_FOLDER = 256 << 10  # bytes of a folder's files from which on keeping the tokenizer pays
 # Bytes that are not UTF-8, decoded with Python's `surrogateescape`.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
 
@@ -47,7 +55,7 @@ class Tokenizer:
     """Encodes text as tokens of one model, and decodes them.
 
     Attributes:
-      hf: the fast tokenizer of transformers; it is never changed.
+      hf: the fast tokenizer of transformers, made when it is asked for; it is never changed.
       vocabulary: string and bytes of every token that the model has a row for.
       bos_id: the token before a text; None for models without one.
       end_id: the token that ends an answer (the tokenizer's `eos_token`).
@@ -60,7 +68,7 @@ class Tokenizer:
         """Read the conventions from a fast tokenizer of transformers.
 
         Args:
-          hf: the fast tokenizer.
+          hf: the fast tokenizer, or what is read of it.
           end_ids: further tokens that end an answer; ids that are no token are left out, since no
             model writes them.
           rows: rows of the model's embedding. Special tokens beyond them are left out: the model
@@ -70,7 +78,7 @@ class Tokenizer:
           InputError: not a fast tokenizer, no end token, or an unsupported decoder or prefix; an
             added word, or the begin or end token, is beyond the rows.
         """
-        self.hf = hf
+        self._fast = hf
         whole = vocabulary(hf)
         self.vocabulary: Vocabulary = whole if rows is None else whole.cut(rows)
         if hf.eos_token_id is None:
@@ -90,14 +98,19 @@ class Tokenizer:
         self._encoder, self._prefix, self._prefix_unless_space = plain_encoder(hf)
 
     @property
+    def hf(self) -> Any:
+        """The fast tokenizer of transformers."""
+        return self._fast.hf if isinstance(self._fast, FastTokenizer) else self._fast
+
+    @property
     def name(self) -> str:
         """Where it comes from, for messages."""
-        return str(self.hf.name_or_path)
+        return str(self._fast.name_or_path)
 
     @property
     def chat_template(self) -> str | None:
         """The model's chat template in Jinja's language; None if it has none."""
-        templates = getattr(self.hf, "chat_template", None)
+        templates = getattr(self._fast, "chat_template", None)
         if isinstance(templates, dict):  # several by name
             return templates.get("default")
         return str(templates) if templates else None
@@ -250,12 +263,53 @@ def load_tokenizer(spec: str | Path, *, rows: int | None = None) -> Tokenizer:
     """
     path = resolve(spec)
     if path.is_file():
-        metadata = read_model(path).metadata
         with foreign(path, "fetch the file again"):
-            hf = tokenizer_from_metadata(metadata, source=str(path))
-            return Tokenizer(hf, end_ids=gguf_tokenizer.end_ids_of(metadata), rows=rows)
+            fast = _of_gguf(path)
+            return Tokenizer(fast, end_ids=fast.end_ids, rows=rows)
     if not (path / TOKENIZER).exists() and (adapter := read_adapter(path)) is not None:
         return load_tokenizer(adapter.base_path(), rows=rows)
+    return _of_folder(path, rows)
+
+
+def _of_gguf(path: Path) -> FastTokenizer:
+    """The tokenizer of a GGUF file: the one that is kept, or built from its metadata."""
+    source = str(path)
+    place = place_of(model_files(path), least=LARGE)
+
+    def whole(fast: FastTokenizer) -> Any:
+        special = {
+            role.removesuffix("_id"): None if token is None else fast.vocabulary.strings[token]
+            for role, token in fast.roles.items()
+        }
+        return for_transformers(
+            fast.backend_tokenizer, special, source=source, template=fast.chat_template
+        )
+
+    if place is not None and (kept := read_tokenizer(place, source, whole)) is not None:
+        return kept
+    metadata = read_model(path).metadata
+    hf = tokenizer_from_metadata(metadata, source=source)
+    fast = FastTokenizer.of(hf, end_ids=gguf_tokenizer.end_ids_of(metadata))
+    if place is not None:
+        keep_tokenizer(place, fast)
+    return fast
+
+
+def _of_folder(path: Path, rows: int | None) -> Tokenizer:
+    """The tokenizer of a folder: the one that is kept, or as its files have it."""
+    place = place_of(files_of(path), least=LEAST_FOLDER)
+    if place is not None:
+        kept = read_tokenizer(place, str(path), lambda fast: _checked(path, rows)[0].hf)
+        if kept is not None:
+            return Tokenizer(kept, end_ids=kept.end_ids, rows=kept.rows if rows is None else rows)
+    fast, tokenizer = _checked(path, rows)
+    if place is not None:
+        keep_tokenizer(place, fast)
+    return tokenizer
+
+
+def _checked(path: Path, rows: int | None) -> tuple[FastTokenizer, Tokenizer]:
+    """The tokenizer of a folder, held to its files."""
     files = checked_files(path)
     from transformers import PreTrainedTokenizerFast
 
@@ -265,7 +319,7 @@ def load_tokenizer(spec: str | Path, *, rows: int | None = None) -> Tokenizer:
             str(path), local_files_only=True, trust_remote_code=False
         )
         own = hold_to_file(hf.backend_tokenizer, files, path)
-        rows = rows_of(files) if rows is None else rows
-        tokenizer = Tokenizer(hf, end_ids=end_ids_of(files), rows=rows)
+        fast = FastTokenizer.of(hf, end_ids=end_ids_of(files), rows=rows_of(files))
+        tokenizer = Tokenizer(fast, end_ids=fast.end_ids, rows=fast.rows if rows is None else rows)
         check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
-        return tokenizer
+        return fast, tokenizer

@@ -1,0 +1,55 @@
+"""Layers in groups: the same numbers in any layout, and on one CPU the same memory."""
+
+import jax
+import numpy as np
+import pytest
+from support import tiny_config
+
+from onceedit_jax.models.layout import lower_part, split_layers, stack_layers, unstack_layers
+from onceedit_jax.models.parameters import init_params
+
+CONFIG = tiny_config(64, num_layers=5, hidden_size=64)
+PARAMS = init_params(CONFIG, jax.random.key(0))
+
+
+def equal(one, other):
+    """Whether two trees hold the same numbers."""
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+@pytest.mark.parametrize("sizes", [(5,), (2, 3), (1, 1, 1, 1, 1), (4, 1)])
+def test_groups_hold_the_layers_and_give_them_back(sizes):
+    groups = split_layers(PARAMS, sizes)["layers"]
+    ends = np.cumsum(sizes)
+    for group, size, end in zip(groups, sizes, ends, strict=True):
+        assert equal(group, jax.tree.map(lambda x, a=end - size, b=end: x[a:b], PARAMS["layers"]))
+    assert equal(stack_layers({**PARAMS, "layers": groups}), PARAMS)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (2, 3), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_lower_part_is_the_same_of_any_layout(sizes, count):
+    lower, config = lower_part(split_layers(PARAMS, sizes), CONFIG, count)
+    assert config.num_layers == count and "head" not in lower
+    assert equal(lower["layers"], jax.tree.map(lambda x: x[:count], PARAMS["layers"]))
+
+
+def test_on_one_cpu_groups_share_the_memory_of_the_whole():
+    whole = PARAMS["layers"]["mlp"]["up"]
+    first, size = whole.unsafe_buffer_pointer(), whole.nbytes // 5
+    for i, group in enumerate(unstack_layers(PARAMS)["layers"]):
+        assert group["mlp"]["up"].unsafe_buffer_pointer() == first + i * size
+
+
+def test_a_donated_group_leaves_the_others_as_they_are():
+    params = jax.tree.map(lambda x: x + 0, PARAMS)
+    lower, upper = split_layers(params, (2, 3))["layers"]
+    double = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)
+    assert equal(double(upper), jax.tree.map(lambda x: 2 * x[2:], PARAMS["layers"]))
+    assert equal(lower, jax.tree.map(lambda x: x[:2], PARAMS["layers"]))
+    assert equal(params, PARAMS)
+
+
+def test_layers_are_split_inside_a_compiled_function():
+    split = jax.jit(lambda params: split_layers(params, (2, 3)))(PARAMS)
+    assert equal(split, split_layers(PARAMS, (2, 3)))

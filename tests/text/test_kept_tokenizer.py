@@ -1,0 +1,117 @@
+"""A kept tokenizer is the very one that was read: its tokens, its bytes, its roles and its text."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gguf_files import describe
+from support import ROOT
+from tiny_tokenizers import CORPUS, KINDS, byte_level, sentencepiece_like, with_template
+
+from onceedit_jax.errors import InputError
+from onceedit_jax.text import tokenizer as module
+from onceedit_jax.text.prompts import prompt_format
+from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+TEXTS = [*CORPUS, "", "  a  1984", "naïve café 日本語 🙂", "\x00\n\n<end></s><s>"]
+SAME = ("strings", "bytes")
+MASKS = ("special", "byte_fallback", "control", "added")
+
+
+def check_equal(kept, read):
+    """Check that two tokenizers are one."""
+    assert kept.hf.backend_tokenizer.to_str() == read.hf.backend_tokenizer.to_str()
+    for name in SAME:
+        assert getattr(kept.vocabulary, name) == getattr(read.vocabulary, name)
+    for name in MASKS:
+        np.testing.assert_array_equal(
+            getattr(kept.vocabulary, name), getattr(read.vocabulary, name)
+        )
+    for name in ("name", "bos_id", "end_id", "end_ids", "pad_id", "chat_template"):
+        assert getattr(kept, name) == getattr(read, name)
+    for text in TEXTS:
+        assert kept.encode(text) == read.encode(text)
+        assert kept.encode_continuations([text]) == read.encode_continuations([text])
+        assert kept.hf.encode(text) == read.hf.encode(text)
+        assert kept.decode(kept.encode(text)) == read.decode(read.encode(text))
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Forbids to read a tokenizer in the slow way."""
+
+    def forbid():
+        for name in ("tokenizer_from_metadata", "checked_files"):
+            monkeypatch.setattr(module, name, lambda *a, **k: pytest.fail("read again"))
+        return monkeypatch
+
+    return forbid
+
+
+@pytest.mark.parametrize("kind", [byte_level, sentencepiece_like])
+def test_the_tokenizer_of_a_gguf_file_is_kept(tmp_path, keeping, unread, kind):
+    path = describe(with_template(kind(), "chatml"), pre="gpt-2").write(tmp_path / "model.gguf")
+    read = load_tokenizer(path)
+    again = unread()
+    kept = load_tokenizer(path)
+    again.undo()
+    check_equal(kept, read)
+    turns = [{"role": "user", "content": "the cat </s> sat"}]
+    assert prompt_format(kept).encode(turns) == prompt_format(read).encode(turns)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tokenizer_of_a_folder_is_kept(tmp_path, keeping, unread, kind):
+    Tokenizer(KINDS[kind]()).save(tmp_path / "model")
+    read = load_tokenizer(tmp_path / "model")
+    assert len(list(keeping.glob("*.safetensors"))) == 1
+    again = unread()
+    kept = load_tokenizer(tmp_path / "model")
+    again.undo()
+    check_equal(kept, read)
+
+
+def test_a_kept_tokenizer_is_saved_as_the_one_that_was_read(tmp_path, keeping):
+    path = describe(with_template(byte_level(), "chatml"), pre="gpt-2").write(
+        tmp_path / "model.gguf"
+    )
+    for name in ("read", "kept"):
+        load_tokenizer(path).save(tmp_path / name)
+    for file in (tmp_path / "read").iterdir():
+        assert (tmp_path / "kept" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_any_file_of_a_folder_that_changes_is_read(tmp_path, keeping):
+    Tokenizer(byte_level()).save(tmp_path)
+    load_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 5]}')
+    assert load_tokenizer(tmp_path).end_ids[-1] == 5
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert load_tokenizer(tmp_path).chat_template == "{{ messages[0]['content'] }}"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_rows_cut_a_kept_tokenizer_too(tmp_path, keeping):
+    path = describe(byte_level(), pre="gpt-2").write(tmp_path / "model.gguf")
+    rows = len(load_tokenizer(path).vocabulary)
+    with pytest.raises(InputError, match=f"{rows - 1} rows"):
+        load_tokenizer(path, rows=rows - 1)
+
+
+def test_a_kept_tokenizer_needs_no_transformers(tmp_path, keeping):
+    path = describe(sentencepiece_like()).write(tmp_path / "model.gguf")
+    ids = load_tokenizer(path).encode(CORPUS[0])
+    program = (
+        "import sys; from onceedit_jax.storage import converted, gguf_parts;"
+        "from onceedit_jax.text import tokenizer;"
+        "gguf_parts.LARGE = tokenizer.LARGE = 1;"
+        f"print(tokenizer.load_tokenizer({str(path)!r}).encode({CORPUS[0]!r}));"
+        "print('transformers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == [str(ids), "False"]
