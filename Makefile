@@ -21,7 +21,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 # The longest files begin, one on each process; else one process would get both at the end.
 LONGEST := $(addprefix tests/,cli/test_demo.py models/test_gguf.py experiments/test_paper_pairs.py)
 marked = $(LONGEST) $(filter-out $(LONGEST),$(sort $(shell grep -rlE --include='*.py' 'mark.($(1))' tests)))
-REAL := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --no-loadscope-reorder
+REAL := ONCEEDIT_CONVERTED_GB=20 JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled $(PYTEST) --no-loadscope-reorder
 test: test-fast
 	$(REAL) -m slow $(call marked,slow)
 

@@ -175,6 +175,7 @@ def on_two_hosts(*arguments):
     return [started(*arguments, host=host, address=address) for host in range(2)]
 
 
+@pytest.mark.long
 def test_two_hosts_edit_and_evaluate_and_go_on_after_one_has_died(tmp_path: Path):
     plugin, *targets = (tiny_folder(tmp_path / f"m{n}", 40 + 50 * n, n) for n in range(3))
     edits, unrelated, edited = (tmp_path / name for name in ("e.jsonl", "u.json", "edited"))
