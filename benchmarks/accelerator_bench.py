@@ -23,6 +23,7 @@ from benchmarks.steps import (
     writing,
 )
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.models.parameters import init_params, input_embeddings
 from onceedit_jax.planning.costs import StepCosts, least_seconds, step_costs
 from onceedit_jax.planning.hardware import Chip
@@ -30,7 +31,8 @@ from onceedit_jax.planning.pair import read_config
 from onceedit_jax.types import Params
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "models"
-COMPUTE = "bfloat16"  # weights, caches and operands of products; sums are float32
+# Of weights, caches and operands of products, as the library has it on a GPU or TPU.
+COMPUTE: ComputeDtype = "bfloat16"
 
 Row = dict[str, Any]
 
@@ -127,7 +129,7 @@ def pairs(*, tiny: bool) -> list[Pair]:
 
 
 def _model(name: str, tiny: bool) -> Model:
-    config = read_config(CONFIGS / f"{name}.json")
+    config = read_config(CONFIGS / f"{name}.json").with_compute_dtype(COMPUTE)
     return Model(name, shrunk(config, *TINY) if tiny else config)
 
 
@@ -240,12 +242,10 @@ class Bench:
         context = self.sizes.prompt + self.sizes.written // 2
         return step_costs(model.config, rows=rows, context=context)
 
-    def decoding(
-        self, params: Params, config: ModelConfig, rows: int, compute_dtype: str = COMPUTE
-    ) -> float:
+    def decoding(self, params: Params, config: ModelConfig, rows: int) -> float:
         """Seconds of a decoding step within the library's compiled loop."""
         prompts, steps = random_prompts(config, rows, self.sizes.prompt), self.sizes.written
-        loops = writing(params, config, prompts, steps=steps, compute_dtype=compute_dtype)
+        loops = writing(params, config, prompts, steps=steps)
         taken = seconds_each(loops, repeats=self.sizes.repeats)
         return decoding_seconds(taken["first"], taken["whole"], steps)
 

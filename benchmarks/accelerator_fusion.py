@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.accelerator_bench import COMPUTE, Bench, Measurement, Model, Pair, Part, Row
+from benchmarks.accelerator_bench import Bench, Measurement, Model, Pair, Part, Row
 from benchmarks.measure import seconds_each
 from benchmarks.steps import never, random_prompts, writing
 from onceedit_jax.decoding.greedy import greedy_continuation
@@ -158,7 +158,7 @@ def _decide(
     head: Params, config: ModelConfig, states: jax.Array, alpha: jax.Array, drafted: jax.Array
 ) -> jax.Array:
     """The rule's token at each of a draft's tokens, from the target's states before them."""
-    logits = unembed(head, config, states, compute_dtype=COMPUTE)
+    logits = unembed(head, config, states)
     inputs = FusionInputs(None, logits, alpha, drafted, jnp.ones_like(alpha))
     return fused_step(draft(), (), inputs).tokens
 
@@ -185,7 +185,7 @@ def drafted_answer(
     params, count = bench.params(target), bench.sizes.draft
     prompt = random_prompts(plugin.config, 1, bench.sizes.prompt).tokens[0].tolist()
     alpha = (jnp.arange(count) < accepted).astype(jnp.float32)
-    cached = CachedRows(params, target.config, room=2 * length, compute_dtype=COMPUTE)
+    cached = CachedRows(params, target.config, room=2 * length)
     answer: list[int] = []
     rounds = 0
     while len(answer) < length:
@@ -211,7 +211,6 @@ def _proposed(bench: Bench, plugin: Model, text: list[int], count: int) -> list[
         *batch_of([row], largest=1),
         never(plugin.config),
         steps=count,
-        compute_dtype=COMPUTE,
     )
     tokens: list[int] = np.asarray(written.tokens)[0].tolist()
     return tokens
@@ -227,9 +226,7 @@ def _drafts_row(bench: Bench, pair: Pair, share: float) -> Row:
     sizes, (plugin, target, _) = bench.sizes, pair
     accepted, length = round(share * sizes.draft), sizes.answer
     prompts = random_prompts(target.config, 1, sizes.prompt)
-    alone = writing(
-        bench.params(target), target.config, prompts, steps=length, compute_dtype=COMPUTE
-    )["whole"]
+    alone = writing(bench.params(target), target.config, prompts, steps=length)["whole"]
     write = partial(drafted_answer, bench, plugin, target, accepted=accepted, length=length)
     rounds = write().rounds
     taken = seconds_each({"alone": alone, "drafted": write}, repeats=sizes.repeats)

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from benchmarks.accelerator_bench import (
-    COMPUTE,
     Bench,
     Measurement,
     Model,
@@ -26,6 +25,7 @@ from onceedit_jax.decoding.greedy import Continuation, greedy_continuation
 from onceedit_jax.editing.batches import TrainingRow
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainable import ADAPTED, last_layers_of
+from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.planning.costs import pass_flops, prefill_costs
@@ -67,7 +67,7 @@ def _prefill(bench: Bench, pair: Pair) -> Iterator[Measurement]:
 def _prefilled(bench: Bench, model: Model, rows: int, length: int) -> Row:
     params, config = bench.params(model), model.config
     prompts = random_prompts(config, rows, length)
-    run = partial(first_token, params, config, *prompts, room=1, compute_dtype=COMPUTE)
+    run = partial(first_token, params, config, *prompts, room=1)
     seconds = seconds_each({"run": run}, repeats=bench.sizes.repeats)["run"]
     costs = prefill_costs(config, rows=rows, length=length)
     return {
@@ -79,15 +79,15 @@ def _prefilled(bench: Bench, model: Model, rows: int, length: int) -> Row:
 
 
 def _other_ways(bench: Bench, pair: Pair) -> Iterator[Measurement]:
+    config = pair.target.config
     ways = {
-        "layers unrolled": (COMPUTE, jax.jit(unstack_layers)),
-        "products in float32, as the ensembles of the library": ("float32", lambda params: params),
+        "layers unrolled": (config, jax.jit(unstack_layers)),
+        "products in float32": (config.with_compute_dtype("float32"), lambda params: params),
     }
-    for name, (dtype, laid) in ways.items():
+    for name, (config, laid) in ways.items():
 
-        def run(dtype: str = dtype, laid: Any = laid) -> Row:
-            params = laid(bench.params(pair.target))
-            seconds = bench.decoding(params, pair.target.config, 1, dtype)
+        def run(config: ModelConfig = config, laid: Any = laid) -> Row:
+            seconds = bench.decoding(laid(bench.params(pair.target)), config, 1)
             usual = bench.step_seconds(pair.target, 1)
             return {
                 **_of_step(bench, pair.target, 1, seconds),
@@ -172,7 +172,7 @@ def _same_tokens(bench: Bench, pair: Pair) -> Iterator[Measurement]:
 
 
 def _compared(bench: Bench, model: Model) -> Row:
-    config, rows = shrunk(model.config, *bench.sizes.compared), 8
+    config, rows = shrunk(model.config, *bench.sizes.compared).with_compute_dtype("float32"), 8
     params = random_params(config, "float32")
     prompts = random_prompts(config, rows, 16)
 
@@ -215,10 +215,10 @@ TRAINING = Part(
     "editing",
     "A step of editing the plug-in",
     _training,
-    "The library trains in float32: float32 weights, and products at full precision. So the share "
-    "of the peak for bfloat16 products cannot be high. A step is as the trainer runs it, with its "
-    "batch made on the host. `full` counts three forward passes, `adapter` two through the last "
-    "quarter of the layers; the layers below ran once, before.",
+    "As the trainer does by default: on a GPU or TPU products have bfloat16 operands; weights, "
+    "gradients and sums are float32. A step is as the trainer runs it, with its batch made on the "
+    "host. `full` counts three forward passes, `adapter` two through the last quarter of the "
+    "layers; the layers below ran once, before.",
 )
 TABLES = Part(
     "tables",

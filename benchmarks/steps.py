@@ -41,7 +41,7 @@ def never(config: ModelConfig) -> StopTokens:
     return StopTokens(none, none, none)
 
 
-@partial(jax.jit, static_argnames=("config", "room", "compute_dtype"))
+@partial(jax.jit, static_argnames=("config", "room"))
 def first_token(
     params: Params,
     config: ModelConfig,
@@ -49,31 +49,23 @@ def first_token(
     positions: Any,
     *,
     room: int,
-    compute_dtype: str = "float32",
 ) -> jax.Array:
     """Prefill, and the token that follows."""
-    state, _ = prefill(params, config, tokens, positions, room=room, compute_dtype=compute_dtype)
-    return most_likely(unembed(params, config, state, compute_dtype=compute_dtype))
+    state, _ = prefill(params, config, tokens, positions, room=room)
+    return most_likely(unembed(params, config, state))
 
 
 def writing(
-    params: Params,
-    config: ModelConfig,
-    prompts: Prompts,
-    *,
-    steps: int,
-    compute_dtype: str = "float32",
+    params: Params, config: ModelConfig, prompts: Prompts, *, steps: int
 ) -> dict[str, Callable[[], jax.Array]]:
     """What `seconds_each` times: `first`, the first token; and `whole`, all of `steps` tokens."""
-    options = {"compute_dtype": compute_dtype}
     stops = never(config)
 
     def whole() -> jax.Array:
-        written = greedy_continuation(params, config, *prompts, stops, steps=steps, **options)
-        return written.tokens
+        return greedy_continuation(params, config, *prompts, stops, steps=steps).tokens
 
     return {
-        "first": partial(first_token, params, config, *prompts, room=steps, **options),
+        "first": partial(first_token, params, config, *prompts, room=steps),
         "whole": whole,
     }
 

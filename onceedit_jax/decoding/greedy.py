@@ -118,7 +118,7 @@ def _empty(rows: int, steps: int) -> Continuation:
     )
 
 
-@partial(jax.jit, static_argnames=("config", "steps", "compute_dtype"))
+@partial(jax.jit, static_argnames=("config", "steps"))
 def greedy_continuation(
     params: Params,
     config: ModelConfig,
@@ -129,7 +129,6 @@ def greedy_continuation(
     steps: int,
     opens: Int[Array, "batch"] | None = None,
     glued: Bool[Array | np.ndarray, "vocab"] | None = None,
-    compute_dtype: str = "float32",
 ) -> Continuation:
     """The most likely next token, again and again, until every row has stopped.
 
@@ -144,7 +143,6 @@ def greedy_continuation(
         it begins neither with a token that stops it nor with two blank ones. 2: nor with one that
         is glued. Probabilities there are of the other tokens alone (default: 0).
       glued: `[V]` bool, tokens that would continue the word before them (default: none).
-      compute_dtype: dtype of the operands of the matrix products.
     """
     blank = jnp.asarray(stops.blank)
     # Of a row's beginning: none is barred, ends are, ends and glued are, ends and blanks are.
@@ -152,7 +150,7 @@ def greedy_continuation(
     barred = jnp.stack([none, ends, ends | (none if glued is None else glued), ends | blank])
 
     def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
-        logits = unembed(params, config, carry[0], compute_dtype=compute_dtype)
+        logits = unembed(params, config, carry[0])
         if opens is not None:
             logits = jnp.where(barred[carry[2]], -jnp.inf, logits)
         highest, total = jnp.max(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1)
@@ -160,15 +158,13 @@ def greedy_continuation(
 
     def read(carry: Any, token: Any, step: Any, running: Any) -> Any:
         place = jnp.where(running, first + step, -1)
-        hidden, cache = hidden_states(
-            params, config, token[:, None], place[:, None], carry[1], compute_dtype=compute_dtype
-        )
+        hidden, cache = hidden_states(params, config, token[:, None], place[:, None], carry[1])
         if opens is None:
             return hidden[:, 0], cache
         return hidden[:, 0], cache, 3 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
 
     first = jnp.max(positions, axis=1) + 1
-    carry: Any = prefill(params, config, tokens, positions, room=steps, compute_dtype=compute_dtype)
+    carry: Any = prefill(params, config, tokens, positions, room=steps)
     if opens is not None:
         carry = (*carry, opens)
     return write_greedily(choose, read, carry, first > 0, stops, steps=steps)
@@ -181,7 +177,6 @@ def prefill(
     positions: Int[Array, "batch length"],
     *,
     room: int,
-    compute_dtype: str = "float32",
 ) -> tuple[Float[Array, "batch hidden"], Cache]:
     """Run prompts `[B, T]`: the state after each, `[B, D]`, and a cache with `room` more columns.
 
@@ -191,12 +186,9 @@ def prefill(
       tokens: `[B, T]` int32.
       positions: `[B, T]` int32, -1 on padding.
       room: columns of the cache for later tokens.
-      compute_dtype: dtype of the operands of the matrix products.
     """
     height, width = tokens.shape
-    empty = init_cache(config, height, width + room, compute_dtype)
-    hidden, cache = hidden_states(
-        params, config, tokens, positions, empty, compute_dtype=compute_dtype
-    )
+    empty = init_cache(config, height, width + room)
+    hidden, cache = hidden_states(params, config, tokens, positions, empty)
     assert cache is not None
     return hidden[jnp.arange(height), jnp.argmax(positions, axis=1)], cache

@@ -57,15 +57,7 @@ class JoiningRows:
       used: how many of them are written.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        config: ModelConfig,
-        *,
-        largest: int,
-        context: int,
-        compute_dtype: str = "float32",
-    ) -> None:
+    def __init__(self, params: Any, config: ModelConfig, *, largest: int, context: int) -> None:
         """Begin without rows.
 
         Args:
@@ -73,13 +65,11 @@ class JoiningRows:
           config: its configuration.
           largest: the most rows.
           context: tokens of a row at most.
-          compute_dtype: dtype of the operands of the matrix products.
         """
         self.params: Any = params
         self.config: ModelConfig = config
         self.largest: int = largest
         self.context: int = context
-        self.compute_dtype: str = compute_dtype
         self.mesh: Mesh = mesh_of(params)
         self.clear()
 
@@ -121,7 +111,7 @@ class JoiningRows:
         fresh = [Fresh(0, row, count) for row, count in zip(rows, counts, strict=True)]
         height = self._height(len(rows))
         with using(self.mesh):
-            empty = init_cache(self.config, height, width, self.compute_dtype)
+            empty = init_cache(self.config, height, width)
             states, part = self._run(empty, dict(enumerate(fresh)), {}, height, width)
             # Rows that only fill up the batch go to a place that does not exist.
             targets = np.full(height, self.height, np.int32)
@@ -167,7 +157,7 @@ class JoiningRows:
         if self.cache is None:
             self.height, self.capacity = height, self._columns(max(columns, width))
             with using(self.mesh):
-                self.cache = init_cache(self.config, height, self.capacity, self.compute_dtype)
+                self.cache = init_cache(self.config, height, self.capacity)
         elif height > self.height or width > self.capacity:
             self._repack(height, max(width, *self.lengths.values()), self.lengths)
 
@@ -212,7 +202,6 @@ class JoiningRows:
             pad_rows(rows, width=width, height=height),
             np.where(positions >= 0, positions + keep[:, None], -1),
             state_columns([len(row) for row in rows], counts, height=height, width=width),
-            self.compute_dtype,
         )
         return states, longer
 

@@ -23,19 +23,13 @@ ROWS = 16  # sequences in a batch, rounded up to a multiple of the devices
 CHUNK = 64  # next tokens decided at once
 
 
-@partial(jax.jit, static_argnames=("config", "compute_dtype"))
-def _hidden(
-    params: Any, config: ModelConfig, tokens: jax.Array, positions: jax.Array, compute_dtype: str
-) -> jax.Array:
-    return hidden_states(params, config, tokens, positions, compute_dtype=compute_dtype)[0]
+@partial(jax.jit, static_argnames="config")
+def _hidden(params: Any, config: ModelConfig, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    return hidden_states(params, config, tokens, positions)[0]
 
 
 def states_after(
-    params: Any,
-    config: ModelConfig,
-    prefixes: Sequence[Tokens],
-    *,
-    compute_dtype: str = "float32",
+    params: Any, config: ModelConfig, prefixes: Sequence[Tokens]
 ) -> Float[np.ndarray, "prefixes hidden"]:
     """The final hidden state after each prefix, from as few passes as the prefixes allow.
 
@@ -46,7 +40,6 @@ def states_after(
       params: the model's parameters; their devices share the rows of a batch.
       config: its configuration.
       prefixes: N token sequences, none empty.
-      compute_dtype: dtype of the operands of the matrix products.
 
     Returns:
       `[N, D]` float32.
@@ -68,7 +61,7 @@ def states_after(
         chosen = order[start : start + ROWS]
         with using(mesh):
             batch = shared_batch(mesh, [list(rows[i]) for i in chosen], largest=ROWS)
-            hidden = to_host(_hidden(params, config, *batch, compute_dtype))
+            hidden = to_host(_hidden(params, config, *batch))
         for line, row in enumerate(chosen):
             for prefix, column in prefixes_of_row[row]:
                 states[prefix] = hidden[line, column]
@@ -145,7 +138,7 @@ def share_rows(prefixes: Sequence[Tokens]) -> tuple[list[tuple[int, ...]], list[
     return rows, [place[key] for key in keys]
 
 
-@partial(jax.jit, static_argnames=("config", "compute_dtype"), donate_argnames="cache")
+@partial(jax.jit, static_argnames="config", donate_argnames="cache")
 def extend(
     params: Any,
     config: ModelConfig,
@@ -154,7 +147,6 @@ def extend(
     tokens: jax.Array,
     positions: jax.Array,
     columns: jax.Array,
-    compute_dtype: str,
 ) -> tuple[jax.Array, Cache]:
     """Cut the rows of a cache back, run more columns, and give the states at some of these.
 
@@ -166,14 +158,11 @@ def extend(
       tokens: `[B, T]` int32.
       positions: `[B, T]` int32, -1 on padding.
       columns: `[B, C]` int32, places among the T.
-      compute_dtype: dtype of the operands of the matrix products.
 
     Returns:
       States `[B, C, D]`, and the extended cache.
     """
-    hidden, longer = hidden_states(
-        params, config, tokens, positions, rollback(cache, keep), compute_dtype=compute_dtype
-    )
+    hidden, longer = hidden_states(params, config, tokens, positions, rollback(cache, keep))
     assert longer is not None
     return jnp.take_along_axis(hidden, columns[:, :, None], axis=1), longer
 
@@ -192,19 +181,15 @@ class CachedRows:
       used: how many of them are written.
     """
 
-    def __init__(
-        self, params: Any, config: ModelConfig, *, room: int, compute_dtype: str = "float32"
-    ) -> None:
+    def __init__(self, params: Any, config: ModelConfig, *, room: int) -> None:
         """Begin without rows.
 
         Args:
           params: the model's parameters.
           config: its configuration.
           room: columns of a cache beyond those of its prefill.
-          compute_dtype: dtype of the operands of the matrix products.
         """
         self.params, self.config, self.room = params, config, room
-        self.compute_dtype = compute_dtype
         self.rows: list[list[int]] = []
         self.cache: Cache | None = None
         self.capacity = self.used = 0
@@ -240,7 +225,7 @@ class CachedRows:
             keep = [0] * len(new)
             width = bucket(max(len(row) for row in new))
             self.capacity, self.used = bucket(width + self.room), 0
-            self.cache = init_cache(self.config, height, self.capacity, self.compute_dtype)
+            self.cache = init_cache(self.config, height, self.capacity)
         fresh = [row[k:] for row, k in zip(new, keep, strict=True)]
         offsets = np.array(keep + [0] * (height - len(new)), np.int32)
         positions = row_positions([len(row) for row in fresh], width=width, height=height)
@@ -252,7 +237,6 @@ class CachedRows:
             pad_rows(fresh, width=width, height=height),
             np.where(positions >= 0, positions + offsets[:, None], -1),
             state_columns([len(row) for row in fresh], counts, height=height, width=width),
-            self.compute_dtype,
         )
         self.used += width
         self.rows = new

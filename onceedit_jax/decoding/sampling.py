@@ -125,14 +125,13 @@ def _first_beyond(ends: jax.Array, weights: jax.Array, place: jax.Array) -> jax.
     return jnp.where(jnp.any(beyond, axis=-1), jnp.argmax(beyond, axis=-1), last)
 
 
-@partial(jax.jit, static_argnames=("config", "compute_dtype"))
+@partial(jax.jit, static_argnames="config")
 def draw_after(
     head: Any,
     config: ModelConfig,
     states: Float[AnyArray, "batch columns hidden"],
     columns: Int[AnyArray, "batch"],
     sampling: Sampling,
-    compute_dtype: str = "float32",
 ) -> Int[Array, "batch"]:
     """The next token after one state of every row.
 
@@ -142,13 +141,12 @@ def draw_after(
       states: `[B, C, D]`, final states.
       columns: `[B]`, which of the C states of each row.
       sampling: how tokens are chosen.
-      compute_dtype: dtype of the operands of the matrix product.
     """
     chosen = jnp.take_along_axis(jnp.asarray(states), columns[:, None, None], axis=1)[:, 0]
-    return draw(unembed(head, config, chosen, compute_dtype=compute_dtype), sampling)
+    return draw(unembed(head, config, chosen), sampling)
 
 
-@partial(jax.jit, static_argnames=("config", "top", "compute_dtype"))
+@partial(jax.jit, static_argnames=("config", "top"))
 def log_probabilities(
     head: Any,
     config: ModelConfig,
@@ -156,7 +154,6 @@ def log_probabilities(
     tokens: Int[AnyArray, "places"],
     *,
     top: int,
-    compute_dtype: str = "float32",
 ) -> LogProbabilities:
     """A model's log-probabilities of chosen tokens and of the likeliest ones.
 
@@ -166,9 +163,8 @@ def log_probabilities(
       states: `[N, D]`, the final states before the tokens.
       tokens: `[N]` int32.
       top: K.
-      compute_dtype: dtype of the operands of the matrix product.
     """
-    logits = unembed(head, config, jnp.asarray(states), compute_dtype=compute_dtype)
+    logits = unembed(head, config, jnp.asarray(states))
     logs = jax.nn.log_softmax(logits, axis=-1)
     chosen = jnp.take_along_axis(logs, jnp.asarray(tokens)[:, None], axis=-1)[:, 0]
     values, ids = jax.lax.top_k(logs, top)

@@ -79,6 +79,14 @@ def laid_over(tree: Any) -> Mesh | None:
     return None
 
 
+def platform_of(tree: Any) -> str:
+    """Of the devices that a pytree's arrays are on: `cpu`, `gpu` or `tpu`."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            return str(next(iter(leaf.devices())).platform)
+    return jax.default_backend()
+
+
 def mesh_of(tree: Any) -> Mesh:
     """The mesh of a pytree's arrays; without one, `data_mesh()`."""
     return laid_over(tree) or data_mesh()

@@ -53,9 +53,11 @@ from onceedit_jax.models.adapters import (
     split_for,
 )
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.export_peft import export_peft
 from onceedit_jax.models.layout import lower_part
+from onceedit_jax.models.parameters import usual_compute_dtype
 from onceedit_jax.storage.checkpoints import save_tree
 from onceedit_jax.storage.checksums import write_sums
 from onceedit_jax.storage.files import FolderKind, fresh_folder
@@ -367,6 +369,7 @@ class EditedPlugin:
         folder: str | Path,
         *,
         base: str | Path | None = None,
+        compute_dtype: ComputeDtype | None = None,
         mesh: Mesh | None = None,
         verify: bool = True,
     ) -> "EditedPlugin":
@@ -376,6 +379,7 @@ class EditedPlugin:
           folder: the artifact.
           base: the model that was edited, for an artifact without its weights (default: the one
             that the artifact names). Artifacts of one base share it in memory.
+          compute_dtype: of the operands of its matrix products, as for `load_model`.
           mesh: where its arrays shall lie (default: on one device).
           verify: check the SHA-256 of every file before its arrays are used.
 
@@ -386,5 +390,8 @@ class EditedPlugin:
         folder = Path(folder)
         info = read_info(folder, verify=verify)
         if info.in_adapters:
-            return cls(**adapted_parts(folder, info, base, mesh, verify=verify))
-        return cls(**weight_parts(folder, info, mesh, verify=verify))
+            parts = adapted_parts(folder, info, base, mesh, verify=verify)
+        else:
+            parts = weight_parts(folder, info, mesh, verify=verify)
+        dtype = compute_dtype or usual_compute_dtype(parts["params"])
+        return cls(**{**parts, "config": parts["config"].with_compute_dtype(dtype)})

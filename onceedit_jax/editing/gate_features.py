@@ -76,7 +76,8 @@ class PromptReader:
     ) -> tuple[Float[np.ndarray, "batch"], Float[np.ndarray, "batch hidden"]]:
         """logit_w `[N]` and the final hidden states `[N, D]` at the last tokens, float32."""
         encoded = [self.tokenizer.encode(prompt)[: self.max_tokens] for prompt in prompts]
-        hidden = states_after(self.params, self.config, encoded)
+        # A gate's thresholds hold for states in float32.
+        hidden = states_after(self.params, self.config.with_compute_dtype("float32"), encoded)
         return to_host(gate_logit(self.kernel, jnp.asarray(hidden))), hidden
 
 

@@ -83,11 +83,12 @@ class RelationReader:
         states = np.zeros((len(texts), 2 * self.config.hidden_size), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         mesh = mesh_of(self.params)
+        config = self.config.with_compute_dtype("float32")  # as relation heads were learnt
         for start in range(0, len(order), ROWS):
             chosen = order[start : start + ROWS]
             with using(mesh):
                 batch = shared_batch(mesh, [encoded[i] for i in chosen], largest=ROWS)
-                states[chosen] = to_host(_pooled(self.params, self.config, *batch))[: len(chosen)]
+                states[chosen] = to_host(_pooled(self.params, config, *batch))[: len(chosen)]
         return states
 
 

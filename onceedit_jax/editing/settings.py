@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal, NamedTuple
 
 from onceedit_jax.checks import check_settings
+from onceedit_jax.models.dtypes import ComputeDtype
 
 Method = Literal["full", "lora", "last-n-layers", "adapter"]
 
@@ -75,6 +76,8 @@ class EditSettings:
       early_stop: stop after this many epochs in a row with every edit predicted whole and the gate
         right on every row; 0 never stops early.
       max_tokens: longest row; unrelated texts are cut there, longer edits are refused.
+      training_dtype: type of the operands of matrix products; sums, gradients and what is trained
+        are float32. None: float32 on CPU, bfloat16 on other devices.
       seed: the only source of randomness (row order, LoRA factors, choice of unrelated rows).
     """
 
@@ -103,6 +106,7 @@ class EditSettings:
     last_layers: int | None = None
     early_stop: int = 2
     max_tokens: int = 256
+    training_dtype: ComputeDtype | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from onceedit_jax.distributed.mesh import (
     batch_multiple,
     constrain,
     mesh_of,
+    platform_of,
     replicate,
     shard_batch,
     using,
@@ -39,6 +40,7 @@ from onceedit_jax.errors import RunError
 from onceedit_jax.gates.weight_token import gate_logit, init_gate
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
+from onceedit_jax.models.dtypes import default_compute_dtype
 from onceedit_jax.models.layout import stack_layers, upper_part
 from onceedit_jax.models.sharding import divided
 from onceedit_jax.types import Params
@@ -154,7 +156,7 @@ def train(
     Args:
       params: the base model's parameters; they are not changed. If they lie over several devices,
         these share the work.
-      config: the model's configuration.
+      config: the model's configuration; `settings` say what products are computed in.
       rows: training rows, see `onceedit_jax.editing.batches`.
       settings: every choice of the editing stage.
       trainable: which parameters are trained (default: by `settings.method`).
@@ -172,6 +174,8 @@ def train(
     parts = trainable.split(params, jax.random.key(settings.seed))
     edits = sum(row.target_start < len(row.tokens) for row in rows)
     settings = settings.resolved(edits, apart=trainable.below is not None)
+    dtype = settings.training_dtype or default_compute_dtype(platform_of(params), training=True)
+    config = config.with_compute_dtype(dtype)
     assert settings.batch_size is not None and settings.epochs is not None
     steps, epochs = -(-(len(rows) + len(pools)) // settings.batch_size), settings.epochs
     below = trainable.below(params) if trainable.below else 0

@@ -52,7 +52,7 @@ class ModelSide:
       content_hash: of the UNEDITED model, the key of its tables.
       embeddings: `[V, D]`, the unedited input embeddings.
       params: for real next-token distributions; those of an edited plug-in serve too.
-      config: its configuration.
+      config: its configuration; it computes in float32, as what is measured with a table is cached.
       tokenizer: its tokenizer.
       on_block: called with (model name, blocks done, all blocks) while a table is built.
       health: of the last table that a rule has used; None if it has used none.
@@ -77,7 +77,7 @@ class ModelSide:
             plugin.base_hash,
             plugin.base_embeddings,
             plugin.params,
-            plugin.config,
+            plugin.config.with_compute_dtype("float32"),
             plugin.tokenizer,
             on_block,
         )
@@ -93,7 +93,7 @@ class ModelSide:
             model.content_hash,
             input_embeddings(model.params),
             model.params,
-            model.config,
+            model.config.with_compute_dtype("float32"),
             target.tokenizer,
             on_block,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -31,19 +32,30 @@ class Target:
 
 
 def load_target(
-    spec: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None, verify: bool = True
+    spec: str | Path,
+    *,
+    dtype: str = "float32",
+    compute_dtype: ComputeDtype | None = None,
+    mesh: Mesh | None = None,
+    verify: bool = True,
 ) -> Target:
     """Load a target LLM.
 
     Args:
       spec: a folder, a hub id, a .gguf file or `demo:NAME`.
       dtype: of its weights, as for `load_model`.
+      compute_dtype: of the operands of its matrix products, as for `load_model`.
       mesh: the devices that hold it (default: one).
       verify: as for `load_model`.
     """
     tokenizer = load_tokenizer(spec)
     model = load_model(
-        spec, dtype=dtype, num_tokens=len(tokenizer.vocabulary), mesh=mesh, verify=verify
+        spec,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        num_tokens=len(tokenizer.vocabulary),
+        mesh=mesh,
+        verify=verify,
     )
     return Target(model, tokenizer)
 

@@ -73,9 +73,18 @@ def open_ensemble(
       InputError: a plug-in or target that cannot be read, or settings that do not fit the rule.
     """
     mesh = parse_mesh(options.mesh)
-    plugin = EditedPlugin.load(options.edited, base=options.base, mesh=mesh, verify=options.verify)
+    dtype = options.compute_dtype
+    plugin = EditedPlugin.load(
+        options.edited, base=options.base, compute_dtype=dtype, mesh=mesh, verify=options.verify
+    )
     targets = [
-        load_target(name, dtype=options.target_dtype, mesh=mesh, verify=options.verify)
+        load_target(
+            name,
+            dtype=options.target_dtype,
+            compute_dtype=dtype,
+            mesh=mesh,
+            verify=options.verify,
+        )
         for name in options.target
     ]
     prepare = partial(
@@ -169,7 +178,8 @@ def _evaluated(
             ensemble, some, mode=options.mode, max_new_tokens=options.max_new_tokens
         )
 
-    choices = [options.mode, options.max_new_tokens, options.target_dtype, options.part]
+    types = options.target_dtype, options.compute_dtype
+    choices = [options.mode, options.max_new_tokens, *types, options.part]
     parts = ResumableEvaluation(options.out, _evaluation_key(ensemble, records, choices))
     together = ensemble.mesh.is_multi_process
     blocks = parts.gather(records, measure, host, size=options.part, together=together)

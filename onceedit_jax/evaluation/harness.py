@@ -33,6 +33,7 @@ from onceedit_jax.ensemble.scoring import Text
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.registry import gate_of, rule_by_name
 from onceedit_jax.gates.registry import gate_by_name
+from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.text.prompts import PromptFormat
 
 PART = 64  # texts that are scored together
@@ -56,6 +57,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         gate: str | None = None,
         alpha_threshold: float | None = None,
         target_dtype: str = "float32",
+        compute_dtype: ComputeDtype | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
         add_bos_token: bool = True,
@@ -71,6 +73,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
           gate: name of the gate (default: the rule's).
           alpha_threshold: below this alpha the target answers alone (default: the gate's).
           target_dtype: type of the target's weights.
+          compute_dtype: type of the operands of both models' products, as for `load_model`.
           max_length: longest text in the target's tokens (default: its context).
           max_gen_toks: longest answer of a task that names none.
           add_bos_token: begin texts with the target's BOS, if its tokenizer does.
@@ -84,11 +87,11 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
             raise InputError(
                 f"model onceedit: no argument {unknown[0]}; see docs/how-to/lm-eval.md"
             )
-        self.target: Target = load_target(target, dtype=target_dtype)
+        self.target: Target = load_target(target, dtype=target_dtype, compute_dtype=compute_dtype)
         self.tokenizer = self.target.tokenizer
         self.pair: tuple[PreparedPlugin, PreparedTarget] | None = None
         if edited is not None:
-            plugin = EditedPlugin.load(Path(edited), base=base)
+            plugin = EditedPlugin.load(Path(edited), base=base, compute_dtype=compute_dtype)
             self.pair = _prepared(plugin, self.target, rule, gate, alpha_threshold)
             check_distribution(self.pair[1].rule)
         elif given := [name for name, value in (("rule", rule), ("gate", gate)) if value]:

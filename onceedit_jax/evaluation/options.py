@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.models.dtypes import WeightDtype
+from onceedit_jax.models.dtypes import ComputeDtype, WeightDtype
 
 Mode = Literal["teacher-forced", "generate", "both"]
 
@@ -23,6 +23,8 @@ class EnsembleOptions:
         country"; it needs the gate fact.
       target_dtype: type of the targets' weights; int8 is for their layers, with bfloat16 for the
         rest.
+      compute_dtype: type of the operands of both models' matrix products; None takes bfloat16 for
+        weights in bfloat16 or int8, unless they are on CPU, and else float32.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
       system: a system prompt for the targets, which are then asked in chat.
       verify: check the SHA-256 of the plug-in's files, and of weights that are kept in the cache
@@ -35,6 +37,7 @@ class EnsembleOptions:
     alpha_threshold: float | None = None
     hops: int = 0
     target_dtype: WeightDtype = "float32"
+    compute_dtype: ComputeDtype | None = None
     mesh: str | None = None
     system: str | None = None
     verify: bool = True

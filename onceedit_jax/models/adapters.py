@@ -30,6 +30,7 @@ from onceedit_jax.models.layout import (
     split_layers,
     stack_layers,
 )
+from onceedit_jax.models.products import einsum
 from onceedit_jax.types import Params
 
 Factors = Mapping[str, Mapping[str, jax.Array]]
@@ -209,5 +210,6 @@ def low_rank_product(
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    precision = "highest" if x.dtype == jnp.float32 else None
-    return jnp.matmul(x, y.astype(x.dtype), precision=precision, preferred_element_type=jnp.float32)
+    if y.shape[0] == 1:  # all rows have the same matrix
+        return einsum("bti,io->bto", x, y[0])
+    return einsum("bti,bio->bto", x, y)

@@ -45,18 +45,19 @@ def padded_positions(
 
 
 def init_cache(
-    config: ModelConfig, batch: int, capacity: int, dtype: DTypeLike = jnp.float32
+    config: ModelConfig, batch: int, capacity: int, dtype: DTypeLike | None = None
 ) -> Cache:
     """An empty cache for `batch` B rows, with `capacity` S slots for each.
 
     Returns:
-        `keys` and `values` [L, B, S, Hkv, K] of `dtype`; `positions` [B, S] int32, -1 for slots
-        without a token to attend to; `length`, the int32 scalar cursor. `forward` writes T columns
-        at slots [length, length + T) of every row, padding included. The caller makes sure that
-        length + T <= S: the cursor is traced, so an overflow cannot raise an error; it would
-        overwrite the last columns.
+        `keys` and `values` [L, B, S, Hkv, K] of `dtype` (default: the compute dtype); `positions`
+        [B, S] int32, -1 for slots without a token to attend to; `length`, the int32 scalar cursor.
+        `forward` writes T columns at slots [length, length + T) of every row, padding included. The
+        caller makes sure that length + T <= S: the cursor is traced, so an overflow cannot raise an
+        error; it would overwrite the last columns.
     """
     shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
+    dtype = config.compute_dtype if dtype is None else dtype
     empty = constrain(jnp.zeros(shape, dtype), *CACHE_AXES["keys"])
     positions = jnp.full((batch, capacity), -1, jnp.int32)
     return {

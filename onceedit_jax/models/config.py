@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.storage.records import parse_record
 from onceedit_jax.storage.schema import Integer, Kind, Maybe, Mismatch, Number
 
@@ -127,6 +128,8 @@ class ModelConfig:
         rope_layers: For each layer, whether its queries and keys are rotated (SmolLM3 leaves some
             as they are); () means that all are.
         tie_embeddings: The head is the embedding table.
+        compute_dtype: Operands of every matrix product, and the cache. Sums, softmax, norms, rope
+            and logits are float32. It is how the model is run, and not a part of its files.
     """
 
     family: str
@@ -160,6 +163,7 @@ class ModelConfig:
     sliding_layers: tuple[bool, ...] = ()
     rope_layers: tuple[bool, ...] = ()
     tie_embeddings: bool = False
+    compute_dtype: ComputeDtype = "float32"
 
     def __post_init__(self) -> None:
         """Check that the fields are in range and consistent.
@@ -168,6 +172,11 @@ class ModelConfig:
             InputError: They are not; the message names the fields.
         """
         _check_ranges(self, RANGES, "model config")
+        if self.compute_dtype not in get_args(ComputeDtype):
+            raise InputError(
+                f"compute_dtype is {self.compute_dtype!r}; use one of "
+                + ", ".join(get_args(ComputeDtype))
+            )
         if not self.sliding_layers:
             object.__setattr__(self, "sliding_layers", (False,) * self.num_layers)
         for name, flags in (
@@ -233,9 +242,19 @@ class ModelConfig:
         """
         return dataclasses.replace(self, num_tokens=num_tokens)
 
+    def with_compute_dtype(self, compute_dtype: ComputeDtype) -> ModelConfig:
+        """The configuration of the same model that multiplies in another type.
+
+        Raises:
+            InputError: No such type.
+        """
+        return dataclasses.replace(self, compute_dtype=compute_dtype)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; the inverse of `from_dict`."""
-        return dataclasses.asdict(self)
+        """Plain JSON values, without `compute_dtype`; the inverse of `from_dict`."""
+        values = dataclasses.asdict(self)
+        del values["compute_dtype"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.distributed.mesh import constrain
@@ -27,7 +26,7 @@ from onceedit_jax.models.cache import (
     write_positions,
 )
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.layers import MLP, NEG_INF, Block, Initializer, Norm, einsum
+from onceedit_jax.models.layers import MLP, NEG_INF, Block, Initializer, Norm
 from onceedit_jax.models.layout import (
     group_size,
     layer_groups,
@@ -36,6 +35,7 @@ from onceedit_jax.models.layout import (
     unstack_layers,
 )
 from onceedit_jax.models.parameters import init_params, input_embeddings, param_shapes
+from onceedit_jax.models.products import einsum
 from onceedit_jax.models.quantization import dequantize
 from onceedit_jax.models.rope import Rotation, rotation_at, unrotated
 from onceedit_jax.types import AnyArray, Hidden, Params, Positions, Tokens
@@ -79,28 +79,23 @@ def forward(
     tokens: Tokens,
     positions: Positions,
     cache: Cache | None = None,
-    *,
-    compute_dtype: DTypeLike = "float32",
 ) -> tuple[Float[Array, "batch length vocab"], Cache | None]:
     """Next-token logits at every column.
 
     Args:
         params: Parameter tree of `init_params`; its layers in any layout.
-        config: Static under jit.
+        config: Static under jit; its `compute_dtype` is that of the operands of all products.
         tokens: Token ids; those under padding are read but never attended to.
         positions: Place of every token in its row; -1 marks padding, on either side.
         cache: From `init_cache`, with room for T more columns, or None. A query attends to cached
             and new columns alike: to those at positions from 0 to its own.
-        compute_dtype: Operands of every matrix product; sums, softmax, norms and rope are float32.
 
     Returns:
         Logits in float32, `NEG_INF` for embedding rows that are no token, and the extended cache
         (None without one).
     """
-    hidden, cache = hidden_states(
-        params, config, tokens, positions, cache, compute_dtype=compute_dtype
-    )
-    return unembed(params, config, hidden, compute_dtype=compute_dtype), cache
+    hidden, cache = hidden_states(params, config, tokens, positions, cache)
+    return unembed(params, config, hidden), cache
 
 
 def hidden_states(
@@ -111,7 +106,6 @@ def hidden_states(
     cache: Cache | None = None,
     *,
     segments: Int[AnyArray, "batch length"] | None = None,
-    compute_dtype: DTypeLike = "float32",
     probe: Probe | None = None,
     stream: Hidden | None = None,
     normed: bool = True,
@@ -126,23 +120,22 @@ def hidden_states(
         cache: See `forward`.
         segments: Lets several texts share a row, without a cache: a token attends only to tokens
             of its own segment, and positions start at 0 in each.
-        compute_dtype: See `forward`.
         probe: Hooks into one layer.
         stream: The residual stream before the first of the layers, in place of the tokens'
             embeddings: of a model that is the upper part of another one.
         normed: Whether the final norm is applied; the lower part of a model gives its stream.
 
     Returns:
-        States after the final norm, in `compute_dtype`, and the extended cache.
+        States after the final norm, in the compute dtype, and the extended cache.
     """
     positions = jnp.asarray(positions, jnp.int32)
     key_positions = positions if cache is None else write_positions(cache, positions)
-    shared = _shared(config, positions, key_positions, segments, cache, compute_dtype)
+    shared = _shared(config, positions, key_positions, segments, cache)
 
-    x = stream
-    if x is None:
-        places = jnp.maximum(positions, 0)
-        x = _embed(params["embed"], config, tokens, places, jnp.dtype(compute_dtype))
+    if stream is None:
+        x = _embed(params["embed"], config, tokens, jnp.maximum(positions, 0))
+    else:
+        x = jnp.asarray(stream, config.compute_dtype)
     carry: _Carry = (x,) if cache is None else (x, cache["keys"], cache["values"])
     first = 0
     groups = layer_groups(params["layers"])
@@ -165,11 +158,9 @@ def unembed(
     params: Params,
     config: ModelConfig,
     hidden: Float[AnyArray, "*lead embed"],
-    *,
-    compute_dtype: DTypeLike = "float32",
 ) -> Float[Array, "*lead vocab"]:
     """Float32 logits of final states; `NEG_INF` for embedding rows that are no token."""
-    hidden = jnp.asarray(hidden, compute_dtype)
+    hidden = jnp.asarray(hidden, config.compute_dtype)
     head = params.get("head", {})
     if config.tie_embeddings:
         logits = einsum("...d,vd->...v", hidden, params["embed"]["tokens"])
@@ -191,7 +182,6 @@ class _Shared(NamedTuple):
 
     Attributes:
         config: The model's.
-        compute_dtype: Of the matrix products.
         block: Structure of a block, which `nnx.merge` fills with a dict of parameters.
         norm: Structure of the final norm.
         visible: For every query, which columns a layer without a window attends to.
@@ -202,7 +192,6 @@ class _Shared(NamedTuple):
     """
 
     config: ModelConfig
-    compute_dtype: DTypeLike
     block: Any
     norm: Any
     visible: Bool[Array, "batch length slots"]
@@ -218,7 +207,6 @@ def _shared(
     key_positions: jax.Array,
     segments: AnyArray | None,
     cache: Cache | None,
-    compute_dtype: DTypeLike,
 ) -> _Shared:
     distance = positions[:, :, None] - key_positions[:, None, :]
     visible = (key_positions[:, None, :] >= 0) & (distance >= 0)
@@ -231,7 +219,6 @@ def _shared(
         local_rotation = rotation_at(clipped, config.rope, local=True)
     return _Shared(
         config,
-        compute_dtype,
         *_structures(config),
         visible=visible,
         nearby=visible & (distance < (config.sliding_window or 0)),
@@ -314,7 +301,7 @@ def _run_layer(
         return keys, values
 
     # Here and not before: only one layer's weights are dequantized at a time.
-    block = nnx.merge(shared.block, dequantize(weights, shared.compute_dtype))
+    block = nnx.merge(shared.block, dequantize(weights, shared.config.compute_dtype))
     if probe is not None:
         block.mlp = partial(probe.mlp, block.mlp)
     x = block(
@@ -336,9 +323,8 @@ def _pick(flag: Any, if_true: Any, if_false: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), if_true, if_false)
 
 
-def _embed(
-    embed: Params, config: ModelConfig, tokens: AnyArray, positions: jax.Array, dtype: np.dtype[Any]
-) -> jax.Array:
+def _embed(embed: Params, config: ModelConfig, tokens: AnyArray, positions: jax.Array) -> jax.Array:
+    dtype = jnp.dtype(config.compute_dtype)
     # Constrained to whole rows, so that each row goes to the device of its token.
     table = constrain(embed["tokens"], "vocab", None)
     x = jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)

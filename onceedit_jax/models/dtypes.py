@@ -1,7 +1,29 @@
-"""Names of the types that weights are loaded and exported in."""
+"""Names of the types that weights are held and exported in, and that models multiply in."""
 
 from typing import Literal
 
 FloatDtype = Literal["float32", "bfloat16", "float16"]
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]
 """`int8` is for the layers' matrices; all other weights are then bfloat16."""
+ComputeDtype = Literal["float32", "bfloat16"]
+"""Of the operands of matrix products; sums are float32."""
+
+
+def default_compute_dtype(
+    platform: str, weights: str = "float32", *, training: bool = False
+) -> ComputeDtype:
+    """The type that a model multiplies in where none is asked for.
+
+    Args:
+        platform: Of the devices that it runs on: `cpu`, `gpu` or `tpu`.
+        weights: Type of its weights, those in eight bits aside.
+        training: Whether it is trained: the sums, the gradients and the weights that are trained
+            are then float32, so that operands can be shorter.
+
+    Returns:
+        float32 on CPU. On other devices bfloat16 for training and for weights in bfloat16, and
+        float32 for weights with more digits.
+    """
+    if platform == "cpu":
+        return "float32"
+    return "bfloat16" if training or weights == "bfloat16" else "float32"

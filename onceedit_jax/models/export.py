@@ -53,7 +53,9 @@ def export_hf(
     folder = Path(folder)
     if dtype not in _DTYPES:
         raise InputError(f"dtype is {dtype!r}; use one of {', '.join(_DTYPES)}")
-    if config_from_hf(hf_config).with_num_tokens(config.num_tokens) != config:
+    if config_from_hf(hf_config).with_num_tokens(config.num_tokens) != config.with_compute_dtype(
+        "float32"
+    ):
         raise InputError(
             f"{folder}: hf_config describes another model than config; expected the values of the "
             "config.json that the model was loaded from"

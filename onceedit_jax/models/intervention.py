@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from onceedit_jax.errors import InputError
@@ -65,8 +64,6 @@ def observe(
     positions: Positions,
     layer: int,
     change: Change = lambda key, output: output,
-    *,
-    compute_dtype: DTypeLike = "float32",
 ) -> Observed:
     """`decoder.hidden_states`, with access to the MLP of one layer.
 
@@ -77,7 +74,6 @@ def observe(
         positions: Place of every token in its row; -1 marks padding.
         layer: Number of the layer; static under jit.
         change: From the MLP's key and output to the output that is used.
-        compute_dtype: Operands of every matrix product.
 
     Raises:
         InputError: The model has no such layer.
@@ -94,7 +90,6 @@ def observe(
         config,
         tokens,
         positions,
-        compute_dtype=compute_dtype,
         probe=Probe(layer, mlp, observed.append),
     )
     return Observed(states, *observed)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from onceedit_jax.models.adapters import NO_FACTORS, Factors, low_rank_product
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.products import einsum
 from onceedit_jax.models.rope import Rotation, rotate
 from onceedit_jax.types import Hidden
 
@@ -30,17 +31,6 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
 }
-
-
-def einsum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
-    """`jnp.einsum` in the dtype of `x`, accumulated in float32.
-
-    Accelerators round float32 operands by default; here a compute dtype of float32 means float32.
-    """
-    precision = "highest" if x.dtype == jnp.float32 else None
-    return jnp.einsum(
-        spec, x, y.astype(x.dtype), precision=precision, preferred_element_type=jnp.float32
-    )
 
 
 def _project(

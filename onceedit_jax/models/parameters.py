@@ -8,7 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from onceedit_jax.distributed.mesh import platform_of
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.dtypes import ComputeDtype, default_compute_dtype
 from onceedit_jax.models.layers import Block, Initializer, Norm
 from onceedit_jax.types import Params
 
@@ -58,6 +60,12 @@ def param_shapes(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Params:
     """The tree of `init_params` with a `jax.ShapeDtypeStruct` at every leaf; allocates nothing."""
     shapes: Params = jax.eval_shape(lambda key: init_params(config, key, dtype), jax.random.key(0))
     return shapes
+
+
+def usual_compute_dtype(params: Params) -> ComputeDtype:
+    """`default_compute_dtype` of parameters where they are, without training."""
+    table = input_embeddings(params)
+    return default_compute_dtype(platform_of(table), str(table.dtype))
 
 
 def input_embeddings(params: Params) -> Float[Array, "vocab embed"]:

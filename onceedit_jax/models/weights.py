@@ -12,10 +12,12 @@ from jax.sharding import Mesh
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.assembly import TensorSource, assemble
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.models.families import config_from_hf, text_config
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
 from onceedit_jax.models.kept_weights import Weights, keep_weights, place_of, read_weights
 from onceedit_jax.models.lora_source import LoraSource
+from onceedit_jax.models.parameters import usual_compute_dtype
 from onceedit_jax.models.safetensors_source import SafetensorsSource
 from onceedit_jax.models.tied_head import with_true_head
 from onceedit_jax.storage.bounded import read_json
@@ -57,6 +59,7 @@ def load_model(
     spec: str | Path,
     *,
     dtype: str = "float32",
+    compute_dtype: ComputeDtype | None = None,
     num_tokens: int | None = None,
     mesh: Mesh | None = None,
     verify: bool = True,
@@ -71,6 +74,8 @@ def load_model(
         dtype: Memory dtype of the parameters: float32, bfloat16, float16, or int8. With int8, the
             layers' matrices have eight bits and a scale for each output channel, the rest of the
             model is bfloat16.
+        compute_dtype: Operands of matrix products, float32 or bfloat16 (default: by
+            `models.dtypes.default_compute_dtype`).
         num_tokens: Tokens of the tokenizer; later embedding rows are padding, which is never
             predicted (default: every row is a token).
         mesh: Devices for the parameters; each process reads only what its own devices hold
@@ -93,8 +98,9 @@ def load_model(
         weights = _converted(path, dtype, num_tokens, mesh)
         if place is not None:
             keep_weights(place, weights)
+    config = _config(path, weights.hf_config, num_tokens)
     return LoadedModel(
-        config=_config(path, weights.hf_config, num_tokens),
+        config=config.with_compute_dtype(compute_dtype or usual_compute_dtype(weights.params)),
         params=weights.params,
         name=_name(spec, path),
         content_hash=weights.content_hash,

@@ -92,6 +92,7 @@ class EditedFolder:
         self.base: str | None = base
         self._prepare = prepare
         self._base_hash = first.plugin.base_hash
+        self._compute_dtype = first.plugin.config.compute_dtype
 
     def signature(self) -> Signature | None:
         """What differs after every change; None where there is no artifact any more."""
@@ -111,7 +112,7 @@ class EditedFolder:
           InputError: it cannot be read, or the plug-in is another model now.
         """
         while True:
-            plugin = EditedPlugin.load(self.path, base=self.base) if first is None else first.plugin
+            plugin = self._loaded() if first is None else first.plugin
             info = read_info(self.path)
             if info.operations == plugin.info.operations:
                 break
@@ -122,6 +123,9 @@ class EditedFolder:
                 "again for it"
             )
         return Edits(self._prepare(plugin) if first is None else first, info)
+
+    def _loaded(self) -> EditedPlugin:
+        return EditedPlugin.load(self.path, base=self.base, compute_dtype=self._compute_dtype)
 
 
 def warm(edits: Edits, target: PreparedTarget) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapter_cases import ADAPTER
 from editing_cases import FAST, RECORDS, UNRELATED
 from hypothesis import given
 from hypothesis import strategies as st
@@ -338,3 +339,28 @@ def test_a_killed_run_resumes_to_the_same_parameters(tmp_path):
 def test_a_number_with_which_the_work_would_not_end_is_refused(name, value):
     with pytest.raises(InputError, match=rf"setting {name}=.*: (expected a finite|must be above)"):
         EditSettings(**{name: value})
+
+
+@pytest.mark.parametrize("method", ["full", "adapter"])
+def test_training_in_bfloat16_learns_edits_and_keeps_what_is_trained_in_float32(tiny_model, method):
+    model, tokenizer = tiny_model()
+    settings = replace(ADAPTER, method=method, learning_rate=1e-2, training_dtype="bfloat16")
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    trained = train(model.params, model.config, rows, settings)
+    assert trained.history[-1]["reliability"] == 1
+    leaves = jax.tree.leaves((trained.params, trained.adapters, trained.gate))
+    assert {str(leaf.dtype) for leaf in leaves} == {"float32"}
+    exact = train(model.params, model.config, rows, replace(settings, training_dtype="float32"))
+    assert trained.history[0]["loss"] != exact.history[0]["loss"]
+    np.testing.assert_allclose(trained.history[0]["loss"], exact.history[0]["loss"], rtol=0.05)
+
+
+def test_training_on_cpu_is_in_float32_unless_asked(tiny_model):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    settings = replace(FAST, epochs=2)
+    usual, asked = (
+        train(model.params, model.config, rows, replace(settings, training_dtype=dtype))
+        for dtype in (None, "float32")
+    )
+    assert parameter_hash(usual.params) == parameter_hash(asked.params)

@@ -43,7 +43,7 @@ LENGTH = 9
 TOKENS = np.random.default_rng(0).integers(0, 21, (2, LENGTH)).astype(np.int32)
 POSITIONS = np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1))
 
-run = jax.jit(forward, static_argnums=1, static_argnames="compute_dtype")
+run = jax.jit(forward, static_argnums=1)
 
 
 def test_texts_that_share_a_row_are_read_as_if_each_were_alone():
@@ -219,7 +219,7 @@ def test_equal_configs_and_equal_shapes_share_one_compilation():
 
 
 def test_bfloat16_compute_stays_near_float32_and_returns_float32_logits(logits):
-    rough, _ = run(PARAMS, CONFIG, TOKENS, POSITIONS, compute_dtype="bfloat16")
+    rough, _ = run(PARAMS, CONFIG.with_compute_dtype("bfloat16"), TOKENS, POSITIONS)
     assert rough.dtype == jnp.float32
     real = logits[..., :21]
     error = np.abs(np.asarray(rough)[..., :21] - real).max() / (real.max() - real.min())

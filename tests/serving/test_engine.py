@@ -108,3 +108,17 @@ def test_a_row_that_becomes_too_long_for_the_plugin_goes_on_alone(worker, engine
         told += engine.step()
     kinds = by_index(told)
     assert kinds[0][-1] is kinds[1][-1] is Ended
+
+
+def test_edits_that_are_read_again_compute_as_the_first_ones_do(models, artifact):
+    folder = str(models[0] / "target")
+    options = EnsembleOptions(edited=artifact, target=(folder,), compute_dtype="bfloat16")
+    service = open_service(options, SETTINGS, QUICK)
+    edits = service.keeper._folder.load()
+    assert edits.plugin.plugin.config.compute_dtype == "bfloat16"
+    (engine,) = service.worker._engines.values()
+    assert engine._config.compute_dtype == "bfloat16"
+    told = engine.admit(edits, tickets(*PROMPTS))
+    while engine.open:
+        told += engine.step()
+    assert {kinds[-1] for kinds in by_index(told).values()} == {Ended}
