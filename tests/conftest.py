@@ -33,7 +33,6 @@ from experiments.framework.compilations import forget_compilations
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage import converted, gguf_parts
-from onceedit_jax.text import tokenizer as reading
 from onceedit_jax.text.tokenizer import Tokenizer
 
 # A first example compiles, and the same command twice gives the same result.
@@ -83,8 +82,7 @@ def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ONCEEDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ONCEEDIT_CONVERTED_GB", "1")
     monkeypatch.setattr(converted, "_SETTLED", -60.0)
-    for module, name in ((gguf_parts, "LARGE"), (reading, "LARGE"), (reading, "LEAST_FOLDER")):
-        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(gguf_parts, "LARGE", 1)
     return tmp_path / "cache" / "converted"
 
 

@@ -40,6 +40,7 @@ def stack_layers(params: Params) -> Params:
 def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
     """Layers as a tuple of stacked groups of `sizes` consecutive layers.
 
+    On one CPU the groups share the memory of the whole, which is free when the last of them is.
     Splitting at n allows freezing the lower n layers; groups of one layer run without a scan.
 
     Raises:
@@ -61,11 +62,14 @@ def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
 
 
 def lower_part(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
-    """The first layers of a model, as a model of its own, without a copy of the rest."""
+    """The first layers of a model, as a model of its own.
+
+    Its layers are copies, so that it does not hold the rest in memory when it outlives the whole.
+    """
     parts, left = [], count
     for group in layer_groups(params["layers"]):
         taken = min(left, group_size(group))
-        parts.append(jax.tree.map(lambda leaf, end=taken: _rows(leaf, 0, end), group))
+        parts.append(jax.tree.map(lambda leaf, end=taken: leaf[:end], group))
         left -= taken
         if not left:
             break

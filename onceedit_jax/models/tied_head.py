@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +16,16 @@ _FLAG = "tie_word_embeddings"
 _ROWS = 4096  # compared at a time: bounds the memory
 
 
-def with_true_head(hf: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
-    """The values of config.json with the flag that the tensors bear out, and a warning if it turns.
+def with_true_head(
+    hf: Mapping[str, Any], source: TensorSource
+) -> tuple[dict[str, Any], str | None]:
+    """The values of config.json with the flag that the tensors bear out.
 
     Without a matrix for the head, and without a flag, the head is the embedding. With a matrix that
     is not the embedding, the matrix is the head.
+
+    Returns:
+        The values, and a warning if the flag turned.
 
     Raises:
         InputError: The flag is false, and there is no matrix; see also `config_from_hf`.
@@ -37,18 +41,17 @@ def with_true_head(hf: Mapping[str, Any], source: TensorSource) -> dict[str, Any
                 f"matrix: set {_FLAG} to true if the head is the embedding, or fetch the weights "
                 "again"
             )
-        _warn(source, f"no {HEAD}, and no {_FLAG} in config.json: the head is the embedding")
-        return {**hf, _FLAG: True}
+        why = f"no {HEAD}, and no {_FLAG} in config.json: the head is the embedding"
+        return {**hf, _FLAG: True}, why
     if head is not None and config.tie_embeddings:
         table = names.get(table_name(config))
         if table is not None and not _are_equal(source, table, head):
-            _warn(
-                source,
+            why = (
                 f"{HEAD} is not the embedding, though the head is tied by config.json: this matrix "
-                "is used",
+                "is used"
             )
-            return {**hf, _FLAG: False}
-    return dict(hf)
+            return {**hf, _FLAG: False}, why
+    return dict(hf), None
 
 
 def _are_equal(source: TensorSource, one: str, other: str) -> bool:
@@ -63,7 +66,3 @@ def _are_equal(source: TensorSource, one: str, other: str) -> bool:
         if not np.array_equal(mine, others):
             return False
     return True
-
-
-def _warn(source: TensorSource, what: str) -> None:
-    warnings.warn(f"{source.path}: {what}", stacklevel=4)

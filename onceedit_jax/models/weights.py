@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from onceedit_jax.errors import InputError
@@ -15,7 +15,13 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.models.families import config_from_hf, text_config
 from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
-from onceedit_jax.models.kept_weights import Weights, keep_weights, place_of, read_weights
+from onceedit_jax.models.kept_weights import (
+    Weights,
+    in_memory,
+    keep_weights,
+    place_of,
+    read_weights,
+)
 from onceedit_jax.models.lora_source import LoraSource
 from onceedit_jax.models.parameters import usual_compute_dtype
 from onceedit_jax.models.safetensors_source import SafetensorsSource
@@ -27,7 +33,6 @@ from onceedit_jax.storage.peft_files import PEFT_CONFIG, PEFT_WEIGHTS, read_adap
 from onceedit_jax.storage.sources import DEMO_PREFIX, is_path, resolve
 from onceedit_jax.types import Params
 
-# int8 applies to the layers' matrices; the rest of the model is then bfloat16.
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -93,12 +98,14 @@ def load_model(
         raise InputError(f"dtype is {dtype!r}; use one of {', '.join(_DTYPES)}")
     path = resolve(spec)
     place = place_of(path, dtype) if mesh is None and path.is_file() else None
-    weights = None if place is None else read_weights(place, verify=verify)
+    weights = None if place is None else read_weights(place, dtype, verify=verify)
     if weights is None:
         weights = _converted(path, dtype, num_tokens, mesh)
         if place is not None:
             keep_weights(place, weights)
     config = _config(path, weights.hf_config, num_tokens)
+    if weights.warning is not None:
+        warnings.warn(f"{path}: {weights.warning}", stacklevel=2)
     return LoadedModel(
         config=config.with_compute_dtype(compute_dtype or usual_compute_dtype(weights.params)),
         params=weights.params,
@@ -114,14 +121,14 @@ def _converted(path: Path, dtype: str, num_tokens: int | None, mesh: Mesh | None
     """The weights as they are read from the files themselves."""
     hf_config, source, files = _opened(path)
     try:
-        hf_config = with_true_head(text_config(hf_config), source)
+        hf_config, warning = with_true_head(text_config(hf_config), source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     config = _config(path, hf_config, num_tokens)
     digest = content_hash(files)  # damage is named before the weights are read
-    wide, eight_bits = jnp.dtype("bfloat16" if dtype == "int8" else dtype), dtype == "int8"
-    params = assemble(source, config, wide, eight_bits=eight_bits, mesh=mesh)
-    return Weights(hf_config, params, digest)
+    floats, eight_bits = in_memory(dtype)
+    params = assemble(source, config, floats, eight_bits=eight_bits, mesh=mesh)
+    return Weights(hf_config, params, digest, warning)
 
 
 def _config(path: Path, hf_config: dict[str, Any], num_tokens: int | None) -> ModelConfig:

@@ -40,6 +40,8 @@ def parts() -> list[Part]:
 def clear(name: Clearable) -> Part:
     """Remove a part; programs that use its files keep them until they end.
 
+    Of a part that is a link to a folder, what the folder holds is removed, and the link stays.
+
     Returns:
       What was there.
 
@@ -47,16 +49,26 @@ def clear(name: Clearable) -> Part:
       RunError: it cannot be removed.
     """
     assert name in get_args(Clearable)
-    found = _measured(name)
+    found, folder = _measured(name), cache_folder() / name
     try:
-        if found.files:
-            shutil.rmtree(cache_folder() / name)
+        if found.files and folder.is_symlink():
+            for inner in folder.iterdir():
+                _remove(inner)
+        elif found.files:
+            _remove(folder)
     except OSError as error:
         raise RunError(
-            f"{cache_folder() / name}: cannot be removed ({error.strerror}); check permissions, "
+            f"{folder}: cannot be removed ({error.strerror or error}); check permissions, "
             "and end programs that write there"
         ) from error
     return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _measured(name: str) -> Part:

@@ -11,8 +11,9 @@ import mmap
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +32,10 @@ _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _UNSEALED = "0" * 64
 _PART = 32 << 20  # bytes that are hashed together
 _PARTED = f'"part":"{_PART}"'.encode()
+
+
+class DamagedError(InputError):
+    """A file was read, and is not as it was written."""
 
 
 def sha256_of(path: Path) -> str:
@@ -105,7 +110,7 @@ def _names(folder: Path) -> list[str]:
 
 def write_sealed(
     path: Path,
-    arrays: Mapping[str, HostArray],
+    arrays: Mapping[str, Any],
     about: Mapping[str, Any],
     *,
     to_map: bool = False,
@@ -114,9 +119,10 @@ def write_sealed(
 
     Args:
       path: the file.
-      arrays: by their names.
+      arrays: by their names; what is to be mapped, as `write_aligned` takes it.
       about: plain JSON values.
-      to_map: for `map_sealed`: aligned, and hashed in parts.
+      to_map: for `map_sealed`: aligned, hashed in parts, and on the disk before it appears, since
+        nobody may check it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hosts may share the folder, and processes of one host do.
@@ -134,6 +140,9 @@ def write_sealed(
         with fresh.open("r+b") as file:
             file.seek(place)
             file.write(digest.encode())
+            if to_map:
+                file.flush()
+                os.fsync(file.fileno())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
@@ -174,13 +183,18 @@ def map_sealed(
       Views of the mapped file, which cannot be written to; processes share their memory.
 
     Raises:
-      InputError: the file is damaged, or was not written to be mapped.
+      DamagedError: the file is damaged, or was not written to be mapped.
+      InputError: it cannot be read, whether it is sound or not.
+      OSError: there is no such file.
     """
+    check_regular(path)
     with foreign(path, remedy):
+        with _damage(remedy):
+            tensors = read_header(path)
         data, start = _checked(path, remedy) if verify else _mapped(path)
         about = parse_json(json.loads(data[8:start])["__metadata__"]["about"], path)
         arrays = {}
-        for name, stored in read_header(path).items():
+        for name, stored in tensors.items():
             dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
             arrays[name] = np.frombuffer(data, dtype, count, stored.offset).reshape(stored.shape)
     return arrays, about
@@ -190,23 +204,33 @@ def check_sealed(path: Path, *, remedy: str) -> None:
     """Check a file of `write_sealed`.
 
     Raises:
-      InputError: the file is damaged, or was not written by `write_sealed`.
+      DamagedError: the file is damaged, or was not written by `write_sealed`.
+      InputError: it cannot be read.
     """
     _checked(path, remedy)
 
 
 def _checked(path: Path, remedy: str) -> tuple[mmap.mmap, int]:
     """A sound file of `write_sealed`, mapped, and where its data begin."""
-    try:
+    with _damage(remedy):
         read_header(path)
         place = _place_of_seal(path)
-    except InputError as error:
-        raise InputError(f"{error}; {remedy}") from None
     data, start = _mapped(path)
     kept = data[place : place + len(_UNSEALED)].decode()
     if (found := _sealed_digest(data, place, start)) != kept:
-        raise InputError(f"{path}: is damaged: its SHA-256 is {found}, expected {kept}; {remedy}")
+        raise DamagedError(f"{path}: is damaged: its SHA-256 is {found}, expected {kept}; {remedy}")
     return data, start
+
+
+@contextmanager
+def _damage(remedy: str) -> Iterator[None]:
+    """Say what to do about a file whose header is wrong; one that cannot be read may be sound."""
+    try:
+        yield
+    except InputError as error:
+        unread = isinstance(error.__cause__, OSError)
+        kind = InputError if unread else DamagedError
+        raise kind(f"{error}; {remedy}") from error.__cause__
 
 
 def is_sealed(path: Path) -> bool:
@@ -222,10 +246,8 @@ def is_sealed(path: Path) -> bool:
 
 def _is_unsealed(path: Path, remedy: str) -> bool:
     """Whether a file has what `write_sealed` writes but the hash, and nothing else."""
-    try:
+    with _damage(remedy):
         read_header(path)
-    except InputError as error:
-        raise InputError(f"{error}; {remedy}") from None
     with foreign(path, remedy), safe_open(path, framework="numpy") as file:
         return {*(file.metadata() or ())} == {"about"}
 

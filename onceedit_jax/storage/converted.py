@@ -10,27 +10,35 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
+from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.storage.checksums import map_sealed, sha256_of, write_sealed
+from onceedit_jax.storage.bounded import one_line
+from onceedit_jax.storage.checksums import DamagedError, map_sealed, sha256_of, write_sealed
 from onceedit_jax.storage.locks import locked
 from onceedit_jax.storage.sources import cache_folder, known_sha256
 from onceedit_jax.types import HostArray
 
 VARIABLE = "ONCEEDIT_CONVERTED_GB"
 MOST_GIGABYTES = 20.0
+# The packages of this library that read a file and convert it.
+_CONVERTING = ("models", "storage", "text")
 _SETTLED = 2.0  # seconds: a file that changed later than that may change once more unseen
+_NOTES_LAST = 90 * 86400.0  # seconds
 _REMEDY = "it is made anew"
+
+Made = TypeVar("Made")
+#: What changes when somebody writes to files: size, times, inode and device of each.
+States = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -40,52 +48,83 @@ class Entry:
     Attributes:
       path: its file.
       files: what it is converted from.
+      states: of the files, before they were hashed.
       noted_hash: their `content_hash`, where nobody has written to them since it was computed.
     """
 
     path: Path
     files: tuple[Path, ...]
+    states: States
     noted_hash: str
 
-    def read(self, *, verify: bool = True) -> tuple[dict[str, HostArray], dict[str, Any]] | None:
-        """The arrays, as views of the mapped file, and what is said about them; None for no entry.
+    def read(
+        self,
+        make: Callable[[dict[str, HostArray], dict[str, Any]], Made],
+        *,
+        verify: bool = True,
+    ) -> Made | None:
+        """What is made of the entry; None for no entry, or for one that cannot be read.
 
-        A damaged entry is named in a warning, removed, and then is none.
+        A damaged entry is named in a warning and removed, and then is none.
 
         Args:
+          make: makes it of the arrays, which are views of the mapped file, and of what is said
+            about them. Where these are not the expected ones, the entry is damaged.
           verify: check its SHA-256.
         """
+        if not _is_trusted(self.path):
+            return None
         try:
-            arrays, about = map_sealed(self.path, remedy=_REMEDY, verify=verify)
-            if about.pop("entry", None) != self.path.stem:
-                raise InputError(f"{self.path}: was kept under another name; {_REMEDY}")
+            made = self._made(make, verify)
+        except OSError:  # removed meanwhile
+            return None
         except InputError as error:
-            if self.path.exists():
-                warnings.warn(str(error), stacklevel=3)
-            if not isinstance(error.__cause__, OSError):  # it may be sound, and only not be read
+            warnings.warn(str(error), stacklevel=3)
+            if isinstance(error, DamagedError):
                 with suppress(OSError):
                     self.path.unlink()
             return None
         with suppress(OSError):  # of a folder that is only read
             os.utime(self.path)
-        return arrays, about
+        return made
 
-    def keep(self, arrays: Mapping[str, HostArray], about: Mapping[str, Any]) -> None:
+    def _made(
+        self, make: Callable[[dict[str, HostArray], dict[str, Any]], Made], verify: bool
+    ) -> Made:
+        """What is made of the entry; raises what `map_sealed` raises."""
+        arrays, about = map_sealed(self.path, remedy=_REMEDY, verify=verify)
+        if about.pop("entry", None) != self.path.stem:
+            raise DamagedError(f"{self.path}: was kept under another name; {_REMEDY}")
+        try:
+            return make(arrays, about)
+        except (InputError, LookupError, TypeError, ValueError) as error:
+            raise DamagedError(
+                f"{self.path}: holds something else than expected ({one_line(error)}); {_REMEDY}"
+            ) from error
+
+    def keep(self, arrays: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Write the entry; where it cannot be written, only a warning says so, once for a folder.
 
-        Call it only for what was converted from files of this very hash.
+        Nothing is kept if somebody has written to the files since they were hashed, and while
+        another program keeps something.
+
+        Args:
+          arrays: by their names, as `write_aligned` takes them.
+          about: plain JSON values.
         """
         size = sum(array.nbytes for array in arrays.values())
         folder = self.path.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder):
-                if self.path.exists():  # another process kept it while this one waited
+            _make_folder(folder)
+            with locked(folder, seconds=0):
+                if not _are_still(self.files, self.states) or self.path.exists():
                     return
                 _make_room(folder, size)
                 own = {"entry": self.path.stem, **about}
                 write_sealed(self.path, arrays, own, to_map=True)
         except (OSError, RunError) as error:
+            if isinstance(error.__cause__, TimeoutError):  # of the lock
+                return
             reason = (error.strerror or error) if isinstance(error, OSError) else error
             # Where two warnings are the same, Python shows the first.
             warnings.warn(
@@ -95,41 +134,53 @@ class Entry:
             )
 
 
-def entry(
-    files: Sequence[Path],
-    what: str,
-    code: Sequence[ModuleType],
-    libraries: Sequence[str],
-    *,
-    least: int,
-) -> Entry | None:
-    """The place for something that is converted from files; None where nothing is kept.
+def entry(files: Sequence[Path], what: str, libraries: Sequence[str]) -> Entry | None:
+    """The place for something that is converted from files.
+
+    With another version of a library, or other source code of this one, there are other entries.
 
     Args:
       files: the source.
       what: is made of it, and how.
-      code: the modules that convert it: with other code, there are other entries.
-      libraries: the packages that take part: with other versions, too.
-      least: bytes; a smaller source is converted in no time.
+      libraries: the packages that take part.
+
+    Returns:
+      None where nothing is kept: by `VARIABLE`, without files, or where they, or the source code,
+      cannot be read.
 
     Raises:
       InputError: a file is not the one that it was when it was downloaded.
     """
-    if most_bytes() == 0 or sum(file.stat().st_size for file in files) < least:
+    if most_bytes() == 0 or not files:
         return None
-    digest = _noted(files) or content_hash(files)
-    key = [digest, what, _version_of(tuple(code)), *map(version, libraries)]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    return Entry(converted_folder() / f"{name}.safetensors", tuple(files), digest)
+    try:
+        states = _states(files)
+        code = [_source_code(), *map(version, libraries)]
+        if (digest := _noted(files, states)) is None:
+            digest = content_hash(files)
+            _write_note(files, states, digest)
+    except (OSError, PackageNotFoundError):
+        return None
+    name = hashlib.sha256(json.dumps([digest, what, *code]).encode()).hexdigest()
+    return Entry(converted_folder() / f"{name}.safetensors", tuple(files), states, digest)
 
 
 def content_hash(files: Sequence[Path]) -> str:
     """SHA-256 over the contents of files and, if there are several, their names.
 
+    A process hashes the same files once, unless they change.
+
     Raises:
       InputError: a file is not the one that it was when it was downloaded.
     """
-    before = _states(files)
+    states = _states(files)
+    compute = _content_hash if _are_settled(states) else _content_hash.__wrapped__
+    return compute(tuple(files), states)
+
+
+@lru_cache(maxsize=64)
+def _content_hash(files: tuple[Path, ...], states: States) -> str:
+    """The hash of files in these states."""
     digests = []
     for file in files:
         digests.append(sha256_of(file))
@@ -138,12 +189,10 @@ def content_hash(files: Sequence[Path]) -> str:
                 f"{file}: is damaged: its SHA-256 is {digests[-1]}, expected {known_sha256(file)}; "
                 "delete it, and it is downloaded again"
             )
-    digest = digests[0]
-    if len(files) > 1:
-        lines = (f"{file.name} {each}\n" for file, each in zip(files, digests, strict=True))
-        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    _write_note(files, before, digest)
-    return digest
+    if len(files) == 1:
+        return digests[0]
+    lines = (f"{file.name} {each}\n" for file, each in zip(files, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def converted_folder() -> Path:
@@ -166,61 +215,136 @@ def most_bytes() -> int:
         ) from error
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder; nobody else may look into it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_trusted(path: Path) -> bool:
+    """Whether a file is there and only this user, or root, can have written it.
+
+    A warning names a file that others could have written: they would decide on the weights.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    if os.name == "posix" and (found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022):
+        warnings.warn(
+            f"{path}: belongs to another user, or others may write to it; it is not used: "
+            "remove it",
+            stacklevel=4,
+        )
+        return False
+    return True
+
+
 def _make_room(folder: Path, size: int) -> None:
-    """Remove what writers that were killed have left, and the oldest entries beyond the bound."""
-    for abandoned in folder.glob("*.partial"):  # whoever writes holds the lock
+    """Remove what writers that were killed have left, old notes, and entries beyond the bound.
+
+    Nothing is removed in vain: where the oldest entries do not give room enough, all stay.
+    """
+    for abandoned in folder.glob("*.partial"):  # whoever writes entries holds the lock
         abandoned.unlink(missing_ok=True)
-    if size > most_bytes():
-        raise OSError(f"one entry has {size / 1e9:.1f} GB, the bound is {most_bytes() / 1e9:g} GB")
-    entries = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in entries)
-    for path in entries:
+    for note, status in _found(folder, "*.note.*").items():
+        if status.st_mtime < time.time() - _NOTES_LAST:
+            note.unlink(missing_ok=True)
+    entries = _found(folder, "*.safetensors")
+    total, free = sum(s.st_size for s in entries.values()), shutil.disk_usage(folder).free
+    removed = []
+    for path, status in sorted(entries.items(), key=lambda item: item[1].st_mtime):
         if total + size <= most_bytes():
             break
-        total -= path.stat().st_size
-        path.unlink()
-    if (free := shutil.disk_usage(folder).free) < 2 * size:
+        removed.append(path)
+        total, free = total - status.st_size, free + status.st_size
+    if total + size > most_bytes():
+        raise OSError(f"one entry has {size / 1e9:.1f} GB, the bound is {most_bytes() / 1e9:g} GB")
+    if free < 2 * size:
         raise OSError(f"one entry has {size / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free")
+    for path in removed:
+        path.unlink(missing_ok=True)
+
+
+def _found(folder: Path, pattern: str) -> dict[Path, os.stat_result]:
+    """The files of a pattern, but those that another program removes meanwhile."""
+    found = {}
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            found[path] = path.stat()
+    return found
 
 
 @cache
-def _version_of(code: tuple[ModuleType, ...]) -> str:
-    """A hash of the source of some modules."""
+def _source_code() -> str:
+    """A hash of the source code that converts.
+
+    Raises:
+      OSError: it cannot be read, or is not there.
+    """
     whole = hashlib.sha256()
-    for module in code:
-        whole.update(Path(str(module.__file__)).read_bytes())
+    for name in _CONVERTING:
+        whole.update(_hash_of_code(Path(__file__).parents[1] / name))
     return whole.hexdigest()
 
 
-def _states(files: Sequence[Path]) -> list[list[int]]:
-    """What changes when somebody writes to the files."""
+def _hash_of_code(folder: Path) -> bytes:
+    """A hash of the Python files below a folder, and of their names."""
+    whole = hashlib.sha256()
+    if not (files := sorted(folder.rglob("*.py"))):
+        raise FileNotFoundError(f"{folder}: holds no source code")
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        whole.update(hashlib.sha256(name.encode()).digest())
+        whole.update(hashlib.sha256(file.read_bytes()).digest())
+    return whole.digest()
+
+
+def _states(files: Sequence[Path]) -> States:
     found = [file.stat() for file in files]
-    return [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev] for s in found]
+    return tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for s in found)
+
+
+def _are_still(files: Sequence[Path], states: States) -> bool:
+    """Whether files are in the states that they were in."""
+    try:
+        return _states(files) == states
+    except OSError:
+        return False
+
+
+def _are_settled(states: States) -> bool:
+    """Whether files would show it if they changed once more."""
+    return max(max(state[1:3]) for state in states) / 1e9 <= time.time() - _SETTLED
 
 
 def _note(files: Sequence[Path]) -> Path:
     """Where the hash of files is noted."""
-    places = json.dumps([str(file.resolve()) for file in files])
-    return converted_folder() / f"{hashlib.sha256(places.encode()).hexdigest()}.json"
+    places = json.dumps([[file.name, str(file.resolve())] for file in files])
+    return converted_folder() / f"{hashlib.sha256(places.encode()).hexdigest()}.note.json"
 
 
-def _noted(files: Sequence[Path]) -> str | None:
+def _noted(files: Sequence[Path], states: States) -> str | None:
     """The hash of files that have not been written to since it was computed."""
+    note = _note(files)
     try:
-        note = json.loads(_note(files).read_text(encoding="utf-8"))
-        return str(note["sha256"]) if note["states"] == _states(files) else None
+        noted = json.loads(note.read_text(encoding="utf-8")) if _is_trusted(note) else {}
+        return str(noted["sha256"]) if noted["states"] == [[*state] for state in states] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_note(files: Sequence[Path], states: list[list[int]], digest: str) -> None:
+def _write_note(files: Sequence[Path], states: States, digest: str) -> None:
     """Note the hash of files, unless they are written to just now."""
-    latest = max(max(state[1:3]) for state in states) / 1e9
-    if most_bytes() == 0 or latest > time.time() - _SETTLED or states != _states(files):
+    if not (_are_settled(states) and _are_still(files, states)):
         return
     note = _note(files)
-    fresh = note.with_suffix(f".{os.getpid()}.partial")
     with suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"states": states, "sha256": digest}), encoding="utf-8")
-        fresh.replace(note)
+        _make_folder(note.parent)
+        open_file, fresh = tempfile.mkstemp(dir=note.parent, suffix=".note.new")
+        try:
+            with open(open_file, "w", encoding="utf-8") as file:
+                json.dump({"states": states, "sha256": digest}, file)
+            Path(fresh).replace(note)
+        finally:
+            Path(fresh).unlink(missing_ok=True)

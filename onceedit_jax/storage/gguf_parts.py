@@ -11,8 +11,28 @@ from onceedit_jax.storage.gguf import GGUFFile, TensorInfo, read_header
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 _MOST = 4096
-#: Bytes of a file from which on it pays to keep what was converted from it.
+_MAGIC = b"GGUF"
+#: Bytes of a model from which on it pays to keep what was converted from it.
 LARGE = 16 << 20
+
+
+def large_files(path: Path) -> list[Path]:
+    """The files of a GGUF model; none if they are small, cannot be read, or are no GGUF files.
+
+    Raises:
+        InputError: a part is missing.
+    """
+    files = model_files(path)
+    try:
+        large = sum(file.stat().st_size for file in files) >= LARGE
+        return files if large and all(_begins_as_gguf(file) for file in files) else []
+    except OSError:
+        return []
+
+
+def _begins_as_gguf(file: Path) -> bool:
+    with file.open("rb") as data:
+        return data.read(len(_MAGIC)) == _MAGIC
 
 
 def model_files(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ import numpy as np
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import MEBIBYTE, check_regular, parse_json
 from onceedit_jax.storage.schema import Integer, ListOf, ObjectOf, Record, Text, check
-from onceedit_jax.types import HostArray
 
 #: Bytes of one element, by the names that the format gives to dtypes.
 ITEM_SIZES = {
@@ -100,15 +100,16 @@ def read_header(file: Path, *, inside: Path | None = None) -> dict[str, StoredTe
     }
 
 
-def write_aligned(file: Path, arrays: Mapping[str, HostArray], metadata: dict[str, str]) -> None:
+def write_aligned(file: Path, arrays: Mapping[str, Any], metadata: dict[str, str]) -> None:
     """Write arrays so that a mapping of the file can be used in their place.
 
     The format leaves no gaps between tensors, so those of a whole number of blocks come first; a
     small one after them may not be aligned.
 
     Args:
-      file: the file.
-      arrays: by their names, of `DTYPES`.
+      file: the file; it does not exist yet, and nobody else may write to it.
+      arrays: by their names, of `DTYPES`: host arrays, or what has their `shape`, `dtype` and
+        `nbytes` and becomes one when it is written, one after another.
       metadata: of the header.
     """
     codes = {dtype: code for code, dtype in DTYPES.items()}
@@ -124,10 +125,15 @@ def write_aligned(file: Path, arrays: Mapping[str, HostArray], metadata: dict[st
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with file.open("wb") as data:
+    with open(file, "xb", opener=_private) as data:  # an exclusive one follows no link
         data.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            data.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+            array = np.ascontiguousarray(np.asarray(arrays[name]))
+            data.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o644)
 
 
 def _check_places(file: Path, header: dict[str, Any], size: int) -> None:

@@ -1,8 +1,8 @@
-"""A tokenizer as it was read once, kept in the cache folder: a second start computes nothing anew.
+"""The tokenizer of a GGUF file, kept in the cache folder: a second start computes nothing anew.
 
-Merges are computed from scores, files are compared with one another, every token gets its bytes:
-that takes seconds for a vocabulary of 262,144. Importing transformers takes most of a second more,
-and is left until its own tokenizer is asked for.
+Merges are computed from scores and every token gets its bytes: that takes seconds for a vocabulary
+of 262,144. Importing transformers takes most of a second more, and is left until its own tokenizer
+is asked for.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from onceedit_jax.storage import gguf, gguf_parts, schema
-from onceedit_jax.storage.converted import Entry, content_hash, entry
-from onceedit_jax.text import encoders, gguf_tokenizer, tokenizer_file, vocabulary
-from onceedit_jax.text.vocabulary import Vocabulary
+from onceedit_jax.storage.converted import Entry, entry
+from onceedit_jax.storage.gguf_parts import large_files
+from onceedit_jax.text.vocabulary import Vocabulary, vocabulary
 from onceedit_jax.types import HostArray
 
-# Whatever decides on a token, its bytes or its role.
-_CODE = (gguf, gguf_parts, schema, gguf_tokenizer, tokenizer_file, vocabulary, encoders)
 _LIBRARIES = ("tokenizers", "transformers")
 _MASKS = ("special", "byte_fallback", "control", "added")
-_ABOUT = ("roles", "all_special_ids", "chat_template", "end_ids", "rows")
+_ABOUT = ("roles", "all_special_ids", "chat_template", "end_ids")
 _BPE = (
     "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
     "byte_fallback", "ignore_merges",
@@ -49,7 +46,6 @@ class FastTokenizer:
       all_special_ids: all tokens that have a role.
       chat_template: in Jinja's language; several by name, or None.
       end_ids: tokens that end an answer, by its model's files.
-      rows: of the model's embedding, by its files; None if they do not say.
       whole: makes the tokenizer of transformers.
     """
 
@@ -60,21 +56,19 @@ class FastTokenizer:
     all_special_ids: list[int]
     chat_template: Any
     end_ids: list[int]
-    rows: int | None
     whole: Callable[[], Any]
 
     @classmethod
-    def of(cls, hf: Any, *, end_ids: list[int], rows: int | None = None) -> FastTokenizer:
+    def of(cls, hf: Any, *, end_ids: list[int]) -> FastTokenizer:
         """What is read of a tokenizer."""
         return cls(
             hf.backend_tokenizer,
-            vocabulary.vocabulary(hf),
+            vocabulary(hf),
             str(hf.name_or_path),
             {role: getattr(hf, role) for role in _ROLES},
             list(hf.all_special_ids),
             hf.chat_template,
             end_ids,
-            rows,
             lambda: hf,
         )
 
@@ -89,9 +83,13 @@ class FastTokenizer:
         raise AttributeError(name)
 
 
-def place_of(files: Sequence[Path], *, least: int) -> Entry | None:
-    """Where the tokenizer of some files is kept; None where it is not, see `entry`."""
-    return entry(files, "tokenizer", _CODE, _LIBRARIES, least=least)
+def place_of(path: Path) -> Entry | None:
+    """Where the tokenizer of a GGUF file is kept; None where it is not.
+
+    Raises:
+      InputError: a part of a split model is missing, or a file is damaged.
+    """
+    return entry(large_files(path), "tokenizer", _LIBRARIES)
 
 
 def read_tokenizer(
@@ -104,27 +102,26 @@ def read_tokenizer(
       source: name of its file in errors.
       whole: makes the tokenizer of transformers for it.
     """
-    if (found := place.read()) is None:
-        return None
-    arrays, about = found
-    data, ends = arrays["bytes"].tobytes(), arrays["ends"].tolist()
-    pieces = tuple(data[first:end] for first, end in zip([0, *ends], ends, strict=False))
-    masks = {name: arrays[name].view(np.bool_) for name in _MASKS if name in arrays}
-    strings = tuple(json.loads(arrays["strings"].tobytes()))
-    fast = FastTokenizer(
-        backend_tokenizer=_rebuilt(arrays, strings),
-        vocabulary=Vocabulary(strings, pieces, **masks),
-        name_or_path=source,
-        whole=lambda: whole(fast),
-        **about,
-    )
-    return fast
+
+    def make(arrays: Mapping[str, HostArray], about: Mapping[str, Any]) -> FastTokenizer:
+        data, ends = arrays["bytes"].tobytes(), arrays["ends"].tolist()
+        pieces = tuple(data[first:end] for first, end in zip([0, *ends], ends, strict=False))
+        masks = {name: arrays[name].view(np.bool_) for name in _MASKS if name in arrays}
+        strings = tuple(json.loads(arrays["strings"].tobytes()))
+        fast = FastTokenizer(
+            backend_tokenizer=_rebuilt(arrays, strings),
+            vocabulary=Vocabulary(strings, pieces, **masks),
+            name_or_path=source,
+            whole=lambda: whole(fast),
+            **about,
+        )
+        return fast
+
+    return place.read(make)
 
 
 def keep_tokenizer(place: Entry, fast: FastTokenizer) -> None:
-    """Keep a tokenizer for the next start, unless its files have changed unseen."""
-    if content_hash(place.files) != place.noted_hash:
-        return
+    """Keep a tokenizer for the next start."""
     vocab = fast.vocabulary
     masks = {name: getattr(vocab, name) for name in _MASKS}
     arrays = {

@@ -18,7 +18,7 @@ import tokenizers
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import foreign
-from onceedit_jax.storage.gguf_parts import LARGE, model_files, read_model
+from onceedit_jax.storage.gguf_parts import read_model
 from onceedit_jax.storage.peft_files import read_adapter
 from onceedit_jax.storage.sources import resolve
 from onceedit_jax.text import gguf_tokenizer
@@ -38,7 +38,6 @@ from onceedit_jax.text.tokenizer_file import (
     check_probe,
     checked_files,
     end_ids_of,
-    files_of,
     hold_to_file,
     probe_text,
     rows_of,
@@ -46,7 +45,6 @@ from onceedit_jax.text.tokenizer_file import (
 )
 from onceedit_jax.text.vocabulary import Vocabulary, vocabulary
 
-LEAST_FOLDER = 256 << 10  # bytes of a folder's files from which on keeping the tokenizer pays
 # Bytes that are not UTF-8, decoded with Python's `surrogateescape`.
 _NOT_TEXT = re.compile("([\udc80-\udcff]+)")
 
@@ -268,13 +266,25 @@ def load_tokenizer(spec: str | Path, *, rows: int | None = None) -> Tokenizer:
             return Tokenizer(fast, end_ids=fast.end_ids, rows=rows)
     if not (path / TOKENIZER).exists() and (adapter := read_adapter(path)) is not None:
         return load_tokenizer(adapter.base_path(), rows=rows)
-    return _of_folder(path, rows)
+    files = checked_files(path)
+    from transformers import PreTrainedTokenizerFast
+
+    with foreign(path / TOKENIZER, REMEDY, silent=True):
+        # Not the class that the folder names: its rules may be others than those of the file.
+        hf = PreTrainedTokenizerFast.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False
+        )
+        own = hold_to_file(hf.backend_tokenizer, files, path)
+        rows = rows_of(files) if rows is None else rows
+        tokenizer = Tokenizer(hf, end_ids=end_ids_of(files), rows=rows)
+        check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
+        return tokenizer
 
 
 def _of_gguf(path: Path) -> FastTokenizer:
     """The tokenizer of a GGUF file: the one that is kept, or built from its metadata."""
     source = str(path)
-    place = place_of(model_files(path), least=LARGE)
+    place = place_of(path)
 
     def whole(fast: FastTokenizer) -> Any:
         special = {
@@ -293,33 +303,3 @@ def _of_gguf(path: Path) -> FastTokenizer:
     if place is not None:
         keep_tokenizer(place, fast)
     return fast
-
-
-def _of_folder(path: Path, rows: int | None) -> Tokenizer:
-    """The tokenizer of a folder: the one that is kept, or as its files have it."""
-    place = place_of(files_of(path), least=LEAST_FOLDER)
-    if place is not None:
-        kept = read_tokenizer(place, str(path), lambda fast: _checked(path, rows)[0].hf)
-        if kept is not None:
-            return Tokenizer(kept, end_ids=kept.end_ids, rows=kept.rows if rows is None else rows)
-    fast, tokenizer = _checked(path, rows)
-    if place is not None:
-        keep_tokenizer(place, fast)
-    return tokenizer
-
-
-def _checked(path: Path, rows: int | None) -> tuple[FastTokenizer, Tokenizer]:
-    """The tokenizer of a folder, held to its files."""
-    files = checked_files(path)
-    from transformers import PreTrainedTokenizerFast
-
-    with foreign(path / TOKENIZER, REMEDY, silent=True):
-        # Not the class that the folder names: its rules may be others than those of the file.
-        hf = PreTrainedTokenizerFast.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
-        )
-        own = hold_to_file(hf.backend_tokenizer, files, path)
-        fast = FastTokenizer.of(hf, end_ids=end_ids_of(files), rows=rows_of(files))
-        tokenizer = Tokenizer(fast, end_ids=fast.end_ids, rows=fast.rows if rows is None else rows)
-        check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
-        return fast, tokenizer

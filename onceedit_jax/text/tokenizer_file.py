@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.bounded import LARGE, check_regular, read_json
+from onceedit_jax.storage.bounded import LARGE, read_json
 from onceedit_jax.storage.schema import (
     AnyOf,
     Flag,
@@ -106,19 +106,6 @@ _OTHERS: dict[str, Kind] = {
         {"eos_token_id": _END_IDS, "vocab_size": _ROWS, "text_config": Maybe(_ROWS_INSIDE)}
     ),
 }
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files of a folder that decide on its tokenizer.
-
-    Raises:
-      InputError: one of them is no regular file, or its link leads out of the folder.
-    """
-    named = [folder / name for name in (TOKENIZER, *_OTHERS)]
-    found = [path for path in named if path.exists()]
-    for path in found:
-        check_regular(path, inside=folder)
-    return found + sorted(path for path in folder.rglob("*.jinja") if path.is_file())
 
 
 def checked_files(folder: Path) -> dict[str, dict[str, Any]]:

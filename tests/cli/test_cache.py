@@ -45,3 +45,11 @@ def test_a_part_that_cannot_be_removed_is_named(folder, capsys, monkeypatch):
     monkeypatch.setattr(cache_parts.shutil, "rmtree", refuse)
     with pytest.raises(RunError, match="tables: cannot be removed"):
         call(["cache", "--clear", "tables"])
+
+
+def test_a_part_that_is_a_link_is_emptied_and_stays(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("large-disk") / "models"
+    (folder / "models").rename(elsewhere)
+    (folder / "models").symlink_to(elsewhere)
+    call(["cache", "--clear", "models"])
+    assert (folder / "models").is_symlink() and not list(elsewhere.iterdir())

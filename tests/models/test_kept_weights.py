@@ -1,5 +1,7 @@
 """Weights of a GGUF file come back from the cache folder bit for bit as they were dequantized."""
 
+import mmap
+
 import gguf
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,9 @@ from gguf_files import MODELS, random_tensors, write_gguf
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models import weights
+from onceedit_jax.models.kept_weights import place_of
 from onceedit_jax.models.weights import load_model
+from onceedit_jax.storage import gguf_parts
 from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.tokenizer import load_tokenizer
 
@@ -57,9 +61,96 @@ def test_a_mapped_weight_that_is_donated_is_copied_and_the_entry_stays_as_it_is(
     (file,) = keeping.glob("*.safetensors")
     before = file.read_bytes()
     params = load_model(tiny).params
+    expected = jax.tree.map(lambda x: np.array(x), params)
     jax.jit(lambda tree: jax.tree.map(lambda x: x * 2, tree), donate_argnums=0)(params)
     assert file.read_bytes() == before
-    assert same_bits(load_model(tiny).params, load_model(tiny).params)
+    assert same_bits(load_model(tiny).params, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_that_are_kept_are_the_mapped_file_itself(tiny, keeping, monkeypatch, dtype):
+    first = load_model(tiny, dtype=dtype).params
+    assert jax.default_backend() == "cpu"
+    ranges, real = [], mmap.mmap
+
+    def mapping(*given, **options):
+        data = real(*given, **options)
+        start = np.frombuffer(data, np.uint8).ctypes.data
+        ranges.append(range(start, start + len(data)))
+        return data
+
+    monkeypatch.setattr(mmap, "mmap", mapping)
+    second = load_model(tiny, dtype=dtype).params
+    assert same_bits(second, first)
+    for leaf in jax.tree.leaves(second):
+        aligned = leaf.nbytes % 64 == 0  # a smaller one may lie anywhere, and is copied
+        place = leaf.unsafe_buffer_pointer()
+        assert not aligned or any(place in each for each in ranges)
+    assert any(leaf.nbytes % 64 == 0 for leaf in jax.tree.leaves(second))
+
+
+def test_keeping_weights_leaves_no_copies_on_the_host(tiny, keeping):
+    params = load_model(tiny).params
+    assert list(keeping.glob("*.safetensors"))
+    assert all(leaf._npy_value is None for leaf in jax.tree.leaves(params))
+
+
+def test_a_file_that_is_rewritten_while_it_is_read_is_not_kept(tiny, keeping, monkeypatch):
+    other = random_tensors(MODELS["llama"])
+    other["model.embed_tokens.weight"] += 1
+    real = weights.assemble
+
+    def rewrite(*given, **options):
+        write_gguf(tiny, MODELS["llama"], other)
+        return real(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "assemble", rewrite)
+        load_model(tiny)
+    assert not list(keeping.glob("*.safetensors"))
+    load_model(tiny)
+    assert len(list(keeping.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("change", ["name", "shape", "dtype"])
+def test_weights_of_another_shape_are_made_anew(tiny, keeping, change):
+    read = load_model(tiny)
+    place = place_of(tiny, "float32")
+    arrays, about = place.read(lambda *found: found)
+    changed = {name: np.array(array) for name, array in arrays.items()}
+    table = changed.pop("embed.tokens")
+    changed |= {
+        "name": {"embed.other": table},
+        "shape": {"embed.tokens": table[1:]},
+        "dtype": {"embed.tokens": table.astype(np.float16)},
+    }[change]
+    place.path.unlink()
+    place.keep(changed, about)
+    with pytest.warns(UserWarning, match="holds something else than expected.*made anew"):
+        found = load_model(tiny)
+    assert same_bits(found.params, read.params)
+    assert same_bits(load_model(tiny).params, read.params)
+
+
+def test_what_is_said_of_the_head_is_said_again(tiny, keeping, monkeypatch):
+    real = weights.with_true_head
+    monkeypatch.setattr(weights, "with_true_head", lambda *a: (real(*a)[0], "the head is odd"))
+    for _ in range(2):  # converted, and kept
+        with pytest.warns(UserWarning, match=r"tiny\.gguf: the head is odd"):
+            load_model(tiny)
+    assert len(list(keeping.glob("*.safetensors"))) == 1
+
+
+def test_a_large_file_that_is_no_gguf_file_is_not_hashed(tmp_path, keeping, monkeypatch):
+    (tmp_path / "x.gguf").write_bytes(b"other" * 1000)
+    assert place_of(tmp_path / "x.gguf", "float32") is None
+    with pytest.raises(InputError, match="not a GGUF file"):
+        load_model(tmp_path / "x.gguf")
+
+
+def test_a_small_file_is_not_kept(tiny, keeping, monkeypatch):
+    monkeypatch.setattr(gguf_parts, "LARGE", tiny.stat().st_size + 1)
+    assert place_of(tiny, "float32") is None
 
 
 def test_damaged_weights_are_named_and_made_anew(tiny, keeping):

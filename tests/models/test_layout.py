@@ -50,6 +50,25 @@ def test_a_donated_group_leaves_the_others_as_they_are():
     assert equal(params, PARAMS)
 
 
+def test_a_whole_that_is_donated_leaves_its_groups_as_they_are():
+    params = jax.tree.map(lambda x: x + 0, PARAMS)
+    groups = split_layers(params, (2, 3))["layers"]
+    lower, _ = lower_part(params, CONFIG, 2)
+    double = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)
+    assert equal(double(params["layers"]), jax.tree.map(lambda x: 2 * x, PARAMS["layers"]))
+    for group, part in zip((*groups, lower["layers"]), ((0, 2), (2, 5), (0, 2)), strict=True):
+        expected = jax.tree.map(lambda x, part=part: x[slice(*part)], PARAMS["layers"])
+        assert equal(group, expected)
+
+
+def test_a_lower_part_holds_no_memory_of_the_whole():
+    whole = PARAMS["layers"]["mlp"]["up"]
+    places = range(first := whole.unsafe_buffer_pointer(), first + whole.nbytes)
+    for params in (PARAMS, split_layers(PARAMS, (2, 3))):
+        up = lower_part(params, CONFIG, 1)[0]["layers"]["mlp"]["up"]
+        assert up.unsafe_buffer_pointer() not in places
+
+
 def test_layers_are_split_inside_a_compiled_function():
     split = jax.jit(lambda params: split_layers(params, (2, 3)))(PARAMS)
     assert equal(split, split_layers(PARAMS, (2, 3)))
