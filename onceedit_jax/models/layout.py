@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.types import Params
+from onceedit_jax.types import AnyArray, Params
 
 # What a scan copies, step after step, in the time that compiling unrolled layers takes: bytes, as
 # measured on a CPU (docs/concepts/models.md).
@@ -83,7 +83,7 @@ def lower_part(params: Params, config: ModelConfig, count: int) -> tuple[Params,
     )
 
 
-def _rows(leaf: jax.Array, first: int, end: int) -> jax.Array:
+def _rows(leaf: AnyArray, first: int, end: int) -> AnyArray:
     """Consecutive layers of a stacked leaf; on one CPU they share its memory.
 
     JAX does not write to memory that arrays share: where one of them is donated, it is copied.
@@ -96,7 +96,7 @@ def _rows(leaf: jax.Array, first: int, end: int) -> jax.Array:
     return shared
 
 
-def _lies_on_the_only_cpu(leaf: jax.Array) -> bool:
+def _lies_on_the_only_cpu(leaf: AnyArray) -> bool:
     on_cpu = isinstance(leaf, jax.Array) and jax.default_backend() == "cpu"
     return on_cpu and jax.device_count() == 1
 
