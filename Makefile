@@ -58,6 +58,7 @@ BENCHMARKS := transfer_tables fused_step search generation peers editing_step gr
 bench: $(VENV)/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.startup --edited runs/bench/plugin
+	$(BIN)/python -m benchmarks.loading --edited runs/bench/plugin
 
 # A stamp per extra, newer than pyproject.toml: installs happen once.
 $(VENV)/core: pyproject.toml

@@ -75,7 +75,15 @@ def models(tiny_model, tmp_path_factory):
         loaded = load_model(folder / "plugin", num_tokens=len(tokenizer.vocabulary))
         keep_head(sharp_head(loaded, tokenizer))
         # As it is read: the file holds it in half precision.
-        yield folder, loaded, tokenizer, find_head(loaded.content_hash)
+        return folder, loaded, tokenizer, find_head(loaded.content_hash)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(models):
+    """The cache folder with the head, for this folder's tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCEEDIT_CACHE", str(models[0] / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
