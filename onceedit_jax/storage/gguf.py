@@ -26,6 +26,8 @@ _SCALARS = {
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
 _MOST_AXES, _LONGEST_NAME = 4, 1 << 16
+#: The first bytes of every file.
+MAGIC = b"GGUF"
 _ALIGNMENT = 32  # where the metadata name no other
 _ALIGNMENTS = tuple(8 << n for n in range(10))
 _CHUNK = 1 << 18  # elements dequantized at a time: bounds the memory needed besides the tensor
@@ -178,11 +180,11 @@ def read_header(path: Path) -> GGUFFile:
     """
     with path.open("rb") as file:
         header = _Header(path, file)
-        magic = header.take(4) if header.size >= 4 else file.read(4)
-        if magic != b"GGUF":
+        magic = header.take(len(MAGIC)) if header.size >= len(MAGIC) else file.read(len(MAGIC))
+        if magic != MAGIC:
             raise InputError(
-                f"{path}: not a GGUF file: starts with {magic!r}, expected b'GGUF'; fetch it again "
-                "(an interrupted download and a Git LFS pointer look like this)"
+                f"{path}: not a GGUF file: starts with {magic!r}, expected {MAGIC!r}; fetch it "
+                "again (an interrupted download and a Git LFS pointer look like this)"
             )
         version = header.u32()
         if version not in (2, 3):

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.gguf import GGUFFile, TensorInfo, read_header
+from onceedit_jax.storage.gguf import MAGIC, GGUFFile, TensorInfo, read_header
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 _MOST = 4096
-_MAGIC = b"GGUF"
 #: Bytes of a model from which on it pays to keep what was converted from it.
 LARGE = 16 << 20
 
@@ -32,7 +31,7 @@ def large_files(path: Path) -> list[Path]:
 
 def _begins_as_gguf(file: Path) -> bool:
     with file.open("rb") as data:
-        return data.read(len(_MAGIC)) == _MAGIC
+        return data.read(len(MAGIC)) == MAGIC
 
 
 def model_files(path: Path) -> list[Path]:

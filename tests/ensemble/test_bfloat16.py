@@ -5,16 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from compiled_steps import compilations
 from editing_cases import LEARNT, RECORDS, UNRELATED
 
 from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import Pair
-from onceedit_jax.decoding import prefix_batching
-from onceedit_jax.decoding.fused import fused_continuation
-from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.edit import edit
-from onceedit_jax.ensemble import Ensemble, Target, decisions
+from onceedit_jax.ensemble import Ensemble, Target
 from onceedit_jax.ensemble.likelihood import fused_likelihoods
 from onceedit_jax.ensemble.scoring import Text
 
@@ -77,20 +75,13 @@ def test_likelihoods_are_near_those_of_float32(both):
 
 
 def test_a_second_call_compiles_nothing(both):
-    compiled = [
-        decisions.decide,
-        prefix_batching._hidden,
-        prefix_batching.extend,
-        greedy_continuation,
-        fused_continuation,
-    ]
     for _ in range(2):
         both[1].score(PAIRS)
         both[1].generate(PROMPTS, max_new_tokens=8)
-        sizes = [function._cache_size() for function in compiled]
+        sizes = compilations()
     both[1].score(PAIRS[::-1])
     both[1].generate(PROMPTS[::-1], max_new_tokens=8)
-    assert [function._cache_size() for function in compiled] == sizes
+    assert compilations() == sizes
 
 
 def test_an_artifact_is_loaded_in_float32_on_cpu_unless_asked(plugin, tmp_path):

@@ -7,21 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_steps import compilations
 from editing_cases import LEARNT
 from stepwise import stepwise_answers
 
 from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.decoding import answers as answers_module
-from onceedit_jax.decoding import prefix_batching
-from onceedit_jax.decoding.fused import fused_continuation
-from onceedit_jax.decoding.greedy import Continuation, greedy_continuation
+from onceedit_jax.decoding.greedy import Continuation
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import (
     Ensemble,
     Target,
-    decisions,
     generate,
     generation,
     preparation,
@@ -387,17 +385,10 @@ def test_the_functions_over_prepared_values_give_the_ensembles_results(plugin, t
 @pytest.mark.parametrize("rule", LOSSY, ids=NAMES)
 def test_a_second_call_compiles_nothing(plugin, targets, rule):
     ensemble = Ensemble(plugin, targets[:1], rule=rule, alpha_threshold=0.0)
-    compiled = [
-        decisions.decide,
-        prefix_batching._hidden,
-        prefix_batching.extend,
-        greedy_continuation,
-        fused_continuation,
-    ]
     for _ in range(2):
         ensemble.score(PAIRS)
         ensemble.generate([pair.prompt for pair in PAIRS], max_new_tokens=8)
-        sizes = [function._cache_size() for function in compiled]
+        sizes = compilations()
     ensemble.score(list(reversed(PAIRS)))
     ensemble.generate([pair.prompt for pair in reversed(PAIRS)], max_new_tokens=8)
-    assert [function._cache_size() for function in compiled] == sizes
+    assert compilations() == sizes

@@ -153,12 +153,18 @@ def test_a_small_file_is_not_kept(tiny, keeping, monkeypatch):
     assert place_of(tiny, "float32") is None
 
 
-def test_damaged_weights_are_named_and_made_anew(tiny, keeping):
-    read = load_model(tiny)
+def damaged(keeping):
+    """The only file that is kept, after a bit of its last tensor was flipped, and its bytes."""
     (file,) = keeping.glob("*.safetensors")
     data = bytearray(file.read_bytes())
     data[-5] ^= 4
     file.write_bytes(data)
+    return file, data
+
+
+def test_damaged_weights_are_named_and_made_anew(tiny, keeping):
+    read = load_model(tiny)
+    file, data = damaged(keeping)
     with pytest.warns(UserWarning, match=f"{file.name}: is damaged.*made anew"):
         found = load_model(tiny)
     assert same_bits(found.params, read.params)
@@ -168,10 +174,7 @@ def test_damaged_weights_are_named_and_made_anew(tiny, keeping):
 
 def test_unverified_weights_are_taken_as_they_are(tiny, keeping):
     read = load_model(tiny)
-    (file,) = keeping.glob("*.safetensors")
-    data = bytearray(file.read_bytes())
-    data[-5] ^= 4
-    file.write_bytes(data)
+    damaged(keeping)
     assert not same_bits(load_model(tiny, verify=False).params, read.params)
 
 
