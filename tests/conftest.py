@@ -33,6 +33,7 @@ from experiments.framework.compilations import forget_compilations
 from onceedit_jax.models.parameters import init_params
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage import converted, gguf_parts
+from onceedit_jax.text import tokenizer_file
 from onceedit_jax.text.tokenizer import Tokenizer
 
 # A first example compiles, and the same command twice gives the same result.
@@ -83,6 +84,7 @@ def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ONCEEDIT_CONVERTED_GB", "1")
     monkeypatch.setattr(converted, "_SETTLED", -60.0)
     monkeypatch.setattr(gguf_parts, "LARGE", 1)
+    monkeypatch.setattr(tokenizer_file, "WORTH_KEEPING", 1)
     return tmp_path / "cache" / "converted"
 
 

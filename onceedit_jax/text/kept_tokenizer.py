@@ -1,7 +1,8 @@
-"""The tokenizer of a GGUF file, kept in the cache folder: a second start computes nothing anew.
+"""A model's tokenizer, kept in the cache folder: a second start computes and checks nothing anew.
 
-Merges are computed from scores and every token gets its bytes: that takes seconds for a vocabulary
-of 262,144. Importing transformers takes most of a second more, and is left until its own tokenizer
+Of a GGUF file, merges are computed from scores; of a folder, what transformers reads is held
+against the file itself; and every token gets its bytes. That takes seconds for a vocabulary of
+262,144. Importing transformers takes most of a second more, and is left until its own tokenizer
 is asked for.
 """
 
@@ -20,13 +21,12 @@ import numpy as np
 import tokenizers
 
 from onceedit_jax.storage.converted import Entry, entry
-from onceedit_jax.storage.gguf_parts import large_files
 from onceedit_jax.text.vocabulary import Vocabulary, vocabulary
 from onceedit_jax.types import HostArray
 
 _LIBRARIES = ("tokenizers", "transformers")
 _MASKS = ("special", "byte_fallback", "control", "added")
-_ABOUT = ("roles", "all_special_ids", "chat_template", "end_ids")
+_ABOUT = ("roles", "all_special_ids", "chat_template", "end_ids", "rows")
 _BPE = (
     "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
     "byte_fallback", "ignore_merges",
@@ -46,6 +46,7 @@ class FastTokenizer:
       all_special_ids: all tokens that have a role.
       chat_template: in Jinja's language; several by name, or None.
       end_ids: tokens that end an answer, by its model's files.
+      rows: rows of the model's embedding, by its files; None where they do not say.
       whole: makes the tokenizer of transformers.
     """
 
@@ -56,10 +57,11 @@ class FastTokenizer:
     all_special_ids: list[int]
     chat_template: Any
     end_ids: list[int]
+    rows: int | None
     whole: Callable[[], Any]
 
     @classmethod
-    def of(cls, hf: Any, *, end_ids: list[int]) -> FastTokenizer:
+    def of(cls, hf: Any, *, end_ids: list[int], rows: int | None = None) -> FastTokenizer:
         """What is read of a tokenizer."""
         return cls(
             hf.backend_tokenizer,
@@ -69,6 +71,7 @@ class FastTokenizer:
             list(hf.all_special_ids),
             hf.chat_template,
             end_ids,
+            rows,
             lambda: hf,
         )
 
@@ -83,13 +86,13 @@ class FastTokenizer:
         raise AttributeError(name)
 
 
-def place_of(path: Path) -> Entry | None:
-    """Where the tokenizer of a GGUF file is kept; None where it is not.
+def place_of(files: Sequence[Path]) -> Entry | None:
+    """Where the tokenizer that files describe is kept; None where it is not.
 
     Raises:
-      InputError: a part of a split model is missing, or a file is damaged.
+      InputError: a file is not the one that it was when it was downloaded.
     """
-    return entry(large_files(path), "tokenizer", _LIBRARIES)
+    return entry(files, "tokenizer", _LIBRARIES)
 
 
 def read_tokenizer(

@@ -18,7 +18,7 @@ import tokenizers
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import foreign
-from onceedit_jax.storage.gguf_parts import read_model
+from onceedit_jax.storage.gguf_parts import large_files, read_model
 from onceedit_jax.storage.peft_files import read_adapter
 from onceedit_jax.storage.sources import resolve
 from onceedit_jax.text import gguf_tokenizer
@@ -38,6 +38,7 @@ from onceedit_jax.text.tokenizer_file import (
     check_probe,
     checked_files,
     end_ids_of,
+    files_to_keep,
     hold_to_file,
     probe_text,
     rows_of,
@@ -266,25 +267,14 @@ def load_tokenizer(spec: str | Path, *, rows: int | None = None) -> Tokenizer:
             return Tokenizer(fast, end_ids=fast.end_ids, rows=rows)
     if not (path / TOKENIZER).exists() and (adapter := read_adapter(path)) is not None:
         return load_tokenizer(adapter.base_path(), rows=rows)
-    files = checked_files(path)
-    from transformers import PreTrainedTokenizerFast
-
     with foreign(path / TOKENIZER, REMEDY, silent=True):
-        # Not the class that the folder names: its rules may be others than those of the file.
-        hf = PreTrainedTokenizerFast.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
-        )
-        own = hold_to_file(hf.backend_tokenizer, files, path)
-        rows = rows_of(files) if rows is None else rows
-        tokenizer = Tokenizer(hf, end_ids=end_ids_of(files), rows=rows)
-        check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
-        return tokenizer
+        return _of_folder(path, rows)
 
 
 def _of_gguf(path: Path) -> FastTokenizer:
     """The tokenizer of a GGUF file: the one that is kept, or built from its metadata."""
     source = str(path)
-    place = place_of(path)
+    place = place_of(large_files(path))
 
     def whole(fast: FastTokenizer) -> Any:
         special = {
@@ -303,3 +293,36 @@ def _of_gguf(path: Path) -> FastTokenizer:
     if place is not None:
         keep_tokenizer(place, fast)
     return fast
+
+
+def _of_folder(path: Path, rows: int | None) -> Tokenizer:
+    """The tokenizer of a folder: the one that is kept, or the one that transformers reads."""
+
+    def cut(fast: FastTokenizer) -> Tokenizer:
+        return Tokenizer(fast, end_ids=fast.end_ids, rows=fast.rows if rows is None else rows)
+
+    def whole(_: FastTokenizer) -> Any:
+        return _read_folder(path)[0]
+
+    place = place_of(files_to_keep(path))
+    if place is not None and (kept := read_tokenizer(place, str(path), whole)) is not None:
+        return cut(kept)
+    hf, own, files = _read_folder(path)
+    fast = FastTokenizer.of(hf, end_ids=end_ids_of(files), rows=rows_of(files))
+    tokenizer = cut(fast)
+    check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
+    if place is not None:
+        keep_tokenizer(place, fast)
+    return tokenizer
+
+
+def _read_folder(path: Path) -> tuple[Any, tokenizers.Tokenizer, dict[str, dict[str, Any]]]:
+    """What transformers reads in a folder, the file's own tokenizer, and all files' values."""
+    files = checked_files(path)
+    from transformers import PreTrainedTokenizerFast
+
+    # Not the class that the folder names: its rules may be others than those of the file.
+    hf = PreTrainedTokenizerFast.from_pretrained(
+        str(path), local_files_only=True, trust_remote_code=False
+    )
+    return hf, hold_to_file(hf.backend_tokenizer, files, path), files

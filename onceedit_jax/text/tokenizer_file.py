@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.bounded import LARGE, read_json
+from onceedit_jax.storage.bounded import LARGE, check_regular, read_json
 from onceedit_jax.storage.schema import (
     AnyOf,
     Flag,
@@ -33,6 +33,8 @@ from onceedit_jax.text.vocabulary import added_words
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 GENERATION = "generation_config.json"  # may list several end tokens
+#: Bytes of tokenizer.json from which on it pays to keep what was read of it.
+WORTH_KEEPING = 1 << 20
 REMEDY = "fetch the file again"
 _PROBE = (
     "Hello  World,\n\n 12 times 1984\ttab\r\n    x = [0.5]; don't  café naïve ÉCOLE Straße e\u0301 "
@@ -140,6 +142,25 @@ def checked_files(folder: Path) -> dict[str, dict[str, Any]]:
             "of a model's folder is never run here; remove the key if tokenizer.json is all of the "
             "tokenizer, or choose another model"
         )
+    return files
+
+
+def files_to_keep(folder: Path) -> list[Path]:
+    """All files that describe a folder's tokenizer; none where tokenizer.json is small or absent.
+
+    Raises:
+      InputError: one of them is no regular file, or a link that leads out of the folder.
+    """
+    try:
+        if (folder / TOKENIZER).stat().st_size < WORTH_KEEPING:
+            return []
+    except OSError:
+        return []
+    templates = sorted((folder / "chat_templates").glob("*.jinja"))
+    named = [folder / name for name in (TOKENIZER, *_OTHERS, "chat_template.jinja")]
+    files = [file for file in (*named, *templates) if file.exists()]
+    for file in files:
+        check_regular(file, inside=folder)
     return files
 
 

@@ -1,5 +1,6 @@
 """A kept tokenizer is the very one that was read: its tokens, its bytes, its roles and its text."""
 
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from support import ROOT
 from tiny_tokenizers import CORPUS, byte_level, sentencepiece_like, with_template
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.text import kept_tokenizer
+from onceedit_jax.text import kept_tokenizer, tokenizer_file
 from onceedit_jax.text import tokenizer as module
 from onceedit_jax.text.prompts import prompt_format
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -51,9 +52,23 @@ def unread(monkeypatch):
     return forbid
 
 
+def a_file(place, hf):
+    """A tokenizer in a GGUF file."""
+    return describe(hf, pre="gpt-2").write(place.with_suffix(".gguf"))
+
+
+def a_folder(place, hf):
+    """A tokenizer in a folder, beside its model's config.json."""
+    Tokenizer(hf).save(place)
+    rows = len(Tokenizer(hf).vocabulary)
+    (place / "config.json").write_text(json.dumps({"vocab_size": rows, "eos_token_id": [1, 2]}))
+    return place
+
+
+@pytest.mark.parametrize("written", [a_file, a_folder])
 @pytest.mark.parametrize("kind", [byte_level, sentencepiece_like])
-def test_the_tokenizer_of_a_gguf_file_is_kept(tmp_path, keeping, unread, kind):
-    path = describe(with_template(kind(), "chatml"), pre="gpt-2").write(tmp_path / "model.gguf")
+def test_a_tokenizer_is_kept(tmp_path, keeping, unread, written, kind):
+    path = written(tmp_path / "model", with_template(kind(), "chatml"))
     read = load_tokenizer(path)
     again = unread()
     kept = load_tokenizer(path)
@@ -63,10 +78,9 @@ def test_the_tokenizer_of_a_gguf_file_is_kept(tmp_path, keeping, unread, kind):
     assert prompt_format(kept).encode(turns) == prompt_format(read).encode(turns)
 
 
-def test_a_kept_tokenizer_is_saved_as_the_one_that_was_read(tmp_path, keeping):
-    path = describe(with_template(byte_level(), "chatml"), pre="gpt-2").write(
-        tmp_path / "model.gguf"
-    )
+@pytest.mark.parametrize("written", [a_file, a_folder])
+def test_a_kept_tokenizer_is_saved_as_the_one_that_was_read(tmp_path, keeping, written):
+    path = written(tmp_path / "model", with_template(byte_level(), "chatml"))
     for name in ("read", "kept"):
         load_tokenizer(path).save(tmp_path / name)
     for file in (tmp_path / "read").iterdir():
@@ -76,7 +90,7 @@ def test_a_kept_tokenizer_is_saved_as_the_one_that_was_read(tmp_path, keeping):
 def test_a_kept_tokenizer_without_its_arrays_is_made_anew(tmp_path, keeping):
     path = describe(byte_level(), pre="gpt-2").write(tmp_path / "model.gguf")
     read = load_tokenizer(path)
-    place = kept_tokenizer.place_of(path)
+    place = kept_tokenizer.place_of([path])
     arrays, about = place.read(lambda *found: found)
     arrays = {name: np.array(array) for name, array in arrays.items()}
     lost = {name: array for name, array in arrays.items() if name != "ends"}
@@ -89,9 +103,18 @@ def test_a_kept_tokenizer_without_its_arrays_is_made_anew(tmp_path, keeping):
         assert place.path.exists()
 
 
-def test_the_tokenizer_of_a_folder_is_not_kept(tmp_path, keeping):
-    Tokenizer(byte_level()).save(tmp_path / "model")
-    load_tokenizer(tmp_path / "model")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_folder_that_changed_is_read_again(tmp_path, keeping, name):
+    path = a_folder(tmp_path / "model", byte_level())
+    load_tokenizer(path)
+    (path / name).write_text("[]")
+    with pytest.raises(InputError, match=name):
+        load_tokenizer(path)
+
+
+def test_a_small_tokenizer_of_a_folder_is_not_kept(tmp_path, keeping, monkeypatch):
+    monkeypatch.setattr(tokenizer_file, "WORTH_KEEPING", 1 << 20)
+    load_tokenizer(a_folder(tmp_path / "model", byte_level()))
     assert not keeping.exists()
 
 
@@ -102,13 +125,14 @@ def test_rows_cut_a_kept_tokenizer_too(tmp_path, keeping):
         load_tokenizer(path, rows=rows - 1)
 
 
-def test_a_kept_tokenizer_needs_no_transformers(tmp_path, keeping):
-    path = describe(sentencepiece_like()).write(tmp_path / "model.gguf")
+@pytest.mark.parametrize("written", [a_file, a_folder])
+def test_a_kept_tokenizer_needs_no_transformers(tmp_path, keeping, written):
+    path = written(tmp_path / "model", sentencepiece_like())
     ids = load_tokenizer(path).encode(CORPUS[0])
     program = (
         "import sys; from onceedit_jax.storage import converted, gguf_parts;"
-        "from onceedit_jax.text import tokenizer;"
-        "gguf_parts.LARGE = 1;"
+        "from onceedit_jax.text import tokenizer, tokenizer_file;"
+        "gguf_parts.LARGE = tokenizer_file.WORTH_KEEPING = 1;"
         f"print(tokenizer.load_tokenizer({str(path)!r}).encode({CORPUS[0]!r}));"
         "print('transformers' in sys.modules)"
     )
