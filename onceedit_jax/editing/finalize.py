@@ -158,9 +158,9 @@ def _relation(
     edited, _ = lower_part(trained.params, model.config, head.layers)
     unchanged = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), lower, edited)
     if not all(jax.tree.leaves(unchanged)):
-        # The embeddings of tokens are stored in any case.
+        # The embeddings of tokens are stored in any case. The model itself shall not be held.
         positions = {key: leaf for key, leaf in lower["embed"].items() if key != "tokens"}
-        state["base"] = {**lower, "embed": positions}
+        state["base"] = jax.tree.map(jnp.copy, {**lower, "embed": positions})
     return dict(state)
 
 

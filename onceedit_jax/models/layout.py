@@ -64,12 +64,12 @@ def split_layers(params: Params, sizes: tuple[int, ...]) -> Params:
 def lower_part(params: Params, config: ModelConfig, count: int) -> tuple[Params, ModelConfig]:
     """The first layers of a model, as a model of its own.
 
-    Its layers are copies, so that it does not hold the rest in memory when it outlives the whole.
+    On one CPU layers of one group share the memory of the whole: copy what shall outlive it.
     """
     parts, left = [], count
     for group in layer_groups(params["layers"]):
         taken = min(left, group_size(group))
-        parts.append(jax.tree.map(lambda leaf, end=taken: leaf[:end], group))
+        parts.append(jax.tree.map(lambda leaf, end=taken: _rows(leaf, 0, end), group))
         left -= taken
         if not left:
             break
