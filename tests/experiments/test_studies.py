@@ -12,7 +12,7 @@ from smoke_runs import NAMES, SMOKE
 from support import ROOT
 
 import onceedit_jax as oe
-from experiments import cross_edit, meshes, multi_hop, quality
+from experiments import cross_edit, meshes, multi_hop, quality, standard_sets
 from experiments.framework.definition import load_experiment, load_setup, names
 from experiments.framework.html_report import write_report
 from experiments.framework.results import read_results
@@ -166,6 +166,30 @@ def test_locality_of_quality_is_the_lower_of_both_measurements():
     assert goals.rows[0][:5] == ["zsre 2", "worse target", 1.0, 0.9, 0.8]
     assert goals.rows[0][5] == pytest.approx(0.9)
     assert free.rows == [["zsre 2", 1.0, None]]
+
+
+def test_scores_of_standard_sets_have_the_intervals_of_their_records():
+    def row(record, metric, after, alpha):
+        return {"record": record, "metric": metric, "after": after, "alpha": alpha}
+
+    rows = [
+        row(record, metric, after, alpha)
+        for record, scores in enumerate([(1.0, 0.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.5, None)])
+        for metric, after, alpha in zip(("rel", "gen", "loc"), scores, (1.0, 0.6, 0.2), strict=True)
+    ]
+    found = standard_sets._intervals(rows, 0)
+    assert found["rel"] == (1, 1) and found["loc"] == (1, 1) and found["gen"] == (0, 1)
+    # The third record has no unrelated question, so no average.
+    assert found["avg"] == (pytest.approx(2 / 3), 1)
+    opened = standard_sets._opened(rows, 0.5)
+    assert opened == {"rel": 1, "gen": 1, "loc": 0}
+    after = {"rel": 1.0, "gen": 0.5, "loc": 1.0, "avg": 0.8333}
+    score = {"target": "a", "after": after, "contradicting": 0}
+    result = {"gates": {"fact": [{**score, "intervals": found, "opened": opened}]}}
+    scores, gates = standard_sets.tables(standard_sets.StandardSetup(), {"zsre 3": result})
+    assert scores.rows[0][:5] == ["zsre 3", "fact", "a", "1.000 (1.000 to 1.000)",
+                                  "0.500 (0.000 to 1.000)"]  # fmt: skip
+    assert gates.rows == [["zsre 3", "fact", 1, 1, 0]]
 
 
 def test_every_rule_of_every_cell_becomes_options_of_an_ensemble():
