@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from onceedit_jax.cli.rules import RuleOptions, fusion_arguments
+from onceedit_jax.decoding.options import Speculate
 from onceedit_jax.evaluation.options import EnsembleOptions
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ class GenerateOptions(EnsembleOptions):
         edits is asked for.
       max_new_tokens: length of the longest answer.
       chat: ask targets in chat if they have a chat template.
+      speculate: let the plug-in draft for what a target says alone to a single prompt, which are
+        the same tokens in fewer passes: off, auto (where it can pay) or on.
     """
 
     prompt: tuple[str, ...]
     explain: bool = False
     max_new_tokens: int = 20
     chat: bool = True
+    speculate: Speculate = "off"
 
 
 def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOptions) -> None:
@@ -43,6 +47,7 @@ def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOption
         ensemble = open_ensemble(
             options,
             chat=None if options.chat else False,
+            speculate=options.speculate,
             on_block=on_block,
             **fusion,
         )

@@ -13,7 +13,7 @@ from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.cache import Cache, init_cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
-from onceedit_jax.types import Params
+from onceedit_jax.types import AnyArray, Params
 
 
 class StopTokens(NamedTuple):
@@ -153,8 +153,7 @@ def greedy_continuation(
         logits = unembed(params, config, carry[0])
         if opens is not None:
             logits = jnp.where(barred[carry[2]], -jnp.inf, logits)
-        highest, total = jnp.max(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1)
-        return most_likely(logits), jnp.exp(highest - total)
+        return likeliest(logits)
 
     def read(carry: Any, token: Any, step: Any, running: Any) -> Any:
         place = jnp.where(running, first + step, -1)
@@ -168,6 +167,14 @@ def greedy_continuation(
     if opens is not None:
         carry = (*carry, opens)
     return write_greedily(choose, read, carry, first > 0, stops, steps=steps)
+
+
+def likeliest(
+    logits: Float[AnyArray, "batch vocab"],
+) -> tuple[Int[Array, "batch"], Float[Array, "batch"]]:
+    """The most likely token of each row, and its probability."""
+    highest, total = jnp.max(logits, axis=-1), jax.nn.logsumexp(logits, axis=-1)
+    return most_likely(logits), jnp.exp(highest - total)
 
 
 def prefill(

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from onceedit_jax.data.records import Pair
+from onceedit_jax.decoding.options import Speculate
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.generation import Answers, answer, answer_alone, generate
 from onceedit_jax.ensemble.preparation import prepare_plugin, prepare_target
@@ -45,6 +46,7 @@ class Ensemble:
         unrolled: bool = False,
         chat: bool | None = None,
         system: str | None = None,
+        speculate: Speculate = "off",
         mesh: Mesh | None = None,
         on_block: OnBlock = lambda what, done, total: None,
     ) -> None:
@@ -66,6 +68,9 @@ class Ensemble:
             that have a chat template; `evaluate` then asks all of them in plain text.
           system: a system prompt for conversations that have none; it needs targets with a chat
             template.
+          speculate: whether the plug-in drafts for what a target says alone to a single prompt: the
+            same tokens in fewer passes. "off" (default), "auto" where it is small enough beside the
+            target, or "on" beside any target. On several devices targets always write alone.
           mesh: how devices share the work (default: all of them share the rows of a batch).
           on_block: called with (model name, blocks done, all blocks) while tables are built.
 
@@ -103,6 +108,7 @@ class Ensemble:
                 unrolled=unrolled,
                 chat=self.chat,
                 system=system,
+                speculate=speculate,
                 on_block=on_block,
             )
             for i, target in enumerate(targets)

@@ -12,13 +12,14 @@ from onceedit_jax.decoding.answers import (
     View,
     checked_answers,
     fused_answers,
-    own_texts,
     own_tokens,
     trusted_answers,
 )
 from onceedit_jax.decoding.greedy import StopTokens
+from onceedit_jax.decoding.speculation import helped_answer
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
+from onceedit_jax.ensemble.helping import may_help
 from onceedit_jax.ensemble.hops import Hop, follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.errors import InputError
@@ -138,7 +139,7 @@ def answer_alone(
 
 def _own_texts(target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
     """Answers of a target alone."""
-    return own_texts(target.writer, prompts, target.stops, max_new_tokens=max_new_tokens)
+    return target.texts(_own_tokens(target, prompts, max_new_tokens))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +219,14 @@ def continuations(
 def _own_tokens(
     target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> list[list[int]]:
-    """Answers of a target alone, in its tokens."""
-    return own_tokens(target.writer, prompts, target.stops, max_new_tokens=max_new_tokens)
+    """Answers of a target alone, in its tokens.
+
+    Several prompts share the passes of the target already; for a single one the plug-in drafts.
+    """
+    writer, helper, stops = target.writer, target.helper, target.stops
+    if len(prompts) == 1 and may_help(helper, writer.params, target.mesh, target.speculate):
+        return [helped_answer(writer, helper, prompts[0], stops, max_new_tokens=max_new_tokens)]
+    return own_tokens(writer, prompts, stops, max_new_tokens=max_new_tokens)
 
 
 def _fused_texts(

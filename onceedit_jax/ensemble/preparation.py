@@ -14,12 +14,16 @@ from onceedit_jax.decoding.answers import Writer
 from onceedit_jax.decoding.drafting import Drafter, DraftReader
 from onceedit_jax.decoding.fused import Spelling
 from onceedit_jax.decoding.greedy import StopTokens
+from onceedit_jax.decoding.options import Speculate
+from onceedit_jax.decoding.speculation import Helper
 from onceedit_jax.decoding.stopping import answer_stops
 from onceedit_jax.distributed.mesh import data_mesh, using
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.gate_features import PromptReader
 from onceedit_jax.editing.relation_reading import as_written
+from onceedit_jax.ensemble.helping import helper_for
 from onceedit_jax.ensemble.placement import placed, spread, spread_plugin
+from onceedit_jax.ensemble.rule_checks import check_rule
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.errors import InputError
@@ -181,6 +185,8 @@ class PreparedTarget:
       stops: tokens that end the target's answers.
       decoding_params: its parameters in the layout that it decodes with.
       mesh: the devices.
+      helper: the plug-in, which may draft for what the target says alone.
+      speculate: whether it does, see `may_help`.
     """
 
     target: Target
@@ -192,6 +198,8 @@ class PreparedTarget:
     stops: StopTokens
     decoding_params: Any
     mesh: Mesh
+    helper: Helper
+    speculate: Speculate
 
     @property
     def name(self) -> str:
@@ -292,7 +300,7 @@ def prepare_plugin(
     threshold = fitted.threshold if alpha_threshold is None else alpha_threshold
     if not 0 <= threshold <= 1:
         raise InputError(f"alpha_threshold={threshold}: expected a weight from 0 to 1")
-    _check_rule(rule, fitted)
+    check_rule(rule, fitted)
     if plugin.routes and fitted.gate.means is None:
         raise InputError(
             f"the edits of {plugin.name} are in several adapters, and the gate {fitted.name} does "
@@ -323,20 +331,6 @@ def prepare_plugin(
     )
 
 
-def _check_rule(rule: FusionRule, gate: FittedGate) -> None:
-    """Refuse a rule that needs what a gate does not give."""
-    if rule.unchecked and gate.trust_threshold is None:
-        raise InputError(
-            f"the rule {rule.name} trusts a draft where alpha is high, and the gate {gate.name} "
-            "gives every prompt the same alpha; use another gate, or a rule that checks drafts"
-        )
-    if rule.tells is not None and gate.gate.means is None:
-        raise InputError(
-            f"the rule {rule.name} tells a target the edit that a prompt asks for, and the gate "
-            f"{gate.name} does not know which one it is; use the gate fact"
-        )
-
-
 def _reader(mesh: Mesh, plugin: EditedPlugin, laid: EditedPlugin) -> PromptReader:
     """Reads prompts with the plug-in's parameters as they lie over the devices."""
     relations = plugin.reader.relations
@@ -354,6 +348,7 @@ def prepare_target(
     unrolled: bool = False,
     chat: bool | None = None,
     system: str | None = None,
+    speculate: Speculate = "off",
     on_block: OnBlock = lambda what, done, total: None,
 ) -> PreparedTarget:
     """Lay a target over the plug-in's devices, and prepare the rule for the pair.
@@ -367,6 +362,7 @@ def prepare_target(
       chat: ask the target in chat (True) or in plain text (False); None asks it in chat if it has a
         chat template.
       system: a system prompt for conversations that have none.
+      speculate: whether the plug-in drafts for what the target says alone, see `may_help`.
       on_block: called while tables are built, see `ModelSide`.
 
     Raises:
@@ -374,7 +370,7 @@ def prepare_target(
         not fit the plug-in's gate.
     """
     rule = plugin.rule if rule is None else rule
-    _check_rule(rule, plugin.gate)
+    check_rule(rule, plugin.gate)
     form = prompt_format(target.tokenizer, chat=chat, system=system, name=target.name)
     health = None
     if state is None:
@@ -395,4 +391,6 @@ def prepare_target(
         answer_stops(form, target.model.config.vocab_size),
         unstack_layers(params) if unrolled else params,
         plugin.mesh,
+        helper_for(plugin.decoding_params, plugin.plugin, laid.model.config),
+        speculate,
     )

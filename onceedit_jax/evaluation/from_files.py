@@ -9,6 +9,7 @@ from typing import Any
 from onceedit_jax.data.leakage import trained_on
 from onceedit_jax.data.loaders import WARN, OnWarning, load_records
 from onceedit_jax.data.records import EditRecord, without_nq
+from onceedit_jax.decoding.options import Speculate
 from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.distributed.mesh import parse_mesh
 from onceedit_jax.editing.artifact import EditedPlugin
@@ -56,6 +57,7 @@ def open_ensemble(
     rule: FusionRule | None = None,
     gate: Gate | FittedGate | None = None,
     chat: bool | None = None,
+    speculate: Speculate = "off",
     on_block: OnBlock = lambda name, done, total: None,
     on_choice: Callable[[RuleChoice], None] | None = None,
 ) -> Ensemble:
@@ -66,6 +68,7 @@ def open_ensemble(
       rule: the fusion rule (default: `fusion.draft()`).
       gate: the gate, fitted or not (default: the plug-in's `default_gate`).
       chat: whether the targets are asked in chat, see `Ensemble`.
+      speculate: whether the plug-in drafts for what targets say alone, see `Ensemble`.
       on_block: called with (model name, blocks done, all blocks) while a table is built.
       on_choice: choose each target's rule by `choose_rules`, in place of `rule`; called with each.
 
@@ -96,6 +99,7 @@ def open_ensemble(
         hops=options.hops,
         chat=chat,
         system=options.system,
+        speculate=speculate,
         mesh=mesh,
         on_block=on_block,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -60,6 +62,18 @@ def param_shapes(config: ModelConfig, dtype: DTypeLike = jnp.float32) -> Params:
     """The tree of `init_params` with a `jax.ShapeDtypeStruct` at every leaf; allocates nothing."""
     shapes: Params = jax.eval_shape(lambda key: init_params(config, key, dtype), jax.random.key(0))
     return shapes
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Number of all parameters, embedding rows without a token included."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(config)))
+
+
+def active_parameters(config: ModelConfig) -> int:
+    """Number of parameters that every token is multiplied with: all but looked-up embeddings."""
+    lookup = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+    learned = 0 if config.rope else config.max_positions * config.hidden_size
+    return parameter_count(config) - lookup - learned
 
 
 def usual_compute_dtype(params: Params) -> ComputeDtype:

@@ -3,13 +3,10 @@
 A decoding step computes one token for each row; everything before it is in the cache.
 """
 
-import math
 from typing import NamedTuple
 
-import jax
-
 from onceedit_jax.models.config import ModelConfig
-from onceedit_jax.models.parameters import param_shapes
+from onceedit_jax.models.parameters import active_parameters
 from onceedit_jax.planning.hardware import Chip
 
 
@@ -23,18 +20,6 @@ class StepCosts(NamedTuple):
 
     flops: float
     bytes: float
-
-
-def parameter_count(config: ModelConfig) -> int:
-    """Number of all parameters, embedding rows without a token included."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(config)))
-
-
-def active_parameters(config: ModelConfig) -> int:
-    """Number of parameters that every token is multiplied with: all but looked-up embeddings."""
-    lookup = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
-    learned = 0 if config.rope else config.max_positions * config.hidden_size
-    return parameter_count(config) - lookup - learned
 
 
 def cache_bytes(config: ModelConfig, tokens: int, *, itemsize: int = 2) -> int:

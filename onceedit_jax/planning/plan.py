@@ -21,10 +21,10 @@ from onceedit_jax.models.assembly import stored_shapes
 from onceedit_jax.models.cache import CACHE_AXES, init_cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
-from onceedit_jax.models.parameters import param_shapes
+from onceedit_jax.models.parameters import param_shapes, parameter_count
 from onceedit_jax.models.sharding import fit_heads, fitted_config, param_shardings
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import StepCosts, least_seconds, parameter_count, step_costs
+from onceedit_jax.planning.costs import StepCosts, least_seconds, step_costs
 from onceedit_jax.planning.hardware import Chip
 from onceedit_jax.relative.build import ROW_ENTRIES
 

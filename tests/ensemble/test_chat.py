@@ -152,6 +152,16 @@ def test_of_several_turns_the_gate_reads_the_last_and_the_target_all(plugin, cha
     assert len(heads[0]) > len(heads[1])
 
 
+def test_a_single_conversation_is_answered_as_without_drafts(plugin, chat_target):
+    turns = [
+        {"role": "user", "content": "How far is the old bridge?"},
+        {"role": "assistant", "content": "Two miles."},
+        {"role": "user", "content": "And the harbour?"},
+    ]
+    on, off = (Ensemble(plugin, [chat_target()], speculate=way) for way in ("on", "off"))
+    assert on.answers([turns], max_new_tokens=14) == off.answers([turns], max_new_tokens=14)
+
+
 def test_a_target_without_a_template_refuses_several_turns(plugin, tiny_model):
     ensemble = Ensemble(plugin, [Target(*tiny_model(80, 1))])
     turn = {"role": "user", "content": PROMPTS[0]}

@@ -14,7 +14,9 @@ from stepwise import stepwise_answers
 from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.decoding import answers as answers_module
+from onceedit_jax.decoding import speculation
 from onceedit_jax.decoding.greedy import Continuation
+from onceedit_jax.decoding.stopping import text_stops
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import (
@@ -27,6 +29,8 @@ from onceedit_jax.ensemble import (
     prepare_target,
     score,
 )
+from onceedit_jax.ensemble.generation import continuations
+from onceedit_jax.ensemble.helping import may_help
 from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.protocol import evaluate, evaluate_block, gathered, plugin_alone
 from onceedit_jax.fusion.relative_rule import pair_anchors
@@ -129,6 +133,60 @@ def test_answers_and_answers_alone_are_the_two_halves_of_generate(plugin, target
     both = ensemble.generate(prompts, max_new_tokens=8)
     assert ensemble.answers(prompts, max_new_tokens=8) == both.after
     assert ensemble.answers_alone(prompts, max_new_tokens=8) == both.before
+
+
+@pytest.fixture
+def helped(monkeypatch):
+    """How often the plug-in has drafted for what a target says alone."""
+    calls = []
+
+    def recorded(*arguments, **options):
+        calls.append(arguments)
+        return speculation.helped_answer(*arguments, **options)
+
+    monkeypatch.setattr(generation, "helped_answer", recorded)
+    return calls
+
+
+def test_a_single_prompt_is_answered_as_without_drafts(plugin, targets, helped):
+    on, off = (Ensemble(plugin, targets[:1], speculate=way) for way in ("on", "off"))
+    prompts = [row.prompt for row in UNRELATED[:2]]
+    found, expected = (each.generate(prompts[:1], max_new_tokens=14) for each in (on, off))
+    assert (found.before, found.after) == (expected.before, expected.after)
+    assert on.answers(prompts[:1], max_new_tokens=14) == expected.after
+    # By `generate` and by `answers`, and never where it is off.
+    assert len(helped) == 2
+    assert all(used.params is on.prepared_plugin.decoding_params for _, used, *_ in helped)
+    on.answers(prompts, max_new_tokens=14)  # several share their passes
+    assert len(helped) == 2
+
+
+def test_a_text_goes_on_as_without_drafts(plugin, targets, helped):
+    ensemble = Ensemble(plugin, targets[:1], speculate="on", chat=False)
+    (on,) = ensemble.prepared
+    until = text_stops(on.format, on.target.model.config.vocab_size, ["a"])
+    on, off = (
+        continuations(ensemble.prepared_plugin, each, ["the dog ran"], until, max_new_tokens=14)
+        for each in (on, dataclasses.replace(on, speculate="off"))
+    )
+    assert on == off and len(helped) == 1
+
+
+def test_a_plugin_drafts_where_it_can_pay(plugin, targets, helped):
+    """Beside a target of its own size it does not, nor, on a CPU, with unstacked layers."""
+    for way in ("off", "auto"):
+        ensemble = Ensemble(plugin, targets[:1], speculate=way)
+        ensemble.answers([UNRELATED[0].prompt], max_new_tokens=2)
+    assert not helped
+    (target,) = ensemble.prepared
+    assert target.helper.step == pytest.approx(1, rel=0.2)
+    small, params = target.helper._replace(step=0.1), target.decoding_params
+    assert may_help(small, params, target.mesh, "auto")
+    assert not may_help(small, params, target.mesh, "off")
+    assert not may_help(target.helper, params, target.mesh, "auto")
+    assert not may_help(small, target.unrolled().decoding_params, target.mesh, "auto")
+    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
+    assert not may_help(small, params, two, "on")
 
 
 QUESTIONS = [r.prompt for r in RECORDS] + ["the dog ran", "How far is"]

@@ -17,15 +17,9 @@ from onceedit_jax.models.cache import init_cache
 from onceedit_jax.models.decoder import forward, hidden_states, unembed
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.layout import unstack_layers
-from onceedit_jax.models.parameters import init_params
+from onceedit_jax.models.parameters import active_parameters, init_params, parameter_count
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import (
-    active_parameters,
-    cache_bytes,
-    parameter_count,
-    prefill_costs,
-    step_costs,
-)
+from onceedit_jax.planning.costs import cache_bytes, prefill_costs, step_costs
 from onceedit_jax.planning.hardware import CHIPS, chip_of
 from onceedit_jax.planning.plan import plan_model, step_seconds
 
