@@ -1,7 +1,8 @@
 """A model's chat template: from a conversation to the tokens that the model reads.
 
-transformers renders the template. Control tokens that the template writes become their ids. The
-same strings in a message stay text, so that a message cannot end its own turn.
+The template is rendered as transformers does it, within bounds. Control tokens that the template
+writes become their ids. The same strings in a message stay text, so that a message cannot end its
+own turn.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.bounded import one_line
 from onceedit_jax.text.tokenizer import Tokenizer, checked_text
+
+if TYPE_CHECKING:
+    from onceedit_jax.text.bounded_template import BoundedTemplate
 
 # One turn: its `role` (system, user or assistant) and its `content`.
 Message = Mapping[str, str]
@@ -96,21 +102,23 @@ class ChatTemplate:
         # Imported here: transformers imports it too, and takes seconds.
         from jinja2 import TemplateError
 
+        variables = {
+            **self.tokenizer.hf.special_tokens_map,
+            "messages": [dict(message) for message in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": answer_follows,
+        }
         try:
-            return str(
-                self.tokenizer.hf.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tokenize=False,
-                    add_generation_prompt=answer_follows,
-                )
-            )
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError,
-                ValueError) as error:  # fmt: skip
+            size = sum(len(message["content"]) for message in messages)
+            return self._template.render(variables, size=size)
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError,
+                RecursionError, TypeError, ValueError) as error:  # fmt: skip
             roles = ", ".join(message["role"] for message in messages)
             raise InputError(
                 f"the chat template of {self.tokenizer.name!r} cannot write a conversation of "
-                f"{roles} ({error}); leave out the roles that it does not have, or ask the model "
-                "without its template (chat=False, --no-chat)"
+                f"{roles} ({one_line(error)}); leave out the roles that it does not have, or ask "
+                "the model without its template (chat=False, --no-chat)"
             ) from error
 
     def _encode(self, pieces: Iterable[str]) -> list[int]:
@@ -129,6 +137,14 @@ class ChatTemplate:
                 "the tokenizer that belongs to the model, or no template (chat=False, --no-chat)"
             )
         return ids
+
+    @cached_property
+    def _template(self) -> BoundedTemplate:
+        """The template, compiled."""
+        # Imported here: jinja2 and transformers take long, and most commands ask in plain text.
+        from onceedit_jax.text.bounded_template import BoundedTemplate
+
+        return BoundedTemplate(self.tokenizer.chat_template or "")
 
     @cached_property
     def _added(self) -> dict[str, int]:

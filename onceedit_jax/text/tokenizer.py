@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,8 @@ class Tokenizer:
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of many texts that each continue another: no BOS, no prefix space."""
-        return [encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts))]
+        with self._failing():
+            return [encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Iterable[int], *, continuation: bool = False) -> str:
         """The text of tokens, without special tokens; incomplete characters become U+FFFD."""
@@ -212,7 +214,8 @@ class Tokenizer:
 
     def _encode_whole(self, text: str) -> tokenizers.Encoding:
         """A text that continues nothing: as the file has it, prefix included."""
-        return self._whole.encode(checked_text(text), add_special_tokens=False)
+        with self._failing():
+            return self._whole.encode(checked_text(text), add_special_tokens=False)
 
     def _with_row(self, role: str, token: int) -> int:
         """A token that the model reads or writes, if its embedding has a row for it."""
@@ -225,7 +228,12 @@ class Tokenizer:
         return token
 
     def _encode(self, text: str) -> tokenizers.Encoding:
-        return self._encoder.encode(checked_text(text), add_special_tokens=False)
+        with self._failing():
+            return self._encoder.encode(checked_text(text), add_special_tokens=False)
+
+    def _failing(self) -> AbstractContextManager[None]:
+        """What encodes a text by other rules than were tried: a pattern may take too many steps."""
+        return foreign(f"{self.name}: a text", "use a tokenizer with another pattern")
 
     @cached_property
     def _byte_ids(self) -> dict[int, int]:
@@ -262,13 +270,24 @@ def load_tokenizer(spec: str | Path, *, rows: int | None = None) -> Tokenizer:
     """
     path = resolve(spec)
     if path.is_file():
-        with foreign(path, "fetch the file again"):
+        with _naming(path), foreign(path, "fetch the file again"):
             fast = _of_gguf(path)
             return Tokenizer(fast, end_ids=fast.end_ids, rows=rows)
     if not (path / TOKENIZER).exists() and (adapter := read_adapter(path)) is not None:
         return load_tokenizer(adapter.base_path(), rows=rows)
-    with foreign(path / TOKENIZER, REMEDY, silent=True):
+    with _naming(path / TOKENIZER), foreign(path / TOKENIZER, REMEDY, silent=True):
         return _of_folder(path, rows)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Name the file in errors about a tokenizer that do not know where it comes from."""
+    try:
+        yield
+    except InputError as error:
+        if str(file) in str(error) or str(file.parent) in str(error):
+            raise
+        raise InputError(f"{file}: {error}") from error
 
 
 def _of_gguf(path: Path) -> FastTokenizer:

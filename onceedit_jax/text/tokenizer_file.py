@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.bounded import LARGE, check_regular, read_json
+from onceedit_jax.storage.bounded import LARGE, check_regular, read_json, read_text
 from onceedit_jax.storage.schema import (
     AnyOf,
     Flag,
@@ -29,9 +29,10 @@ from onceedit_jax.storage.schema import (
     check,
     shown,
 )
-from onceedit_jax.text.vocabulary import added_words
+from onceedit_jax.text.vocabulary import added_words, steps
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+_TEMPLATES = ("chat_template.jinja", "chat_templates/*.jinja")
 GENERATION = "generation_config.json"  # may list several end tokens
 #: Bytes of tokenizer.json from which on it pays to keep what was read of it.
 WORTH_KEEPING = 1 << 20
@@ -48,6 +49,7 @@ _FIELDS: dict[str, Kind] = {"content": Text(least=1), "__type": Text(most=64), *
 _ADDED = Record(_FIELDS, required=("content",), closed=True)
 _COMPONENT = Maybe(Record({"type": Text(most=64)}, required=("type",)))
 _SHORT = Integer(0, 1 << 16)
+_MOST_GROWTH = 256  # times that normalizers make a text longer; NFKD makes it 18 times as long
 _SCHEMA = Record(
     {
         "added_tokens": ListOf(
@@ -82,7 +84,8 @@ _SCHEMA = Record(
 )
 _ROLE: Kind = Maybe(AnyOf((Text(), _ADDED)))
 _ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), _ROLE)
-_TEMPLATE = Text(most=1 << 20)
+_MOST_TEMPLATE = 1 << 20
+_TEMPLATE = Text(most=_MOST_TEMPLATE)
 _NAMED_TEMPLATES = ListOf(Record({"name": Text(), "template": _TEMPLATE}), most=64)
 _CONFIG = Record(
     {
@@ -126,6 +129,8 @@ def checked_files(folder: Path) -> dict[str, dict[str, Any]]:
     check(_SCHEMA, values, file=folder / TOKENIZER, remedy=REMEDY)
     try:
         _check_vocabulary(values)
+        for part, inner in (("normalizer", "normalizers"), ("decoder", "decoders")):
+            _check_growth(steps(values.get(part) or {}, inner), part)
         _check_template(values)
     except Mismatch as error:
         raise InputError(f"{folder / TOKENIZER}: {error}: {REMEDY}") from None
@@ -136,6 +141,8 @@ def checked_files(folder: Path) -> dict[str, dict[str, Any]]:
         except FileNotFoundError:
             continue
         check(schema, files[name], file=folder / name, remedy=REMEDY)
+    for template in _templates(folder):
+        read_text(template, most=_MOST_TEMPLATE, inside=folder)
     if code := files.get(CONFIG, {}).get("auto_map"):
         raise InputError(
             f"{folder / 'tokenizer_config.json'}: auto_map is {shown(code)}; expected none: code "
@@ -156,12 +163,16 @@ def files_to_keep(folder: Path) -> list[Path]:
             return []
     except OSError:
         return []
-    templates = sorted((folder / "chat_templates").glob("*.jinja"))
-    named = [folder / name for name in (TOKENIZER, *_OTHERS, "chat_template.jinja")]
-    files = [file for file in (*named, *templates) if file.exists()]
+    named = [folder / name for name in (TOKENIZER, *_OTHERS)]
+    files = [*(file for file in named if file.exists()), *_templates(folder)]
     for file in files:
         check_regular(file, inside=folder)
     return files
+
+
+def _templates(folder: Path) -> list[Path]:
+    """The files of a folder's chat templates, which transformers reads."""
+    return sorted(path for pattern in _TEMPLATES for path in folder.glob(pattern))
 
 
 def write_for_both(file: Path) -> None:
@@ -288,7 +299,10 @@ def _check_vocabulary(values: dict[str, Any]) -> None:
     vocab = model["vocab"]
     if isinstance(vocab, list):  # Unigram lists pieces and scores; a piece's place is its id
         ListOf(ListOf(AnyOf((Text(), Number())), least=2, most=2)).check(vocab, "model.vocab")
-        vocab = {piece: place for place, (piece, _) in enumerate(vocab)}
+        if len(pieces := {piece: n for n, (piece, _) in enumerate(vocab)}) < len(vocab):
+            twice = next(piece for n, (piece, _) in enumerate(vocab) if pieces[piece] != n)
+            raise Mismatch("model.vocab", twice, "every piece once")
+        vocab = pieces
     ObjectOf(_ID).check(vocab, "model.vocab")
     ids = set(vocab.values())
     if len(ids) < len(vocab):
@@ -304,6 +318,9 @@ def _check_vocabulary(values: dict[str, Any]) -> None:
     most = 2 * len(ids) + 1024
     if ids and max(ids) >= most:
         raise Mismatch("the largest id", max(ids), f"less than {most} for {len(ids)} tokens")
+    unknown = model.get("unk_token")
+    if unknown is not None and unknown not in vocab.keys() | {t["content"] for t in added}:
+        raise Mismatch("model.unk_token", unknown, "one of its tokens")
     merges = model.get("merges", [])
     if not isinstance(merges, list):
         raise Mismatch("model.merges", merges, "a list")
@@ -311,6 +328,18 @@ def _check_vocabulary(values: dict[str, Any]) -> None:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if type(parts) is not list or [type(part) for part in parts] != [str, str]:
             raise Mismatch(f"model.merges[{number}]", merge, "two tokens")
+
+
+def _check_growth(parts: list[dict[str, Any]], name: str) -> None:
+    """Refuse steps that replace pieces of a text by so long ones that it fits no memory."""
+    growth = 1.0
+    for part in parts:
+        pattern, content = part.get("pattern"), part.get("content", part.get("prepend", ""))
+        piece = pattern.get("String", "") if isinstance(pattern, dict) else ""
+        longer = len(str(content)) / max(len(str(piece)), 1)
+        if (growth := growth * max(longer, 1)) > _MOST_GROWTH:
+            what = f"steps that make a text at most {_MOST_GROWTH} times as long"
+            raise Mismatch(f"{name} {part.get('type')}", content, what)
 
 
 def _check_template(values: dict[str, Any]) -> None:

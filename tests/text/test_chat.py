@@ -1,6 +1,7 @@
 """A conversation becomes the tokens that transformers makes of it, and a message stays text."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,66 @@ def test_what_a_template_refuses_is_named_with_a_remedy():
     with pytest.raises(InputError, match="cannot write a conversation of user"):
         prompt_format(tokenizer)
     prompt_format(tokenizer, chat=False)
+
+
+HOSTILE = {
+    "a loop in a loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
+    "{% endfor %}",
+    "a tree of calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
+    "{% endmacro %}{{ f(60) }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "too deep": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+    "a power": "{{ 10 ** (10 ** 8) }}",
+    "powers": "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}"
+    "{% endfor %}",
+    "a product": "{{ ('x' * 3000000000) | length }}",
+    "a list": "{{ ([0] * 3000000000) | length }}",
+    "doubling": "{% set ns = namespace(x='x') %}{% for i in range(40) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "doubling by a sum": "{% set ns = namespace(x='x') %}{% for i in range(40) %}"
+    "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "doubling by a block": "{% set ns = namespace(x='x') %}{% for i in range(40) %}"
+    "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
+    "a filter's width": "{{ 'x' | center(3000000000) }}",
+    "a method's width": "{{ 'x'.ljust(width=3000000000) }}",
+    "a width of %": "{{ '%3000000000d' % 1 }}",
+    "a width in a format": "{{ '{:>3000000000}'.format(1) }}",
+    "a given width in a format": "{{ '{:>{n}}'.format(1, n=3000000000) }}",
+    "a given width": "{{ '%*d' | format(3000000000, 1) }}",
+    "each letter replaced": "{{ ('x' * 60000).replace('x', 'y' * 60000) }}",
+    "joined by much": "{{ range(60000) | join('y' * 60000) }}",
+    "indents": "{{ [1, 2] | tojson(indent=2000000000) }}",
+    "much that is written": "{% for i in range(99999) %}{{ 'x' * 60000 }}{% endfor %}",
+    "a batch": "{{ [1] | batch(2000000000, 'x') | list }}",
+    "a constant": "{{ 'x' | center(3000000000) | length }}",
+    "lists in a list, summed": "{{ ([[0] * 60000] * 60000) | sum(start=[]) | length }}",
+    "lists in a list, written": "{{ [[0] * 60000] * 60000 }}",
+    "lists in a list, as JSON": "{{ ([[0] * 60000] * 60000) | tojson | length }}",
+    "one text many times": "{{ ([{}] * 60000) | map(attribute='x', default='x' * 60000) | join }}",
+    "many parts of a text": "{% set ns = namespace(l=[], x='x' * 60000) %}"
+    "{% for i in range(5000) %}{% set ns.l = ns.l + [ns.x[1:]] %}{% endfor %}",
+    "its own words": "{{ lipsum(n=9999999) }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_template_that_would_not_end_or_fit_memory_is_refused_at_once(name):
+    hf = with_template(byte_level(), "chatml")
+    hf.chat_template = HOSTILE[name]
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"cannot write a conversation.*--no-chat") as caught:
+        prompt_format(Tokenizer(hf))
+    assert time.monotonic() - start < 5 and "\n" not in str(caught.value)
+
+
+def test_a_long_conversation_is_no_hostile_one():
+    form = prompt_format(Tokenizer(with_template(byte_level(), "chatml-system")))
+    turns = [{**each, "content": "the cat " * 2000} for each in [USER, ANSWER] * 300]
+    written = form.template.render(turns)
+    assert len(written) > 9_000_000
+    assert written == form.tokenizer.hf.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True
+    )
 
 
 def test_chat_and_a_system_prompt_need_a_template():

@@ -1,6 +1,7 @@
 """A tokenizer is what its own file says, or it is refused by name."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def template(ids, tokens):
     return {"type": "TemplateProcessing", "single": piece, "pair": piece, "special_tokens": known}
 
 
+def doubling(nested):
+    """Steps that make a text 2 ** 40 times as long."""
+    double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    return {"type": "Sequence", nested: [double] * 40}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -52,10 +59,28 @@ def template(ids, tokens):
         (lambda v: v["model"].update(merges=[["a"]]), r"merges\[0\] is \['a'\]; expected two"),
         (lambda v: v["model"].update(merges=[["ß1", "ß2"]]), "tokenizer.json: cannot be read"),
         (lambda v: v["model"].update(type="Magic"), "model.type is 'Magic'"),
+        (lambda v: v["model"].update(unk_token="nowhere"), "model.unk_token is 'nowhere'"),
+        (
+            lambda v: v.update(
+                model={
+                    "type": "Unigram",
+                    "unk_id": 0,
+                    "vocab": [["a", 0.0], ["b", 0.0], ["a", 1.0]],
+                }
+            ),
+            "model.vocab is 'a'; expected every piece once",
+        ),
+        (lambda v: v.update(decoder={"type": "CTC"}), "tokenizer.json"),
         (lambda v: v.update(padding={"strategy": {"Fixed": 10**9}}), "padding"),
         (lambda v: v.update(post_processor=template([2], ["nowhere"])), "nowhere' is 2; expected"),
         (lambda v: v.update(post_processor=template([], []) | {"special_tokens": {}}), "'q'"),
         (lambda v: v.update(decoder={"type": 7}), "decoder.type is 7"),
+        (lambda v: v.update(normalizer=doubling("normalizers")), "at most 256 times as long"),
+        (lambda v: v.update(decoder=doubling("decoders")), "decoder Replace is 'aa'"),
+        (
+            lambda v: v.update(normalizer={"type": "Prepend", "prepend": "x" * 1000}),
+            "normalizer Prepend",
+        ),
         (lambda v: v.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}}), "read"),
     ],
 )
@@ -102,6 +127,40 @@ def test_all_end_tokens_are_known(folder):
     (folder / "generation_config.json").write_text('{"eos_token_id": "9"}')
     with pytest.raises(InputError, match=r"generation_config\.json: eos_token_id is '9'"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_templates/tools.jinja"])
+def test_a_chat_template_is_a_file_of_the_folder(folder, name, tmp_path):
+    place = folder / name
+    place.parent.mkdir(exist_ok=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tools.jinja").write_text("secret")
+    place.symlink_to(tmp_path / "out" / "tools.jinja")
+    with pytest.raises(InputError, match=r"jinja: is a link to .* out of its folder"):
+        load_tokenizer(folder)
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(InputError, match="jinja: is a FIFO"):
+        load_tokenizer(folder)
+    place.unlink()
+    place.write_text("x" * (2 << 20))
+    with pytest.raises(InputError, match=r"jinja: has 2097152 bytes"):
+        load_tokenizer(folder)
+    place.unlink()
+    if place.parent != folder:
+        place.parent.rmdir()
+        place.parent.symlink_to(tmp_path / "out")
+        with pytest.raises(InputError, match=r"jinja: is a link to .* out of its folder"):
+            load_tokenizer(folder)
+
+
+def test_a_pattern_that_takes_too_many_steps_on_a_text_is_named(folder, capfd):
+    bomb = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated"}
+    changed(folder, lambda v: v.update(pre_tokenizer={**bomb, "invert": False}))
+    tokenizer = load_tokenizer(folder)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_continuations([text])):
+        with pytest.raises(InputError, match="a text: cannot be read"):
+            encode("x" * 60)
 
 
 def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
