@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from onceedit_jax.editing.artifact_folder import read_tokenizer, read_tree
+from onceedit_jax.editing.artifact_folder import read_config, read_tokenizer, read_tree
 from onceedit_jax.editing.artifact_info import (
     ADAPTERS,
     HEAD,
+    MARK,
     EditEntry,
     EditInfo,
     read_info,
@@ -31,6 +32,7 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.storage.checkpoints import save_tree
+from onceedit_jax.storage.schema import shown
 from onceedit_jax.types import Params
 
 Keys = Float[np.ndarray, "edits relation"]
@@ -172,7 +174,7 @@ def adapted_parts(
         "gate": init_gate(model.config.hidden_size),
         "memory": {},
         "base_embeddings": input_embeddings(model.params),
-        "config": ModelConfig.from_dict(info.base.config),
+        "config": _config_on(model, folder, info),
         "tokenizer": read_tokenizer(folder, info, verify=verify),
         "info": dataclasses.replace(info, edits=entries),
         "relation": {
@@ -182,6 +184,23 @@ def adapted_parts(
         },
         "adapters": adapters,
     }
+
+
+def _config_on(model: LoadedModel, folder: Path, info: EditInfo) -> ModelConfig:
+    """The artifact's configuration, which is that of its base but for the number of tokens.
+
+    Raises:
+      InputError: naming the key that differs.
+    """
+    config = read_config(folder, info)
+    said, true = config.to_dict(), model.config.to_dict()
+    for key in sorted(said.keys() - {"num_tokens"}):
+        if said[key] != true[key]:
+            raise InputError(
+                f"{folder / MARK}, base.config.{key}: is {shown(said[key])}; expected "
+                f"{shown(true[key])}, as {model.name} has it: restore the file, or edit again"
+            )
+    return config
 
 
 def _read_consistently(

@@ -9,15 +9,17 @@ import jax
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from onceedit_jax.distributed.mesh import sharding
-from onceedit_jax.editing.artifact_info import PARAMS, TOKENIZER, EditInfo
+from onceedit_jax.editing.artifact_info import MARK, PARAMS, TOKENIZER, EditInfo
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.families import FAMILIES
 from onceedit_jax.models.finite import check_finite_tree, same_shapes
 from onceedit_jax.models.parameters import input_embeddings, param_shapes
 from onceedit_jax.models.sharding import param_shardings
 from onceedit_jax.storage.checkpoints import load_tree
 from onceedit_jax.storage.checksums import check_sums
+from onceedit_jax.storage.schema import shown
 from onceedit_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 _ARRAYS = ("params", "gate", "memory", "base_embeddings")
@@ -45,6 +47,24 @@ def read_tokenizer(folder: Path, info: EditInfo, *, verify: bool = True) -> Toke
     return load_tokenizer(place, rows=info.base.config["vocab_size"])
 
 
+def read_config(folder: Path, info: EditInfo) -> ModelConfig:
+    """The configuration of an artifact's model.
+
+    Raises:
+      InputError: naming the file and the key.
+    """
+    try:
+        config = ModelConfig.from_dict(info.base.config)
+    except InputError as error:
+        raise InputError(f"{folder / MARK}, base.config: {error}") from error
+    if config.family not in FAMILIES:
+        raise InputError(
+            f"{folder / MARK}, base.config.family: is {shown(config.family)}; expected one of "
+            f"{', '.join(FAMILIES)}: restore the file, or edit again"
+        )
+    return config
+
+
 def weight_parts(
     folder: Path, info: EditInfo, mesh: Mesh | None, *, verify: bool
 ) -> dict[str, Any]:
@@ -53,7 +73,7 @@ def weight_parts(
     Raises:
       InputError: the folder is damaged, or its arrays are not those that `edit.json` describes.
     """
-    config = ModelConfig.from_dict(info.base.config)
+    config = read_config(folder, info)
     tree = read_tree(folder, PARAMS, info, partial(_layout, mesh), verify=verify)
     for name in _ARRAYS:
         if name not in tree:

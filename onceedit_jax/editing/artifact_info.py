@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing.ledger_checks import check_ledger
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import LARGE, parse_json, read_text
 from onceedit_jax.storage.checksums import SUMS, digest_of_sums
@@ -333,7 +334,8 @@ def read_info(folder: Path, *, verify: bool = True) -> EditInfo:
       verify: check the hash that the file holds of itself.
 
     Raises:
-      InputError: no readable `edit.json` of a known format; the message names the key at fault.
+      InputError: no readable `edit.json` of a known format, or a ledger that contradicts itself;
+        the message names the key at fault.
     """
     path = folder / MARK
     try:
@@ -352,6 +354,7 @@ def read_info(folder: Path, *, verify: bool = True) -> EditInfo:
     if verify:
         _check_seal(path, text, values)
     info: EditInfo = parse_record(EditInfo, _upgraded(values), str(path))
+    check_ledger(info, path)
     return info
 
 
