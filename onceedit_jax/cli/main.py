@@ -3,6 +3,7 @@
 Commands import JAX when they run, so that `--help` answers at once.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -39,7 +40,7 @@ from onceedit_jax.cli.serve import serve
 from onceedit_jax.cli.show import show
 from onceedit_jax.cli.transfer import transfer
 from onceedit_jax.cli.verify import verify
-from onceedit_jax.errors import OnceEditError
+from onceedit_jax.errors import InputError, OnceEditError, RunError
 from onceedit_jax.storage.visible import one_line, visible
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -72,6 +73,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # Their flags are not known here.
 FORWARDED = ("experiment", "report", "lm-eval")
 
+# What the system says of names that were given.
+_OF_INPUT = (
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS,
+)  # fmt: skip
+
 DESCRIPTION = (
     "Edit one small model once; every target LLM answers with the new facts. Every command takes "
     "--config FILE.yaml (flags as keys) and --debug (tracebacks). --version prints the version."
@@ -98,6 +105,13 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        line = one_line(f"{place}{error.strerror or error}")
+        print(f"error: {line}; check the name, its permissions and free space", file=sys.stderr)
+        sys.exit(InputError.exit_code if error.errno in _OF_INPUT else RunError.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -15,10 +15,12 @@ from typing import Any
 
 from onceedit_jax.data.rows import Row, Written, to_row
 from onceedit_jax.errors import InputError
-from onceedit_jax.storage.bounded import LARGE
+from onceedit_jax.storage.bounded import LARGE, once_each, one_line, read_bytes
+from onceedit_jax.storage.schema import shown
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?")
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
+_MOST_TEXT = 8 * LARGE  # bytes of a file that is read whole; WikiBigEdit has half a gigabyte
 _PARQUET_ROWS = 64  # that are in memory at once
 
 
@@ -50,11 +52,9 @@ def _values(source: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def _file_text(path: Path) -> str:
+    data = read_bytes(path, most=_MOST_TEXT)
     try:
-        data = path.read_bytes()
         return data.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from error
@@ -62,7 +62,8 @@ def _file_text(path: Path) -> str:
 
 def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
     """Items of a JSON list, each with the line in which it begins."""
-    text, decoder = _file_text(path), json.JSONDecoder(parse_float=Written)
+    text = _file_text(path)
+    decoder = json.JSONDecoder(parse_float=Written, object_pairs_hook=once_each)
 
     def skip_blanks(at: int) -> int:
         match = _NOT_BLANK.search(text, at)
@@ -105,7 +106,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(_file_text(path).split("\n"), 1):
         if line.strip():
             try:
-                value = json.loads(line, parse_float=Written)
+                value = json.loads(line, parse_float=Written, object_pairs_hook=once_each)
             except (ValueError, RecursionError) as error:
                 raise _not_json(path, number, error) from error
             yield f"{path}:{number}", value
@@ -129,11 +130,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
             if header is None:
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) < len(header) or "" in header:
-                    raise InputError(f"{place}: column names are blank or repeated: {header}")
+                    raise InputError(
+                        f"{place}: column names are blank or repeated: {shown(header)}"
+                    )
             elif len(cells) != len(header):
                 raise InputError(
                     f"{place}: {len(cells)} cells, but {len(header)} columns "
-                    f"({', '.join(header)}); put text that holds commas in double quotes"
+                    f"({shown(', '.join(header))}); put text that holds commas in double quotes"
                 )
             else:
                 yield place, dict(zip(header, cells, strict=True))
@@ -142,8 +145,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    from pyarrow import ArrowException  # slow to import, and only these files need it
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile  # slow to import, and only these files need it
 
     try:
         with ParquetFile(path) as file:
@@ -164,10 +166,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 for value in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", value
-    except (ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except InputError:
+        raise
+    except Exception as error:  # values may be of types that Python or this machine does not have
         raise InputError(
-            f"{path}: cannot be read as parquet ({reason}); is the file complete?"
+            f"{path}: cannot be read as parquet ({one_line(error)}); is the file complete?"
         ) from error
 
 

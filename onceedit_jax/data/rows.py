@@ -7,8 +7,11 @@ from typing import Any
 
 from onceedit_jax.data.records import Pair
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.schema import shown
 
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+_MOST_WHOLE = 10**100  # longer numbers are no answers, and Python does not write the longest
+_MOST_KEYS = 1000
 _ABSENT: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -183,19 +186,21 @@ class Row:
         return Row(place, inner)
 
     def _text(self, key: str, value: Any) -> str:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if type(value) is int and abs(value) < _MOST_WHOLE:
+            return str(value)
+        if isinstance(value, float) and math.isfinite(value):
             return _number(value)
         if not isinstance(value, str) or not value.strip():
             if isinstance(value, bool):
                 word = str(value).lower()
                 raise self.error(f'{key} is {word}; expected text: write "{word}" in quotes')
-            shown = repr(value) if isinstance(value, float | str) else _kind(value)
-            raise self.error(f"{key} is {shown}; expected text or a number")
+            found = shown(value) if isinstance(value, int | float | str) else _kind(value)
+            raise self.error(f"{key} is {found}; expected text or a number")
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise self.error(
-                f"{key} holds half a character (an unpaired \\u escape): {value!r}"
+                f"{key} holds half a character (an unpaired \\u escape): {shown(value)}"
             ) from error
         return value
 
@@ -213,6 +218,11 @@ def to_row(place: str, value: Any) -> Row:
     """
     if isinstance(value, str):
         value = {"text": value}
+    if isinstance(value, dict) and len(value) > _MOST_KEYS:
+        raise InputError(
+            f"{place}: the row has {len(value)} keys; expected at most {_MOST_KEYS}: give each "
+            "edit a row of its own"
+        )
     if not isinstance(value, dict):
         raise InputError(f"{place}: the row is {_kind(value)}; expected {_KINDS[dict]}")
     return Row(place, value)
@@ -222,9 +232,9 @@ def _number(value: float) -> str:
     """A number as people write it; where a table made 1867.0 of 1867 it is 1867 again."""
     if isinstance(value, Written):
         return value.text
-    whole = isinstance(value, int) or (value.is_integer() and abs(value) < 2**53)
+    whole = value.is_integer() and abs(value) < 2**53
     return str(int(value)) if whole else repr(value)
 
 
 def _kind(value: Any) -> str:
-    return _KINDS.get(type(value), f"{value!r} ({type(value).__name__})")
+    return _KINDS.get(type(value)) or f"{shown(value)} ({type(value).__name__})"

@@ -24,6 +24,7 @@ import jax
 from onceedit_jax.errors import InputError
 from onceedit_jax.models import hf_config
 from onceedit_jax.models.config import ModelConfig
+from onceedit_jax.models.hf_readable import check_readable
 from onceedit_jax.models.hf_schema import check_config
 from onceedit_jax.models.layout import INPUT_AXES
 from onceedit_jax.models.parameters import param_shapes
@@ -231,7 +232,7 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
             f"config.json: model_type is {shown(kind)}; expected one of {', '.join(FAMILIES)}: "
             "choose a model of a supported family"
         )
-    hf_config.check_readable(hf)
+    check_readable(hf)
     check_config(hf)
     return FAMILIES[kind].read_config(hf, kind)
 
@@ -242,7 +243,8 @@ def text_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: The text part is not of the kind that the whole should have.
     """
-    if (kind := hf.get("model_type")) not in TEXT_PARTS:
+    kind = hf.get("model_type")
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
         return dict(hf)
     family, inside = TEXT_PARTS[kind], hf.get("text_config")
     found = inside.get("model_type", family) if isinstance(inside, Mapping) else None

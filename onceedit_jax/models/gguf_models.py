@@ -9,19 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import RANGES, ROPE_RANGES
 from onceedit_jax.models.families import FAMILIES
+from onceedit_jax.models.gguf_rope import ROPE_FREQS, rotary_config
 from onceedit_jax.models.hf_schema import SCHEMA
 from onceedit_jax.models.tensors import Box
 from onceedit_jax.storage.gguf import GGUFFile, dequantize
-from onceedit_jax.storage.schema import AnyOf, Integer, Kind, Number, Numbers, Record, Text, check
+from onceedit_jax.storage.schema import (
+    AnyOf,
+    Flag,
+    Integer,
+    Kind,
+    Number,
+    Numbers,
+    Record,
+    Text,
+    check,
+    shown,
+)
 from onceedit_jax.types import HostArray
 
 _LAYER = {
@@ -137,8 +147,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 # Metadata for features that the decoder does not implement.
-_REFUSED = ("expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale")
-_ROPE_FREQS = "rope_freqs.weight"
+_REFUSED = (
+    "expert_count", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale",
+    "embedding_scale", "residual_scale", "attention.scale", "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+)  # fmt: skip
 #: Metadata that need not be there, by the key of config.json whose range they share.
 _OPTIONAL = {
     "attention.head_count_kv": "num_key_value_heads",
@@ -153,6 +166,8 @@ _OTHERS: dict[str, Kind] = {
     "rope.scaling.factor": ROPE_RANGES["factor"],
     "attention.sliding_window": Integer(0, RANGES["sliding_window"].kind.most),
     "attention.sliding_window_pattern": AnyOf((RANGES["num_layers"], Numbers("b"))),
+    "rope.scale_linear": ROPE_RANGES["factor"],
+    "attention.causal": Flag(),
     **dict.fromkeys(_REFUSED, Number()),
 }
 
@@ -160,8 +175,9 @@ _OTHERS: dict[str, Kind] = {
 def _architecture(file: GGUFFile) -> Architecture:
     if file.architecture not in ARCHITECTURES:
         raise InputError(
-            f"{file.path}: unknown architecture '{file.architecture}'; supported in GGUF files are "
-            f"{', '.join(ARCHITECTURES)}; give the Hugging Face folder of the model instead"
+            f"{file.path}: unknown architecture {shown(file.architecture)}; supported in "
+            f"GGUF files are {', '.join(ARCHITECTURES)}; give the Hugging Face folder of the "
+            "model instead"
         )
     return ARCHITECTURES[file.architecture]
 
@@ -179,6 +195,11 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
         return file.metadata.get(f"{file.architecture}.{key}", default)
 
     _check_metadata(file, architecture)
+    if get("attention.causal") is False:
+        raise InputError(
+            f"{file.path}: {file.architecture}.attention.causal is false; expected true: models "
+            "that read ahead are not supported; choose another model"
+        )
     for key in _REFUSED:
         if get(key):
             raise InputError(
@@ -211,7 +232,7 @@ def equivalent_config(file: GGUFFile) -> dict[str, Any]:
         if token is not None:
             config["pad_token_id" if key == "padding" else f"{key}_token_id"] = token
     if architecture.model_type != "gpt2":
-        config |= _rotary_config(file, config, get)
+        config |= rotary_config(file, config, get)
     if architecture.model_type == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
         config["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
@@ -238,36 +259,6 @@ def _check_metadata(file: GGUFFile, architecture: Architecture) -> None:
     )
 
 
-def _rotary_config(file: GGUFFile, config: dict[str, Any], get: Any) -> dict[str, Any]:
-    heads = config["num_attention_heads"]
-    head_dim = get("attention.key_length", config["hidden_size"] // heads)
-    rotated = get("rope.dimension_count", head_dim)
-    if rotated != head_dim or get("attention.value_length", head_dim) != head_dim:
-        raise InputError(
-            f"{file.path}: keys of {head_dim} dimensions, {rotated} of them rotated, and values of "
-            f"{get('attention.value_length', head_dim)}; expected three equal numbers: this "
-            "variant is not supported; choose another model"
-        )
-    extra: dict[str, Any] = {
-        "num_key_value_heads": get("attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "rope_theta": get("rope.freq_base", 10000.0),
-    }
-    kind = get("rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
-        raise InputError(
-            f"{file.path}: rope scaling is '{kind}'; expected none, linear or that of Llama 3; "
-            "choose another model"
-        )
-    if kind == "linear":
-        extra["rope_scaling"] = {"rope_type": "linear", "factor": get("rope.scaling.factor", 1.0)}
-    if _ROPE_FREQS in file.tensors:
-        factors = np.empty(file.tensors[_ROPE_FREQS].shape, np.float32)
-        dequantize(file, _ROPE_FREQS, factors)
-        extra["rope_scaling"] = llama3_scaling(file.path, factors, extra["rope_theta"])
-    return extra
-
-
 def _gemma3_config(config: dict[str, Any], get: Any) -> dict[str, Any]:
     layers = config["num_hidden_layers"]
     pattern = get("attention.sliding_window_pattern", 6)
@@ -286,48 +277,6 @@ def _gemma3_config(config: dict[str, Any], get: Any) -> dict[str, Any]:
     }
 
 
-def llama3_scaling(
-    path: Path, factors: Float32[np.ndarray, " pairs"], theta: float
-) -> dict[str, Any]:
-    """Recover the Llama-3 rope settings from the frequency divisors in a GGUF file.
-
-    With wavelength w, the divisor is 1 below w = N / high, `factor` above w = N / low, and between
-    them 1 / divisor = (1 - s) / factor + s with s = (N / w - low) / (high - low). Only ratios
-    count, so low is set to 1; N and high follow from the line s over 1 / w.
-
-    Args:
-        path: the file, for the error.
-        factors: divisors of the rotary frequencies.
-        theta: rope base.
-
-    Raises:
-        InputError: no Llama-3 settings give these divisors.
-    """
-    k = 2 * factors.size
-    inverse_wave = theta ** (-np.arange(0, k, 2) / k) / (2 * np.pi)
-    factor = float(factors.max())
-    between = (factors > 1 + 1e-4) & (factors < factor * (1 - 1e-4))
-    sound = np.isfinite(factors).all() and factors.min() >= 1 and np.isfinite(inverse_wave).all()
-    if sound and between.sum() >= 2:
-        smooth = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
-        slope, negative_low = np.polyfit(inverse_wave[between], smooth, 1)
-        high = round(1 - 1 / negative_low, 2)
-        original = round(slope * (high - 1))
-        s = np.clip((original * inverse_wave - 1) / (high - 1), 0, 1)
-        if np.allclose(1 / ((1 - s) / factor + s), factors, rtol=1e-3):
-            return {
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
-    raise InputError(
-        f"{path}: tensor {_ROPE_FREQS} holds divisors from {factors.min():g} to {factor:g}; "
-        "expected those of Llama 3's rope scaling; give the model's Hugging Face folder instead"
-    )
-
-
 class GGUFSource:
     """The tensors of a GGUF file with the names, values and shapes of Hugging Face."""
 
@@ -337,7 +286,7 @@ class GGUFSource:
         attention = f"{file.architecture}.attention"
         self._heads = file.metadata[f"{attention}.head_count"]
         self._kv_heads = file.metadata.get(f"{attention}.head_count_kv", self._heads)
-        self._names = {self._hf_name(name): name for name in file.tensors if name != _ROPE_FREQS}
+        self._names = {self._hf_name(name): name for name in file.tensors if name != ROPE_FREQS}
 
     def names(self) -> Iterable[str]:
         """HF names; tensors without one have the name in the file."""

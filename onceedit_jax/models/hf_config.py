@@ -12,8 +12,8 @@ from typing import Any
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import Activation, ModelConfig, Rope
+from onceedit_jax.models.hf_readable import ROPE_NUMBERS, expect, refuse, rope_kind
 from onceedit_jax.models.hf_schema import REMEDY
-from onceedit_jax.storage.schema import shown
 
 _ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
@@ -23,25 +23,6 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-
-#: The kinds of rope, and the numbers that each needs.
-_ROPE_NUMBERS: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
-}
-
-
-def _refuse(key: str, value: object, expected: object) -> InputError:
-    return InputError(
-        f"config.json: {key} is {value!r}; expected {expected}: this model is not supported, "
-        "choose another"
-    )
 
 
 def _need(hf: Mapping[str, Any], key: str) -> int:
@@ -63,43 +44,10 @@ def _number(hf: Mapping[str, Any], key: str, default: float) -> float:
     return float(_get(hf, key, default))
 
 
-def expect(hf: Mapping[str, Any], key: str, *allowed: object) -> None:
-    """Refuse an unsupported setting.
-
-    Raises:
-        InputError: `key` is present, and its value is not one of `allowed`.
-    """
-    if hf.get(key) not in (None, *allowed):
-        raise _refuse(key, hf[key], " or ".join(map(repr, allowed)))
-
-
-def check_readable(hf: Mapping[str, Any]) -> None:
-    """Refuse quantized weights and other kinds of rope by their own names, before their settings.
-
-    Raises:
-        InputError: The name of the quantization, or of the kind of rope.
-    """
-    if isinstance(quantized := hf.get("quantization_config"), Mapping):
-        raise InputError(
-            f"config.json: quantization_config is {shown(quantized.get('quant_method'))}; expected "
-            "none: weights quantized in this way are not read; give the unquantized checkpoint, or "
-            "a GGUF file"
-        )
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = hf.get(key)
-        kind = _rope_kind(rope) if isinstance(rope, Mapping) else "default"
-        if isinstance(kind, str) and kind not in _ROPE_NUMBERS:
-            raise _refuse(f"{key}.rope_type", kind, "one of " + ", ".join(_ROPE_NUMBERS))
-
-
-def _rope_kind(parameters: Mapping[str, Any]) -> Any:
-    return parameters.get("rope_type", parameters.get("type")) or "default"
-
-
 def _activation(hf: Mapping[str, Any], key: str, default: str) -> Activation:
     name = _get(hf, key, default)
     if name not in _ACTIVATION_NAMES:
-        raise _refuse(key, name, "one of " + ", ".join(_ACTIVATION_NAMES))
+        raise refuse(key, name, "one of " + ", ".join(_ACTIVATION_NAMES))
     return _ACTIVATION_NAMES[name]
 
 
@@ -114,18 +62,23 @@ def _rope(parameters: Mapping[str, Any], where: str, theta: float, **fields: Any
     """
     for key, value in parameters.items():
         if isinstance(value, dict):
-            raise _refuse(f"{where}.{key}", value, "one rope for all layers")
-    kind = _rope_kind(parameters)
+            raise refuse(f"{where}.{key}", value, "one rope for all layers")
+    kind = rope_kind(parameters)
+    if parameters.get("type") not in (None, kind):
+        raise refuse(f"{where}.type", parameters["type"], f"{kind!r}, as rope_type")
     theta = _number(parameters, "rope_theta", theta)
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise _refuse(f"{where}.partial_rotary_factor", parameters["partial_rotary_factor"], 1.0)
-    if kind not in _ROPE_NUMBERS:
-        raise _refuse(f"{where}.rope_type", kind, "one of " + ", ".join(_ROPE_NUMBERS))
-    missing = [key for key in _ROPE_NUMBERS[kind] if parameters.get(key) is None]
+        raise refuse(f"{where}.partial_rotary_factor", parameters["partial_rotary_factor"], 1.0)
+    if kind not in ROPE_NUMBERS:
+        raise refuse(f"{where}.rope_type", kind, "one of " + ", ".join(ROPE_NUMBERS))
+    # With another kind, transformers writes no factor, or 1.
+    if kind == "default" and parameters.get("factor") not in (None, 1):
+        raise refuse(f"{where}.factor", parameters["factor"], f"a {where}.rope_type beside it")
+    missing = [key for key in ROPE_NUMBERS[kind] if parameters.get(key) is None]
     if missing:
         raise InputError(
             f"config.json: {where} of type {kind} has no number {missing[0]}; "
-            f"expected {', '.join(_ROPE_NUMBERS[kind])}: {REMEDY}"
+            f"expected {', '.join(ROPE_NUMBERS[kind])}: {REMEDY}"
         )
     if kind != "default":
         fields |= {"scaling": kind, "factor": float(parameters["factor"])}
@@ -146,8 +99,14 @@ def _sliding(hf: Mapping[str, Any], default: Sequence[bool]) -> tuple[bool, ...]
     names = {"full_attention": False, "sliding_attention": True}
     for kind in kinds:
         if kind not in names:
-            raise _refuse("layer_types", kind, "one of " + ", ".join(names))
+            raise refuse("layer_types", kind, "one of " + ", ".join(names))
     return tuple(names[kind] for kind in kinds)
+
+
+def _nowhere_sliding(hf: Mapping[str, Any]) -> None:
+    """Refuse sliding windows in a family that has none."""
+    if any(_sliding(hf, ())):
+        raise refuse("layer_types", "sliding_attention", "'full_attention' in all layers")
 
 
 def _llama_like(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
@@ -182,6 +141,12 @@ def _plain_rope(
         theta: The base where the file has none.
     """
     key = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    if key == "rope_parameters":
+        for name, value in (hf.get("rope_scaling") or {}).items():
+            if value != (
+                rope_kind(hf[key]) if name in ("type", "rope_type") else hf[key].get(name)
+            ):
+                raise refuse(f"rope_scaling.{name}", value, "what rope_parameters says")
     parameters = {"original_max_position_embeddings": max_positions, **(hf.get(key) or {})}
     if "partial_rotary_factor" in hf:
         parameters.setdefault("partial_rotary_factor", hf["partial_rotary_factor"])
@@ -192,6 +157,7 @@ def llama(hf: Mapping[str, Any], family: str) -> ModelConfig:
     """Llama 2 and 3, TinyLlama, SmolLM2."""
     fields = _llama_like(hf, family)
     bias = bool(hf.get("attention_bias"))
+    _nowhere_sliding(hf)
     return ModelConfig(
         **fields,
         rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
@@ -209,7 +175,7 @@ def mistral(hf: Mapping[str, Any], family: str) -> ModelConfig:
     window = hf.get("sliding_window", 4096)
     everywhere = (window is not None,) * fields["num_layers"]
     if _sliding(hf, everywhere) != everywhere:
-        raise _refuse("layer_types", hf["layer_types"], "the same attention in all layers")
+        raise refuse("layer_types", hf["layer_types"], "the same attention in all layers")
     return ModelConfig(
         **fields,
         rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
@@ -257,8 +223,8 @@ def smollm3(hf: Mapping[str, Any], family: str) -> ModelConfig:
         attention_out_bias=bias,
         mlp_bias=bool(hf.get("mlp_bias")),
         sliding_window=window,
-        sliding_layers=slides if window is not None else (),
-        rope_layers=() if all(rotated) else rotated,
+        sliding_layers=slides,
+        rope_layers=() if all(rotated) and len(rotated) == layers else rotated,
     )
 
 
@@ -266,6 +232,7 @@ def olmo2(hf: Mapping[str, Any], family: str) -> ModelConfig:
     """OLMo 2: norms only after attention and MLP, and over all heads of queries and keys."""
     fields = _llama_like({"rms_norm_eps": 1e-5, **hf}, family)
     bias = bool(hf.get("attention_bias"))
+    _nowhere_sliding(hf)
     return ModelConfig(
         **fields,
         rope=_plain_rope(hf, fields["head_dim"], fields["max_positions"]),
@@ -315,12 +282,14 @@ def gemma3(hf: Mapping[str, Any], family: str) -> ModelConfig:
 
     ropes = dict(_get(hf, "rope_parameters", {}))
     for kind in ropes.keys() - {"full_attention", "sliding_attention"}:
-        raise _refuse(f"rope_parameters.{kind}", ropes[kind], "full_attention, sliding_attention")
+        raise refuse(f"rope_parameters.{kind}", ropes[kind], "full_attention, sliding_attention")
     everywhere = {**(hf.get("rope_scaling") or {}), **(ropes.get("full_attention") or {})}
     nearby = dict(ropes.get("sliding_attention") or {})
     for key in ("rope_type", "type"):
         if nearby.get(key) not in (None, "default"):
-            raise _refuse(f"rope_parameters.sliding_attention.{key}", nearby[key], "'default'")
+            raise refuse(f"rope_parameters.sliding_attention.{key}", nearby[key], "'default'")
+    if nearby.get("factor") not in (None, 1):
+        raise refuse("rope_parameters.sliding_attention.factor", nearby["factor"], 1)
     local_theta = _number(nearby, "rope_theta", _number(hf, "rope_local_base_freq", 10_000.0))
     rope = _rope(
         {"original_max_position_embeddings": fields["max_positions"], **everywhere},
@@ -350,7 +319,7 @@ def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The fields that gpt2 and gptj share."""
     hidden, heads, vocab = _need(hf, "n_embd"), _need(hf, "n_head"), _need(hf, "vocab_size")
     if hidden % heads:
-        raise _refuse("n_head", heads, f"a divisor of n_embd ({hidden})")
+        raise refuse("n_head", heads, f"a divisor of n_embd ({hidden})")
     return {
         "family": family,
         "vocab_size": vocab,
@@ -373,6 +342,8 @@ def _gpt(hf: Mapping[str, Any], family: str) -> dict[str, Any]:
 def gptj(hf: Mapping[str, Any], family: str) -> ModelConfig:
     """GPT-J: parallel blocks, part of every head rotated, a bias on the output head."""
     rotary = _need({"rotary_dim": 64, **hf}, "rotary_dim")
+    expect(hf, "rotary", True)
+    expect(hf, "scale_attn_weights", True)
     return ModelConfig(
         **_gpt(hf, family),
         rope=Rope(theta=10_000.0, dim=rotary, interleaved=True),

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.assembly import TensorSource, some
 from onceedit_jax.models.tensors import Box
-from onceedit_jax.storage.peft_files import Adapter, merging
+from onceedit_jax.storage.peft_files import PEFT_CONFIG, Adapter, merging
 from onceedit_jax.types import HostArray
 
 _FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight", re.ASCII)
@@ -37,18 +37,28 @@ class LoraSource:
             raise self._refused(f"tensor {some(others)}; expected lora_A and lora_B alone")
         self._factors: dict[str, dict[str, str]] = {}
         for stored, match in matches.items():
-            if match is not None:
-                self._factors.setdefault(f"{match[1]}.weight", {})[match[2]] = stored
+            if match is None:
+                continue
+            sides = self._factors.setdefault(f"{match[1]}.weight", {})
+            if sides.setdefault(match[2], stored) != stored:
+                raise self._refused(f"tensors {sides[match[2]]} and {stored} are one factor")
+        if not self._factors:
+            raise self._refused("no factors; expected lora_A and lora_B of some matrices")
         there = set(base.names())
         for name, sides in self._factors.items():
             if name not in there:
                 raise self._refused(f"factors of {name}, which {base.path} does not have")
+            if not adapter.has(name.removesuffix(".weight")):
+                raise self._refused(
+                    f"factors of {name}, which {PEFT_CONFIG} leaves out (target_modules, "
+                    "exclude_modules, layers_to_transform)"
+                )
             if set(sides) != {"A", "B"}:
                 raise self._refused(f"one factor of {name}; expected lora_A and lora_B")
             a, b = (weights.shape(sides[side]) for side in "AB")
-            outer = (b[0], a[-1])[:: -1 if adapter.transposed else 1]
-            ranks = (a[0], b[-1], adapter.rank)
-            if len(a) != 2 or len(b) != 2 or len({*ranks}) > 1 or outer != base.shape(name):
+            product = (b[0], a[1]) if len(a) == len(b) == 2 else ()
+            ranks = {*a[:1], *b[1:], adapter.rank}
+            if len(ranks) > 1 or product[:: -1 if adapter.transposed else 1] != base.shape(name):
                 raise self._refused(
                     f"factors of {name} of shapes {list(b)} and {list(a)}; expected a product of "
                     f"{list(base.shape(name))} with rank {adapter.rank}"

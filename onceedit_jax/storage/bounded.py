@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,12 +21,19 @@ from typing import Any
 import yaml
 
 from onceedit_jax.errors import InputError, OnceEditError
-from onceedit_jax.storage.schema import Mismatch, check_depth
+from onceedit_jax.storage.schema import Mismatch, check_depth, shown
 
 MEBIBYTE = 1 << 20
 SMALL = 16 * MEBIBYTE  # config.json and its like; real ones have some kilobytes
 LARGE = 512 * MEBIBYTE  # tokenizer.json, edit.json; real ones have up to 40 MB
 _DEPTH_OF_YAML = 32
+_LONGEST_NUMBER = 100  # characters; a number of YAML in base 60 takes the square of its length
+_OTHER_BASE = re.compile(r"[-+]?0[0-7_]+|.*:.*")
+# Half of a pair of escapes, or text after a backslash that looks like it.
+_HALF = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
 
 _SILENT = threading.RLock()
 
@@ -34,8 +43,9 @@ def check_regular(path: Path, *, inside: Path | None = None) -> os.stat_result:
 
     Args:
       path: the file.
-      inside: the folder of a model; a link must not lead out of it. The cache of the hub's client
-        keeps a model's files in `blobs` beside its `snapshots`, and links to them are followed.
+      inside: the folder of a model; no link, to the file or on the way to it, may lead out. The
+        cache of the hub's client keeps a model's files in `blobs` beside its `snapshots`, and
+        links to them are followed.
 
     Returns:
       What the system knows of the file.
@@ -49,7 +59,7 @@ def check_regular(path: Path, *, inside: Path | None = None) -> os.stat_result:
         raise InputError(
             f"{path}: is {_kind(found.st_mode)}; expected a regular file: fetch the file again"
         )
-    if inside is not None and path.is_symlink():
+    if inside is not None:
         real, home = path.resolve(), inside.resolve()
         within = [each for each in (home, *home.parents) if each.parent.name == "snapshots"]
         homes = [home, *(each.parent.parent / "blobs" for each in within)]
@@ -59,6 +69,20 @@ def check_regular(path: Path, *, inside: Path | None = None) -> os.stat_result:
                 "copy the file here"
             )
     return found
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON by its keys and values, for `object_pairs_hook`.
+
+    Raises:
+      ValueError: a key is there twice.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} is there twice")
+    return values
 
 
 def _no_constant(name: str) -> Any:
@@ -86,9 +110,10 @@ def read_bytes(path: Path, *, most: int, inside: Path | None = None) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no file has such a name
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); check its permissions"
+            f"{path}: cannot be read ({reason}); check its name and its permissions"
         ) from error
 
 
@@ -126,14 +151,22 @@ def parse_json(text: str, place: object) -> dict[str, Any]:
       place: where it comes from, for messages.
 
     Raises:
-      InputError: it is not JSON, no object, or nested too deeply.
+      InputError: it is not JSON, no object, or nested too deeply; an object has a key twice, of
+        which one would be ignored; or a text holds half of a character.
     """
     try:
-        values = json.loads(text, parse_constant=_no_constant)
+        values = json.loads(text, parse_constant=_no_constant, object_pairs_hook=once_each)
         check_depth(values)
+        if _HALF.search(text):
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise InputError(
             f"{place}: not JSON (line {error.lineno}: {error.msg}); fetch or write the file again"
+        ) from error
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place}: {error.object[error.start]!a} is half of a character; expected whole "
+            "ones: fetch or write the file again"
         ) from error
     except (ValueError, RecursionError, Mismatch) as error:
         raise InputError(f"{place}: not JSON ({error}); fetch or write the file again") from error
@@ -149,6 +182,7 @@ def parse_yaml(text: str, place: object) -> Any:
     """The value of a YAML text.
 
     Aliases are refused: each stands for a copy, and a few lines of them for more than fits memory.
+    So are keys that are there twice, of which one would be ignored.
 
     Raises:
       InputError: naming the place and the line.
@@ -169,7 +203,11 @@ def parse_yaml(text: str, place: object) -> Any:
                     f"{place}, line {line}: nested too deeply; expected at most {_DEPTH_OF_YAML} "
                     "levels: correct the file"
                 )
-        return yaml.load(text, loader)
+        reader = loader(text)
+        if (node := reader.get_single_node()) is None:
+            return None
+        _check_nodes(node, place)
+        return reader.construct_document(node)
     except InputError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -178,6 +216,35 @@ def parse_yaml(text: str, place: object) -> Any:
         raise InputError(f"{where}: not YAML ({error.problem}); correct the file") from error
     except Exception as error:  # dates, numbers and keys that Python's types refuse
         raise InputError(f"{place}: not YAML ({one_line(error)}); correct the file") from error
+
+
+def _check_nodes(node: yaml.Node, place: object) -> None:
+    """Refuse keys that are there twice, and numbers that nobody meant."""
+    line = node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode):
+        if not node.tag.endswith(":str") and len(node.value) > _LONGEST_NUMBER:
+            raise InputError(
+                f"{place}, line {line}: a number or date of {len(node.value)} characters; expected "
+                f"at most {_LONGEST_NUMBER}: put text in quotes"
+            )
+        if node.tag.endswith(":int") and _OTHER_BASE.fullmatch(node.value):
+            raise InputError(
+                f"{place}, line {line}: YAML reads {node.value} as a number of base 8 or 60; "
+                "expected a decimal number: put text in quotes"
+            )
+    elif isinstance(node, yaml.MappingNode):
+        try:
+            once_each([(key.value, None) for key, _ in node.value if key.id == "scalar"])
+        except ValueError as error:
+            raise InputError(
+                f"{place}, line {line}: {error}; expected it once: correct the file"
+            ) from error
+        for pair in node.value:
+            for each in pair:
+                _check_nodes(each, place)
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            _check_nodes(each, place)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import check_regular, foreign, parse_json, read_text
 from onceedit_jax.storage.safetensors_files import DTYPES, read_header, write_aligned
+from onceedit_jax.storage.text_files import check_place
 from onceedit_jax.types import HostArray
 
 SUMS = "SHA256SUMS"
@@ -124,6 +125,7 @@ def write_sealed(
       to_map: for `map_sealed`: aligned, hashed in parts, and on the disk before it appears, since
         nobody may check it.
     """
+    path = check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hosts may share the folder, and processes of one host do.
     fresh = path.with_suffix(f".{platform.node()}-{os.getpid()}.partial")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 import warnings
@@ -122,7 +123,7 @@ class Entry:
                 _make_room(folder, size)
                 own = {"entry": self.path.stem, **about}
                 write_sealed(self.path, arrays, own, to_map=True)
-        except (OSError, RunError) as error:
+        except (OSError, InputError, RunError) as error:
             if isinstance(error.__cause__, TimeoutError):  # of the lock
                 return
             reason = (error.strerror or error) if isinstance(error, OSError) else error
@@ -208,11 +209,13 @@ def most_bytes() -> int:
     """
     text = os.environ.get(VARIABLE, str(MOST_GIGABYTES))
     try:
-        return max(int(float(text) * 1e9), 0)
+        if (most := int(float(text) * 1e9)) < 0:
+            raise ValueError(text)
     except (ValueError, OverflowError) as error:
         raise InputError(
             f"{VARIABLE}={text}: expected gigabytes as a number, 0 to keep nothing"
         ) from error
+    return most
 
 
 def _make_folder(folder: Path) -> None:
@@ -229,6 +232,8 @@ def _is_trusted(path: Path) -> bool:
     try:
         found = path.stat()
     except OSError:
+        return False
+    if not stat.S_ISREG(found.st_mode):
         return False
     if os.name == "posix" and (found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022):
         warnings.warn(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onceedit_jax.distributed.hosts import barrier, first_decides, is_first
-from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.errors import InputError, OnceEditError, RunError
 from onceedit_jax.storage.locks import WAIT, locked
+from onceedit_jax.storage.text_files import check_place
 
 
 class FolderKind(NamedTuple):
@@ -30,7 +31,7 @@ def check_replaceable(folder: Path, kind: FolderKind) -> None:
     Raises:
       InputError: it is something else, or holds other files too.
     """
-    if not folder.exists():
+    if not check_place(folder).exists():
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: this is a file; give the name of a folder")
@@ -58,14 +59,14 @@ def locked_by_first(place: Path, *, together: bool, seconds: float = WAIT) -> It
       seconds: as for `locked`.
 
     Raises:
-      RunError: as for `locked`.
+      InputError, RunError: as for `locked`.
     """
     with ExitStack() as stack:
-        failure: RunError | None = None
+        failure: OnceEditError | None = None
         if is_first(together):
             try:
                 stack.enter_context(locked(place, seconds=seconds))
-            except RunError as error:
+            except OnceEditError as error:
                 failure = error
         if not first_decides(together, failure is None):
             raise failure or RunError(f"{place}: the first host cannot write here; see its message")
@@ -88,9 +89,9 @@ def fresh_folder(folder: Path, kind: FolderKind, *, together: bool = False) -> I
       InputError: `folder` holds something else.
       RunError: it cannot be written, or another program is writing it.
     """
-    check_replaceable(folder, kind)  # before a lock is left beside what is something else
     # "." has no name to derive others from; and for a link, its target is replaced, not the link.
-    folder = folder.resolve()
+    folder = check_place(folder)
+    check_replaceable(folder, kind)  # before a lock is left beside what is something else
     fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     first = is_first(together)
     with locked_by_first(folder, together=together):

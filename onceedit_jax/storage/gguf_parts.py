@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.gguf import MAGIC, GGUFFile, TensorInfo, read_header
+from onceedit_jax.storage.schema import Integer, check, shown
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 _MOST = 4096
+_REMEDY = "fetch the file again"
 #: Bytes of a model from which on it pays to keep what was converted from it.
 LARGE = 16 << 20
 
@@ -68,7 +72,9 @@ def read_model(path: Path) -> GGUFFile:
     if _PART.fullmatch(path.name):
         return _joined([read_header(part) for part in files])
     first = read_header(path)
-    if (count := first.metadata.get("split.count", 1)) not in (0, 1):
+    count = first.metadata.get("split.count", 1)
+    check(Integer(0, _MOST), count, file=f"{path}: metadata split.count", remedy=_REMEDY)
+    if count > 1:
         raise InputError(
             f"{path}: one of {count} parts of a split GGUF; expected the name that the parts "
             f"have, such as {path.stem}-00001-of-{count:05d}.gguf: give them their names back"
@@ -81,6 +87,9 @@ def _joined(parts: list[GGUFFile]) -> GGUFFile:
     for number, part in enumerate(parts):
         _expect(part, "split.count", len(parts))
         _expect(part, "split.no", number)
+        for key, value in part.metadata.items():
+            if not key.startswith("split.") and not _is_same(value, parts[0].metadata.get(key)):
+                _expect(part, key, parts[0].metadata.get(key))
         for name, info in part.tensors.items():
             if name in tensors:
                 raise InputError(
@@ -92,10 +101,14 @@ def _joined(parts: list[GGUFFile]) -> GGUFFile:
     return GGUFFile(parts[0].path, parts[0].metadata, tensors, tuple(p.path for p in parts))
 
 
+def _is_same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and bool(np.array_equal(value, other))
+
+
 def _expect(part: GGUFFile, key: str, expected: Any) -> None:
     found = part.metadata.get(key)
-    if found != expected:
+    if not _is_same(found, expected):
         raise InputError(
-            f"{part.path}: metadata {key} is {found!r}; expected {expected}: the parts do not "
-            "belong together; fetch the files again"
+            f"{part.path}: metadata {key} is {shown(found)}; expected {shown(expected)}: the "
+            "parts do not belong together; fetch the files again"
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from onceedit_jax.errors import RunError
+from onceedit_jax.storage.text_files import check_place
 
 WAIT = 600.0  # seconds; writing takes a few
 
@@ -29,9 +30,10 @@ def locked(place: Path, *, seconds: float = WAIT) -> Iterator[None]:
       seconds: how long another program is waited for; 0 does not wait.
 
     Raises:
+      InputError: as `check_place`.
       RunError: another program has held it all that time, or the lock cannot be written.
     """
-    place = place.resolve()
+    place = check_place(place)
     path = place.with_name(f".{place.name}.lock")
     lock = FileLock(path, is_singleton=True)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import read_json
 from onceedit_jax.storage.schema import (
+    AnyOf,
     Flag,
     Integer,
     ListOf,
@@ -21,9 +24,12 @@ from onceedit_jax.storage.schema import (
 )
 from onceedit_jax.storage.sources import resolve
 
+_IN_LAYER = re.compile(r"\.(\d+)\.", re.ASCII)
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _REMEDY = "fetch the folder again"
 _RANK = Integer(1, 1 << 16)
+_LAYER = Integer(0, 1 << 16)
+_MODULES = AnyOf((Text(most=4096), ListOf(Text(most=256))))
 _SCHEMA = Record(
     {
         "peft_type": Text(most=64),
@@ -35,6 +41,10 @@ _SCHEMA = Record(
         "use_rslora": Maybe(Flag()),
         "use_dora": Maybe(Flag()),
         "modules_to_save": Maybe(ListOf(Text(most=256))),
+        "target_modules": Maybe(_MODULES),
+        "exclude_modules": Maybe(_MODULES),
+        "layers_to_transform": Maybe(AnyOf((_LAYER, ListOf(_LAYER)))),
+        "revision": Maybe(Text(most=256)),
     },
     required=("peft_type",),
 )
@@ -50,12 +60,13 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "trainable_token_indices": ([], {}),
     # Others change the base itself, or may.
     "init_lora_weights": (True, False, "gaussian"),
+    "revision": ("", "main"),
 }
 # These say how it was trained, or what is read elsewhere; any other key that says something may
 # change what the adapter does.
 _KNOWN = frozenset(
     """
-    auto_mapping base_model_name_or_path revision task_type inference_mode peft_type peft_version r
+    auto_mapping base_model_name_or_path task_type inference_mode peft_type peft_version r
     lora_alpha lora_dropout target_modules exclude_modules layers_to_transform layers_pattern
     use_rslora fan_in_fan_out megatron_config megatron_core qalora_group_size runtime_config
     """.split()  # noqa: SIM905
@@ -72,6 +83,9 @@ class Adapter:
       rank: of the factors.
       scale: factor of the product.
       transposed: the base holds its matrices as [in, out].
+      targets: names of the modules that have factors; None where a pattern says so, or nothing.
+      excluded: names of modules that have none.
+      layers: the layers that have factors; None for all.
     """
 
     folder: Path
@@ -79,6 +93,18 @@ class Adapter:
     rank: int
     scale: float
     transposed: bool
+    targets: tuple[str, ...] | None = None
+    excluded: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+
+    def has(self, module: str) -> bool:
+        """Whether a module, by its name in the base, has factors as PEFT understands the file."""
+        layer = _IN_LAYER.search(module)
+        return (
+            (self.targets is None or _is_among(module, self.targets))
+            and not _is_among(module, self.excluded)
+            and (self.layers is None or layer is None or int(layer[1]) in self.layers)
+        )
 
     def base_path(self) -> Path:
         """Where the base model is; downloads it if necessary.
@@ -134,14 +160,21 @@ def read_adapter(folder: Path) -> Adapter | None:
                 f"{folder / PEFT_CONFIG}: no {key}; expected that of a LoRA adapter: "
                 f"{merging(folder)}"
             )
-    rank = float(values["r"])
+    rank, layers = float(values["r"]), values.get("layers_to_transform")
     return Adapter(
         folder,
         values["base_model_name_or_path"],
         values["r"],
         values["lora_alpha"] / (rank**0.5 if values.get("use_rslora") else rank),
         bool(values.get("fan_in_fan_out")),
+        tuple(targets) if isinstance(targets := values.get("target_modules"), list) else None,
+        tuple(excluded) if isinstance(excluded := values.get("exclude_modules"), list) else (),
+        tuple(layers) if isinstance(layers, list) else None if layers is None else (layers,),
     )
+
+
+def _is_among(module: str, names: Sequence[str]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _check_plain(folder: Path, values: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import MEBIBYTE, check_regular, parse_json
-from onceedit_jax.storage.schema import Integer, ListOf, ObjectOf, Record, Text, check
+from onceedit_jax.storage.schema import Integer, ListOf, Maybe, ObjectOf, Record, Text, check
 
 #: Bytes of one element, by the names that the format gives to dtypes.
 ITEM_SIZES = {
@@ -41,6 +41,7 @@ DTYPES = {
 ALIGNMENT = 64
 _MOST_HEADER = 100 * MEBIBYTE  # the format's own bound
 _REMEDY = "truncated or damaged safetensors file: fetch or copy it again"
+_METADATA = Maybe(ObjectOf(Text()))
 _TENSOR = Record(
     {
         "dtype": Text(tuple(ITEM_SIZES)),
@@ -88,8 +89,10 @@ def read_header(file: Path, *, inside: Path | None = None) -> dict[str, StoredTe
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: the header is not UTF-8; {_REMEDY}") from error
+    if not text.startswith("{"):  # as the format has it
+        raise InputError(f"{file}: the header begins with {text[0]!r}; expected '{{': {_REMEDY}")
     header = parse_json(text, file)
-    check(ObjectOf(Text()), header.pop("__metadata__", None) or {}, file=file, remedy=_REMEDY)
+    check(_METADATA, header.pop("__metadata__", None), file=file, remedy=_REMEDY)
     check(ObjectOf(_TENSOR), header, file=file, remedy=_REMEDY)
     _check_places(file, header, size - 8 - length)
     return {

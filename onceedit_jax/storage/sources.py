@@ -91,10 +91,11 @@ def cache_folder() -> Path:
 
     `$ONCEEDIT_CACHE`, else `$XDG_CACHE_HOME/onceedit-jax`, else `~/.cache/onceedit-jax`.
     """
-    if own := os.environ.get("ONCEEDIT_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "onceedit-jax"
+    own, base = os.environ.get("ONCEEDIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(own or f"{base or '~/.cache'}/onceedit-jax").expanduser()
+    except RuntimeError as error:
+        raise InputError(f"ONCEEDIT_CACHE={own}: {error}; give the name of a folder") from error
 
 
 def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
@@ -116,7 +117,7 @@ def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
     text = str(spec)
     if text.startswith(DEMO_PREFIX):
         return fetch_demo(text.removeprefix(DEMO_PREFIX), cache_dir=cache_dir)
-    path = Path(spec).expanduser()
+    path = _local(spec)
     if path.is_dir():
         return path
     if path.is_file():
@@ -134,11 +135,30 @@ def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:
     return _fetch_from_hub(text, cache_dir)
 
 
+def _local(spec: str | Path) -> Path:
+    """A model's name as a path.
+
+    Raises:
+      InputError: no path can have this name.
+    """
+    try:
+        path = Path(spec).expanduser()
+        path.exists()
+        str(path).encode("utf-8")
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise InputError(
+            f"{str(spec)[:200]!r}: is no name of a model ({reason}); give a folder, a .gguf file, "
+            f"a hub id (org/name) or one of {_demo_names()}"
+        ) from error
+    return path
+
+
 def is_path(spec: str | Path) -> bool:
     """Whether a model's name is a folder or a file, and neither a demo model nor a hub id."""
     if str(spec).startswith(DEMO_PREFIX):
         return False
-    return isinstance(spec, Path) or Path(spec).expanduser().exists()
+    return isinstance(spec, Path) or _local(spec).exists()
 
 
 def hub_id(spec: str) -> str | None:

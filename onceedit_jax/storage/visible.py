@@ -13,6 +13,8 @@ _OBEYED = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
+_LONGEST = 4000  # characters of a message: a path has as many at most
+
 
 def visible(text: str) -> str:
     r"""The text with escapes, as in \x1b, for characters that a terminal would obey.
@@ -24,5 +26,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, `visible`."""
+    """The text on one line, `visible`; of a text that nobody would read, the begin and the end."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     return visible(" ".join(text.split("\n")))

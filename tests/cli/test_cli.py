@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -229,3 +230,32 @@ def test_an_evaluation_does_not_write_over_its_data(tmp_path, out):
     assert done.returncode == 2
     assert "questions.jsonl" in done.stderr and "another name" in done.stderr
     assert data.read_text() == '{"prompt": "Where?", "target": "Here"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max-new-tokens: 4\nmax_new_tokens: 9", "--max-new-tokens is there twice"),
+        ("alpha: {a: 1}", "alpha is {'a': 1}; expected a text, a number"),
+        ("prompt: [[a]]", r"prompt is \['a'\]; expected a text"),
+        ("prompt: 12:30", "line 1: YAML reads 12:30 as a number of base 8 or 60"),
+        ("prompt: 007", "put text in quotes"),
+        ("5: 1", "5 is no flag"),
+        ('"alpha=3 --x": 1', "'alpha=3 --x' is no flag"),
+        ('"": 1', "'' is no flag"),
+    ],
+)
+def test_what_a_config_cannot_mean_is_named(tmp_path, text, message):
+    config = tmp_path / "run.yaml"
+    config.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        with_config(["generate", "--config", str(config)])
+    assert str(config) in str(caught.value)
+
+
+def test_a_config_of_many_flags_is_read_in_a_moment(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("".join(f"k{n}: 1\n" for n in range(20_000)))
+    start = time.monotonic()
+    assert len(with_config(["generate", "--config", str(config)])) == 20_001
+    assert time.monotonic() - start < 10

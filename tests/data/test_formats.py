@@ -363,6 +363,27 @@ def test_parquet_gives_the_records_of_the_same_json(tmp_path):
         load_records(tmp_path / "e.parquet")
 
 
+def test_what_parquet_holds_beside_texts_and_numbers_is_named(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = [
+        pyarrow.array([{"a": {"b": [1]}}]),
+        pyarrow.array([b"\xff"]),
+        pyarrow.array([2**62], pyarrow.timestamp("ms")),
+        pyarrow.array([2**62], pyarrow.timestamp("us", "Nowhere/City")),
+        pyarrow.array([2**62], pyarrow.duration("us")),
+        pyarrow.array([2**31 - 1], pyarrow.date32()),
+        pyarrow.array([[("key", "value")]], pyarrow.map_(pyarrow.string(), pyarrow.string())),
+    ]
+    for column in columns:
+        table = pyarrow.table({"prompt": ["When?"], "target": column})
+        parquet.write_table(table, tmp_path / "e.parquet")
+        with pytest.raises(InputError, match=r"e\.parquet") as caught:
+            load_records(tmp_path / "e.parquet")
+        assert "\n" not in str(caught.value)
+
+
 def test_keys_that_are_not_understood_are_named_once_with_their_rows(tmp_path):
     odd = {"prompt": "a", "target": "b", "rephrases": "c", "Subjet": "d", "empty": "", "qqq": 0}
     nested = {"prompt": "a", "target": "b", "locality": [{"prompt": "c", "target": "d", "x": 1}]}

@@ -45,6 +45,8 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         ({"kinds": "person"}, "relation 1, kinds: expected a list of texts, found 'person'"),
         ({"questions": ["Who?"]}, "expected {subject} once in each text, found 'Who?'"),
         ({"sentence": "{subject} was."}, "sentence: expected {answer} once"),
+        ({"name": None}, "relation 1, name: expected a text, found None"),
+        ({"sentence": 5}, "relation 1, sentence: expected a text, found 5"),
         (
             {"color": 1},
             "requests, sentence, found color, kinds",
@@ -55,6 +57,13 @@ def test_an_entry_that_is_no_relation_is_named(tmp_path, change, message):
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump([{**ROW, **change}]))
     with pytest.raises(InputError, match=re.escape(message)):
+        load_relations(path)
+
+
+def test_two_relations_have_two_names(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump([ROW]) * 2)
+    with pytest.raises(InputError, match=r"own\.yaml: 2 relations are called 'founder'"):
         load_relations(path)
 
 

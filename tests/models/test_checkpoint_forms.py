@@ -1,5 +1,6 @@
 """Checkpoints as people have them: heads, adapters, split files, and models of more than text."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from gguf_files import MODELS, write_gguf
+from gguf_files import MODELS, NO_TOKENIZER, write_gguf
 from gguf_files import random_tensors as gguf_tensors
 from model_folders import LLAMA, Tensors, random_tensors, write_folder
 from safetensors.numpy import save_file
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.weights import load_model
+from onceedit_jax.storage import gguf_parts
 from onceedit_jax.text.tokenizer import load_tokenizer
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
@@ -136,6 +138,58 @@ def test_an_adapter_is_its_base_with_the_product_added(tmp_path, base, changes, 
     assert jnp.allclose(half["embed"]["tokens"], whole.params["embed"]["tokens"], rtol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_modules": ["k_proj"]}, "which adapter_config.json leaves out"),
+        ({"target_modules": ["proj"]}, "leaves out"),
+        ({"exclude_modules": ["q_proj"]}, "leaves out"),
+        ({"layers_to_transform": [0, 2]}, "leaves out"),
+        ({"layers_to_transform": 0}, "leaves out"),
+        ({"target_modules": 5}, "target_modules is 5"),
+        ({"revision": "abc"}, "revision is 'abc'; expected a plain LoRA adapter"),
+        ({"base_model_name_or_path": "x" * 3000}, "cannot be found"),
+        ({"base_model_name_or_path": "~nobody-here/x"}, "cannot be found"),
+    ],
+)
+def test_an_adapter_whose_config_says_otherwise_is_refused(tmp_path, base, changes, message):
+    folder = write_adapter(tmp_path / "lora", base, factors_of(QUERY, 16, 16), **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_factors_that_are_none_are_refused(tmp_path, base):
+    factors = factors_of(QUERY, 16, 16)
+    a = f"{QUERY}.lora_A.weight"
+    for number, (change, message) in enumerate(
+        [
+            ({a: np.zeros((), np.float32)}, r"shapes \[16, 2\] and \[\]"),
+            ({a: factors[a].ravel()}, r"shapes \[16, 2\] and \[32\]"),
+            ({f"{QUERY}.lora_A.default.weight": factors[a]}, "are one factor"),
+        ]
+    ):
+        folder = write_adapter(tmp_path / f"lora{number}", base, {**factors, **change})
+        with pytest.raises(InputError, match=message):
+            load_model(folder)
+    with pytest.raises(InputError, match="no factors; expected"):
+        load_model(write_adapter(tmp_path / "none", base, {}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": 1},
+        {"target_modules": "all-linear", "exclude_modules": ["down_proj"], "revision": None},
+    ],
+)
+def test_what_an_adapters_config_says_of_its_places_is_heeded(tmp_path, base, changes):
+    factors = factors_of(QUERY, 16, 16)
+    plain = load_model(write_adapter(tmp_path / "plain", base, factors))
+    folder = write_adapter(tmp_path / "lora", base, factors, **changes)
+    assert equal(load_model(folder).params, plain.params)
+
+
 def test_an_adapter_of_transposed_matrices(tmp_path: Path) -> None:
     tensors = random_tensors(GPT2)
     base = write_folder(tmp_path / "base", GPT2, tensors)
@@ -250,6 +304,34 @@ def test_a_missing_renamed_or_foreign_part_is_named(tmp_path: Path, split: list[
     shutil.copy(split[2], split[1])
     with pytest.raises(InputError, match=r"split\.no is 2; expected 1"):
         load_model(split[0])
+
+
+def test_a_later_part_that_says_other_things_is_refused(split: list[Path], monkeypatch) -> None:
+    read = gguf_parts.read_header
+
+    def changed(part: Path) -> Any:
+        header = read(part)
+        more = {"general.architecture": "gemma3"} if part == split[1] else {}
+        return dataclasses.replace(header, metadata={**header.metadata, **more})
+
+    monkeypatch.setattr(gguf_parts, "read_header", changed)
+    with pytest.raises(InputError, match=r"00002-of.*architecture is 'gemma3'; expected 'llama'"):
+        load_model(split[0])
+
+
+@pytest.mark.parametrize("count", [[1, 2], "2", -1, 2.5])
+def test_a_count_of_parts_that_is_no_number_is_named(tmp_path: Path, count: Any) -> None:
+    hf = MODELS["llama"]
+    kinds = {int: "add_int32", float: "add_float32", str: "add_string", list: "add_array"}
+
+    class Odd:
+        def add_to(self, writer: Any) -> None:
+            getattr(writer, kinds[type(count)])("split.count", count)
+            NO_TOKENIZER.add_to(writer)
+
+    path = write_gguf(tmp_path / "m.gguf", hf, gguf_tensors(hf), tokenizer=Odd())
+    with pytest.raises(InputError, match=r"m\.gguf: metadata split\.count"):
+        load_model(path)
 
 
 # The text part of a model of more.

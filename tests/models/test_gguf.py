@@ -16,7 +16,8 @@ from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.models.cache import init_cache, padded_positions
 from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.families import config_from_hf
-from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config, llama3_scaling
+from onceedit_jax.models.gguf_models import GGUFSource, equivalent_config
+from onceedit_jax.models.gguf_rope import llama3_scaling
 from onceedit_jax.models.layers import NEG_INF
 from onceedit_jax.models.weights import LoadedModel, load_model
 from onceedit_jax.storage.gguf import read_header
@@ -97,9 +98,16 @@ def test_other_divisors_are_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_linear_rope_scaling_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+        {"rope.scaling.factor": 4.0},
+        {"rope.scale_linear": 4.0},
+    ],
+)
+def test_linear_rope_scaling_is_kept(tmp_path: Path, metadata: dict[str, Any]) -> None:
     hf = MODELS["llama"]
-    metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
     rope = load_model(
         write_gguf(tmp_path / "m.gguf", hf, random_tensors(hf), metadata=metadata)
     ).config.rope
@@ -112,6 +120,12 @@ def test_linear_rope_scaling_is_kept(tmp_path: Path) -> None:
     [
         ({"metadata": {"rope.scaling.type": "yarn"}}, r"rope scaling is 'yarn'"),
         ({"metadata": {"expert_count": 8}}, r"llama\.expert_count is 8"),
+        ({"metadata": {"attention.clamp_kqv": 8.0}}, r"llama\.attention\.clamp_kqv is 8"),
+        ({"metadata": {"rope.scale_linear": 0.0}}, r"llama\.rope\.scale_linear is 0"),
+        (
+            {"extra": {"rope_freqs.weight": np.ones((2, 2), np.float32)}},
+            r"rope_freqs\.weight has shape \[2, 2\]; expected \[4\]",
+        ),
         ({"metadata": {"rope.dimension_count": 4}}, r"keys of 8 dimensions, 4 of them rotated"),
         ({"drop": ("block_count",)}, r"metadata llama\.block_count is None; expected one number"),
         ({"drop": ("token_embd.weight",)}, r"missing tensor token_embd\.weight"),

@@ -67,12 +67,46 @@ def test_a_hyper_parameter_that_is_no_sound_number_is_named(
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e5}}}, "one rope for all layers"),
         ({"layer_types": ["full_attention", 3, 3]}, r"layer_types\[1\] is 3"),
         ({"rms_norm_eps": 10**400}, "rms_norm_eps is"),
+        (
+            {"rope_scaling": {"factor": 2.0}},
+            r"rope_scaling\.factor is 2\.0; expected a .*rope_type",
+        ),
+        ({"rope_scaling": {"rope_type": "default", "type": "linear"}}, r"rope_scaling\.type is"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": {"rope_theta": 5}},
+            r"rope_scaling\.type is 'linear'; expected what rope_parameters says",
+        ),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types is 'sliding_attention'"),
+        ({"final_logit_softcapping": 30.0}, r"final_logit_softcapping is 30\.0"),
+        ({"num_local_experts": 8}, "num_local_experts is 8"),
+        ({"quantization": {"bits": 4}}, "quantization is"),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, "1 entries in .*for 3 layers"),
+        (
+            {"model_type": "smollm3", "layer_types": ["sliding_attention"] * 3},
+            "sliding_window None",
+        ),
+        ({"model_type": "olmo2", "layer_types": ["sliding_attention"] * 3}, "layer_types is"),
     ],
 )
 def test_what_would_hang_or_be_ignored_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         config_from_hf({**LLAMA, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_what_says_the_same_twice_is_read() -> None:
+    rope = {"rope_type": "linear", "factor": 2.0}
+    twice = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": rope}
+    assert config_from_hf({**LLAMA, **twice}) == config_from_hf({**LLAMA, "rope_scaling": rope})
+    usual = {"layer_types": ["full_attention"] * 3, "rope_scaling": {"rope_type": "default"}}
+    assert config_from_hf({**LLAMA, **usual, "num_experts": 0}) == config_from_hf(LLAMA)
+
+
+def test_a_type_of_a_folder_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, LLAMA, random_tensors(LLAMA))
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "model_type": ["llama"]}))
+    with pytest.raises(InputError, match="model_type is"):
+        load_model(tmp_path)
 
 
 def test_a_flat_rope_is_none_of_gemmas() -> None:

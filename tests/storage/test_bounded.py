@@ -51,6 +51,9 @@ def test_a_link_stays_in_its_folder_or_in_the_hubs_cache(tmp_path):
         (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"a": NaN}', "NaN is no number of JSON"),
         (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
+        (b'{"b": {"a": 1, "a": 2}}', "the key 'a' is there twice"),
+        (b'{"a": "\\ud83d"}', r"'\\ud83d' is half of a character"),
+        (b'{"\\uDE42x": 1}', r"'\\ude42' is half of a character"),
         (b" " * 2000 + b"{}", "has 2002 bytes; expected at most 1000"),
     ],
 )
@@ -61,6 +64,12 @@ def test_what_is_no_small_json_object_is_refused(tmp_path, data, message):
     with pytest.raises(InputError, match=message) as caught:
         read_json(path, most=most)
     assert str(path) in str(caught.value)
+
+
+def test_whole_characters_may_be_escaped(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(r'{"a": "\ud83d\uDE42", "b": "\\ud83d"}')
+    assert read_json(path) == {"a": "\U0001f642", "b": r"\ud83d"}
 
 
 def test_an_alias_bomb_is_refused_at_once():
@@ -79,6 +88,11 @@ def test_an_alias_bomb_is_refused_at_once():
         "2001-99-99",
         "? [a]\n: b\n? {a: b}\n: c",
         "!!int 'x'",
+        "a: 1\nb: 2\na: 3",
+        "a: {b: 1, b: 2}",
+        "a: 0x" + "f" * 5000,  # Python does not write such a number
+        "a: 1" + ":1" * 1_000_000,  # takes hours
+        "a: !!python/object/apply:os.getcwd []",
         "\t- a",
     ],
 )

@@ -276,9 +276,18 @@ def test_zero_keeps_nothing_and_a_word_is_refused(source, monkeypatch):
     assert place(source) is None
     content_hash([source])
     assert not converted_folder().exists()
-    monkeypatch.setenv("ONCEEDIT_CONVERTED_GB", "much")
-    with pytest.raises(InputError, match="ONCEEDIT_CONVERTED_GB=much"):
-        place(source)
+    for text in ("much", "-1", "nan", "inf", ""):
+        monkeypatch.setenv("ONCEEDIT_CONVERTED_GB", text)
+        with pytest.raises(InputError, match=f"ONCEEDIT_CONVERTED_GB={text}: expected gigabytes"):
+            place(source)
+
+
+def test_a_note_that_is_no_file_is_not_waited_for(source):
+    place(source)
+    (note,) = converted_folder().glob("*.note.json")
+    note.unlink()
+    os.mkfifo(note, 0o600)
+    assert place(source) is not None
 
 
 def test_old_notes_are_dropped_and_a_note_that_is_written_stays(source, tmp_path):

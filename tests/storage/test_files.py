@@ -1,9 +1,14 @@
 """Folders appear whole, and nothing else is ever lost to them."""
 
+import os
+
 import pytest
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.storage.checksums import write_sealed
 from onceedit_jax.storage.files import FolderKind, check_replaceable, fresh_folder
+from onceedit_jax.storage.locks import locked
+from onceedit_jax.storage.text_files import write_whole
 
 KIND = FolderKind("mark", ("[0-9]", "part*"))
 
@@ -28,6 +33,24 @@ def test_an_earlier_result_is_replaced(tmp_path):
             (fresh / text).touch()
     assert (tmp_path / "b" / "mark").read_text() == "2"
     assert contents(tmp_path) == ["b", "b/2", "b/mark"]
+
+
+@pytest.mark.parametrize("name", ["fifo", "link", "loop", "x" * 300, "nul\0", "\udcff"])
+def test_what_is_no_place_to_write_to_is_refused_and_stays(tmp_path, name):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="choose another place"):
+        write_whole(tmp_path / name, "text")
+    with pytest.raises(InputError, match="choose another place"), locked(tmp_path / name):
+        pass
+    with pytest.raises(InputError, match="choose another"), fresh_folder(tmp_path / name, KIND):
+        pass
+    with pytest.raises(InputError, match="choose another place"):
+        write_sealed(tmp_path / name, {}, {})
+    assert contents(tmp_path) == before and not list(tmp_path.glob(".*"))
+    assert (tmp_path / "link").is_fifo()
 
 
 def test_what_fails_leaves_everything_as_it_was(tmp_path):

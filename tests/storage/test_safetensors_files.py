@@ -52,6 +52,7 @@ def test_a_sound_header_gives_every_tensors_place(path):
         (lambda h: h.pop("b"), "the tensors have 24 bytes, the file has 32"),
         (lambda h: h.update(c=7), "c is 7; expected an object"),
         (lambda h: h.update(__metadata__={"x": 1}), "x is 1"),
+        (lambda h: h.update(__metadata__=[]), "expected an object"),
     ],
 )
 def test_what_does_not_fit_is_named(path, change, message):
@@ -59,6 +60,19 @@ def test_what_does_not_fit_is_named(path, change, message):
     with pytest.raises(InputError, match=message) as caught:
         read_header(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [(b" {", "begins with ' '"), (b'{"a":{},', "the key 'a' is there twice")],
+)
+def test_a_header_that_others_read_otherwise_is_refused(path, first, message):
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + length].replace(b"{", first, 1)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(InputError, match=message):
+        read_header(path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**20, 2**62, 2**64 - 1])

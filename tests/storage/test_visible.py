@@ -34,6 +34,12 @@ def test_what_is_visible_is_so_again_and_can_be_printed(text):
     assert "\n" not in one_line(text)
 
 
+def test_a_message_that_nobody_would_read_keeps_its_begin_and_its_end():
+    text = "begin " + "x" * 10_000_000 + " end"
+    assert one_line(text).startswith("begin x") and one_line(text).endswith("x end")
+    assert len(one_line(text)) < 5000
+
+
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])))
 def test_letters_and_signs_are_left_alone(text):
     assert visible(text) == text
