@@ -37,8 +37,11 @@ def gate_train(options: Annotated[GateTrainOptions, arg(name="")]) -> None:
     from onceedit_jax.editing.gate_training import learn_relation_head
     from onceedit_jax.editing.relation_heads import keep_head, write_head
     from onceedit_jax.models.weights import load_model
+    from onceedit_jax.storage.text_files import check_place
     from onceedit_jax.text.tokenizer import load_tokenizer
 
+    if options.out is not None:
+        check_place(options.out)  # before training
     bank = relation_bank()
     if options.relations is not None:
         bank = (*bank, *load_relations(options.relations))

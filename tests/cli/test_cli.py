@@ -259,3 +259,10 @@ def test_a_config_of_many_flags_is_read_in_a_moment(tmp_path):
     start = time.monotonic()
     assert len(with_config(["generate", "--config", str(config)])) == 20_001
     assert time.monotonic() - start < 10
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    done = onceedit("gate-train", "--plugin", "nowhere", "--out", tmp_path / "fifo")
+    assert done.returncode == 2 and "is a device, a FIFO or a socket" in done.stderr
+    assert (tmp_path / "fifo").is_fifo()
