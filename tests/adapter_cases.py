@@ -4,8 +4,9 @@ from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import Ensemble, Target
 
 ADAPTER = EditSettings(
-    method="adapter", learning_rate=3e-2, epochs=80, batch_size=4, paraphrase_ratio=0, early_stop=3
-)
+    method="adapter", learning_rate=3e-2, epochs=80, batch_size=4, paraphrase_ratio=0, early_stop=3,
+    training_dtype="float32",  # the same on all processors
+)  # fmt: skip
 
 
 def answers(plugin, base, prompts, **options):

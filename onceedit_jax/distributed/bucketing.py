@@ -1,5 +1,7 @@
 """Bucketed shapes: all rounding of ragged sizes is here, so that few shapes are compiled."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int32
 
@@ -87,6 +89,27 @@ def pack(lengths: list[int], width: int) -> list[tuple[int, int]]:
         places[i] = (line, filled[line])
         filled[line] += lengths[i]
     return places
+
+
+def deal(lengths: Sequence[int], parts: int, *, most: int | None = None) -> list[list[int]]:
+    """Deal rows to parts of about equal length: the longest first, each to the shortest part.
+
+    Args:
+      lengths: tokens of each row.
+      parts: how many parts; some stay empty where there are fewer rows.
+      most: rows of a part at most (default: any number); `most * parts` rows or fewer are given.
+
+    Returns:
+      The rows of each part, by their places in `lengths`.
+    """
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    filled = [0] * parts
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        open_parts = (n for n in range(parts) if most is None or len(dealt[n]) < most)
+        part = min(open_parts, key=lambda n: (filled[n], n))
+        dealt[part].append(i)
+        filled[part] += lengths[i]
+    return dealt
 
 
 def row_positions(

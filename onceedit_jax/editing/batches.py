@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int32
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.distributed.bucketing import (
     bucket,
+    deal,
     doubling,
     pack,
     pad_rows,
@@ -22,8 +23,11 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.text.tokenizer import Tokenizer
 
 LINE = 64  # tokens of a packed line, unless a row is longer
+LONG_LINE = 256  # tokens of a line of `even_shape`, about; attention makes longer ones dear
+STEP = 16  # widths of `even_shape` are multiples of it, so that other edits have the same ones
 TEXT_TOKENS = 64  # tokens kept of a text that is no edit
 
+Lines = Int32[np.ndarray, "lines length"]
 RowStream = Float[np.ndarray, "length embed"]  # of one row of tokens
 
 
@@ -81,6 +85,26 @@ class Batch(NamedTuple):
     gate_labels: Float[Array, "rows"]
     gate_mask: Float[Array, "rows"]
     stream: Float[Array, "lines length embed"] | None = None
+
+
+class BatchShape(NamedTuple):
+    """The shape of a batch: its lines, the tokens of a line, and the length of its targets."""
+
+    lines: int
+    width: int
+    targets: int
+
+
+class Even(NamedTuple):
+    """How the batches of some epochs are made where lower layers do not run.
+
+    Attributes:
+      streams: by a row's tokens, the stream below the layers that are trained.
+      shape: of every batch.
+    """
+
+    streams: Mapping[tuple[int, ...], RowStream]
+    shape: BatchShape
 
 
 class TextBatch(NamedTuple):
@@ -143,12 +167,12 @@ def epoch_batches(
     *,
     pools: Sequence[Sequence[TrainingRow]] = (),
     multiple: int = 1,
-    streams: Mapping[tuple[int, ...], RowStream] | None = None,
+    even: Even | None = None,
 ) -> Iterator[Batch]:
     """Packed batches of one epoch: all rows and one of each pool, in an order of (seed, epoch)."""
     assert settings.batch_size is not None  # resolved
-    for group in epoch_groups(rows, settings, epoch, pools=pools, even=streams is not None):
-        yield make_batch(group, settings.batch_size, multiple=multiple, streams=streams)
+    for group in epoch_groups(rows, settings, epoch, pools=pools, even=even is not None):
+        yield make_batch(group, settings.batch_size, multiple=multiple, even=even)
 
 
 def epoch_groups(
@@ -161,8 +185,8 @@ def epoch_groups(
 ) -> list[list[TrainingRow]]:
     """The rows of each batch of one epoch, before they are packed.
 
-    With `even` the rows are divided evenly, in place of a last batch with the rest: so there are
-    few shapes, and each shape is compiled.
+    With `even` the batches have about the same number of tokens and of rows, in place of a last
+    batch with the rest: so one shape serves them all (`even_shape`), and little of it is padding.
     """
     assert settings.batch_size is not None  # resolved
     rng = np.random.default_rng([settings.seed, epoch])
@@ -170,19 +194,31 @@ def epoch_groups(
     present = [*rows, *(pool[int(rng.integers(len(pool)))] for pool in pools)]
     size = settings.batch_size
     if even:
-        parts = np.array_split(order, -(-len(present) // size))
-        return [[present[i] for i in part] for part in parts]
+        shuffled = [present[i] for i in order]
+        parts = deal([len(row.tokens) for row in shuffled], -(-len(present) // size), most=size)
+        # The first parts got the longest rows: no epoch has to begin with them.
+        return [[shuffled[i] for i in parts[n]] for n in rng.permutation(len(parts))]
     return [
         [present[i] for i in order[start : start + size]] for start in range(0, len(present), size)
     ]
 
 
+def even_shape(groups: Sequence[Sequence[TrainingRow]], *, multiple: int = 1) -> BatchShape:
+    """The smallest shape that holds each of the batches: a step takes seconds to compile.
+
+    Args:
+      groups: the rows of each batch.
+      multiple: the number of lines is a multiple of it.
+    """
+    lengths = [[len(row.tokens) for row in group] for group in groups]
+    lines = round_up(-(-max(map(sum, lengths)) // LONG_LINE), multiple)
+    width = max(sum(group[i] for i in line) for group in lengths for line in deal(group, lines))
+    answers = max(sum(len(row.tokens) - row.target_start for row in group) for group in groups)
+    return BatchShape(lines, round_up(width, STEP), round_up(max(answers, 1), STEP))
+
+
 def make_batch(
-    rows: Sequence[TrainingRow],
-    height: int,
-    *,
-    multiple: int = 1,
-    streams: Mapping[tuple[int, ...], RowStream] | None = None,
+    rows: Sequence[TrainingRow], height: int, *, multiple: int = 1, even: Even | None = None
 ) -> Batch:
     """Pack rows into one batch.
 
@@ -190,32 +226,27 @@ def make_batch(
       rows: at most `height`.
       height: rows of the batch; those that only fill it are masked everywhere.
       multiple: the number of lines is a multiple of it.
-      streams: by a row's tokens, the stream below the layers that are trained.
+      even: the streams of these rows, and a shape that holds them (default: no streams, and a shape
+        for these rows alone).
     """
     lengths = [len(row.tokens) for row in rows]
-    # A step takes long to compile: few shapes.
-    width = doubling(max(lengths), smallest=LINE)
-    places = pack(lengths, width)
-    lines = bucket(1 + max(line for line, _ in places), smallest=2)
-    shape = (round_up(lines, multiple), width)
-    tokens, positions, segments = (np.full(shape, fill, np.int32) for fill in (0, -1, -1))
-    for i, (row, (line, first)) in enumerate(zip(rows, places, strict=True)):
-        span = slice(first, first + len(row.tokens))
-        tokens[line, span] = row.tokens
-        positions[line, span] = np.arange(len(row.tokens))
-        segments[line, span] = i
+    if even is None:
+        shape, places = _packed(rows, multiple)
+    else:
+        shape, places = even.shape, _dealt(lengths, even.shape.lines)
+    tokens, positions, segments = packed_lines([row.tokens for row in rows], places, shape[:2])
     stream = None
-    if streams is not None:
-        depth = next(iter(streams.values())).shape[1]
-        stream = np.zeros((*shape, depth), np.float32)
+    if even is not None:
+        depth = next(iter(even.streams.values())).shape[1]
+        stream = np.zeros((*shape[:2], depth), np.float32)
         for row, (line, first) in zip(rows, places, strict=True):
-            stream[line, first : first + len(row.tokens)] = streams[row.tokens]
+            stream[line, first : first + len(row.tokens)] = even.streams[row.tokens]
     answers = [
         (i, first + max(column - 1, 0), row.tokens[column])
         for i, (row, (_, first)) in enumerate(zip(rows, places, strict=True))
         for column in range(row.target_start, len(row.tokens))
     ]
-    targets = np.zeros((doubling(len(answers), smallest=32), 3), np.int32)
+    targets = np.zeros((shape.targets, 3), np.int32)
     targets[: len(answers)] = np.array(answers, np.int32).reshape(-1, 3)
     filler = [0] * (height - len(rows))
     prompt_ends = [
@@ -237,3 +268,44 @@ def make_batch(
     if stream is not None:
         arrays["stream"] = stream
     return Batch(**{name: jnp.asarray(array) for name, array in arrays.items()})
+
+
+def packed_lines(
+    rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]], shape: tuple[int, int]
+) -> tuple[Lines, Lines, Lines]:
+    """Rows of tokens in the lines that they share: tokens, positions and segments, as in `Batch`.
+
+    Args:
+      rows: the tokens of each row.
+      places: the line and the first column of each row.
+      shape: how many lines, and the tokens of a line.
+    """
+    tokens, positions, segments = (np.full(shape, fill, np.int32) for fill in (0, -1, -1))
+    for i, (row, (line, first)) in enumerate(zip(rows, places, strict=True)):
+        span = slice(first, first + len(row))
+        tokens[line, span] = row
+        positions[line, span] = np.arange(len(row))
+        segments[line, span] = i
+    return tokens, positions, segments
+
+
+def _packed(rows: Sequence[TrainingRow], multiple: int) -> tuple[BatchShape, list[tuple[int, int]]]:
+    """A shape for these rows, one of few, and the line and the first column of each row."""
+    lengths = [len(row.tokens) for row in rows]
+    answers = sum(len(row.tokens) - row.target_start for row in rows)
+    width = doubling(max(lengths), smallest=LINE)
+    places = pack(lengths, width)
+    lines = bucket(1 + max(line for line, _ in places), smallest=2)
+    shape = BatchShape(round_up(lines, multiple), width, doubling(answers, smallest=32))
+    return shape, places
+
+
+def _dealt(lengths: list[int], lines: int) -> list[tuple[int, int]]:
+    """The line and the first column of each row, where the lines are about equally long."""
+    places = [(0, 0)] * len(lengths)
+    for line, rows in enumerate(deal(lengths, lines)):
+        first = 0
+        for i in rows:
+            places[i] = line, first
+            first += lengths[i]
+    return places

@@ -1,6 +1,5 @@
 """Trains a plug-in on its edits: one jitted step, resumable to the same result (section 3.1)."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
@@ -23,29 +22,36 @@ from onceedit_jax.distributed.mesh import (
     shard_batch,
     using,
 )
+from onceedit_jax.distributed.processor import multiplies_bfloat16
 from onceedit_jax.editing.batches import (
     Batch,
-    RowStream,
     TrainingRow,
     epoch_batches,
-    epoch_groups,
 )
 from onceedit_jax.editing.checkpoint import HISTORY, Checkpoint, History
 from onceedit_jax.editing.loss import edit_loss
-from onceedit_jax.editing.lower_states import lower_streams
+from onceedit_jax.editing.lower_states import LowerStates
 from onceedit_jax.editing.optimizer import make_optimizer
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainable import Trainable, trainable_of
 from onceedit_jax.errors import RunError
 from onceedit_jax.gates.weight_token import gate_logit, init_gate
+from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states, unembed
-from onceedit_jax.models.dtypes import default_compute_dtype
-from onceedit_jax.models.layout import stack_layers, upper_part
+from onceedit_jax.models.dtypes import ComputeDtype, default_compute_dtype
+from onceedit_jax.models.layout import (
+    group_size,
+    layer_groups,
+    stack_layers,
+    unstack_upper,
+    upper_part,
+)
+from onceedit_jax.models.products import as_operands
 from onceedit_jax.models.sharding import divided
 from onceedit_jax.types import Params
 
-STREAMS = 4096  # rows whose streams are kept at once: with 25 tokens of 576 numbers each, 240 MB
+UNROLLED = 16  # layers that are trained without a scan; more take long to compile
 
 
 class Progress(NamedTuple):
@@ -125,7 +131,7 @@ def batch_loss(
         batch.gate_mask,
         gate_weight=gate_weight,
     )
-    wrong = (jnp.argmax(logits, -1) != batch.targets) * batch.target_mask
+    wrong = (most_likely(jax.lax.stop_gradient(logits)) != batch.targets) * batch.target_mask
     none = jnp.zeros(batch.lines.shape[0])
     mistakes = none.at[batch.target_rows].add(wrong)
     tokens = none.at[batch.target_rows].add(batch.target_mask)
@@ -174,14 +180,17 @@ def train(
     parts = trainable.split(params, jax.random.key(settings.seed))
     edits = sum(row.target_start < len(row.tokens) for row in rows)
     settings = settings.resolved(edits, apart=trainable.below is not None)
-    dtype = settings.training_dtype or default_compute_dtype(platform_of(params), training=True)
+    dtype = settings.training_dtype or _usual_dtype(params, trainable)
     config = config.with_compute_dtype(dtype)
     assert settings.batch_size is not None and settings.epochs is not None
     steps, epochs = -(-(len(rows) + len(pools)) // settings.batch_size), settings.epochs
     below = trainable.below(params) if trainable.below else 0
     program = _program(config, settings, trainable, steps * epochs, below)
-    streams = _Streams(params, config, below, rows, pools, settings, epochs)
     mesh, history = mesh_of(params), History()
+    lower, frozen = None, parts.frozen
+    if below:
+        lower = LowerStates(params, config, below, rows, pools, settings)
+        frozen = _for_steps(frozen, below, dtype)
     state = _fresh_state(parts.trainable, gate or init_gate(config.hidden_size), program, mesh)
     if checkpoint is not None:
         state, history = checkpoint.restore(state, mesh)
@@ -196,9 +205,9 @@ def train(
             epoch,
             pools=pools,
             multiple=batch_multiple(mesh),
-            streams=streams.of(epoch),
+            even=lower.of(epoch) if lower else None,
         )
-        run = partial(program.step, frozen=parts.frozen)
+        run = partial(program.step, frozen=frozen)
         state, means = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
         history.append(dict(zip(HISTORY, (*means, time.monotonic() - begun), strict=True)))
         due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
@@ -231,38 +240,26 @@ def _program(
     return _Program(optimizer, jax.jit(step, donate_argnames="state"))
 
 
-@dataclasses.dataclass
-class _Streams:
-    """The streams below the trained layers, for some epochs at a time, so that they fit in memory.
+def _usual_dtype(params: Params, trainable: Trainable) -> ComputeDtype:
+    """The type of operands where none is asked for.
 
-    A resumed run computes those of the same epochs together, and so the same numbers.
+    On a CPU bfloat16 pays for an adapter: its weights are converted once and not at every step.
     """
+    short = trainable.below is not None and multiplies_bfloat16()
+    return default_compute_dtype(platform_of(params), training=True, short_products=short)
 
-    params: Params
-    config: ModelConfig
-    below: int
-    rows: Sequence[TrainingRow]
-    pools: Sequence[Sequence[TrainingRow]]
-    settings: EditSettings
-    epochs: int
-    first: int = -1  # of the epochs that are there
-    there: dict[tuple[int, ...], RowStream] | None = None
 
-    def of(self, epoch: int) -> dict[tuple[int, ...], RowStream] | None:
-        """Those of an epoch's rows, by their tokens; None if the whole model is trained."""
-        if not self.below:
-            return None
-        size = max(1, STREAMS // (len(self.rows) + len(self.pools)))
-        first = epoch - epoch % size
-        if first != self.first:
-            groups = [
-                epoch_groups(self.rows, self.settings, e, pools=self.pools, even=True)
-                for e in range(first, min(first + size, self.epochs))
-            ]
-            rows = (row for epoch_of in groups for group in epoch_of for row in group)
-            self.there = lower_streams(self.params, self.config, self.below, rows)
-            self.first = first
-        return self.there
+def _for_steps(frozen: Params, below: int, dtype: str) -> Params:
+    """What training leaves as it is, made ready for many steps: the same results, faster.
+
+    A scan over a few layers costs a step on a CPU far more than it saves in compilation: it copies
+    each layer's weights, and keeps what the backward pass needs in one array for all layers.
+    """
+    frozen = as_operands(frozen, dtype)
+    layers = sum(map(group_size, layer_groups(frozen["layers"]))) - below
+    if platform_of(frozen) != "cpu" or mesh_of(frozen).size > 1 or layers > UNROLLED:
+        return frozen
+    return unstack_upper(frozen, below)
 
 
 def _fresh_state(model: Params, gate: Params, program: _Program, mesh: Mesh) -> Any:
@@ -272,7 +269,7 @@ def _fresh_state(model: Params, gate: Params, program: _Program, mesh: Mesh) -> 
     if mesh.size > 1:
         trainable["gate"] = replicate(mesh, trainable["gate"])
     with using(mesh):
-        return {"trainable": trainable, "optimizer": program.optimizer.init(trainable)}
+        return {"trainable": trainable, "optimizer": jax.jit(program.optimizer.init)(trainable)}
 
 
 def _epoch(

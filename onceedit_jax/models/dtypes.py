@@ -10,7 +10,11 @@ ComputeDtype = Literal["float32", "bfloat16"]
 
 
 def default_compute_dtype(
-    platform: str, weights: str = "float32", *, training: bool = False
+    platform: str,
+    weights: str = "float32",
+    *,
+    training: bool = False,
+    short_products: bool = False,
 ) -> ComputeDtype:
     """The type that a model multiplies in where none is asked for.
 
@@ -19,11 +23,12 @@ def default_compute_dtype(
         weights: Type of its weights, those in eight bits aside.
         training: Whether it is trained: the sums, the gradients and the weights that are trained
             are then float32, so that operands can be shorter.
+        short_products: Whether a CPU trains faster with operands in bfloat16.
 
     Returns:
-        float32 on CPU. On other devices bfloat16 for training and for weights in bfloat16, and
-        float32 for weights with more digits.
+        float32 on CPU, except for training with `short_products`. On other devices bfloat16 for
+        training and for weights in bfloat16, and float32 for weights with more digits.
     """
     if platform == "cpu":
-        return "float32"
+        return "bfloat16" if training and short_products else "float32"
     return "bfloat16" if training or weights == "bfloat16" else "float32"

@@ -131,6 +131,18 @@ def unstack_layers(params: Params) -> Params:
     return split_layers(params, (1,) * count)
 
 
+def unstack_upper(params: Params, count: int) -> Params:
+    """The layers above the first `count` as groups of one; there is a boundary between the two."""
+    lower, left = [], count
+    upper = list(layer_groups(params["layers"]))
+    while left > 0:
+        lower.append(upper.pop(0))
+        left -= group_size(lower[-1])
+    if left:
+        raise ValueError(f"layer {count} is inside a group of layers: split them there")
+    return {**params, "layers": (*lower, *unstack_layers({"layers": tuple(upper)})["layers"])}
+
+
 def repays_unrolling(params: Params, steps: int) -> bool:
     """Whether unstacked layers save, in so many steps, the time that they take to compile.
 

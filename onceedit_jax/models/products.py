@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from onceedit_jax.models.layout import INPUT_AXES
+from onceedit_jax.types import Params
+
+_MATRICES = {*INPUT_AXES, "tokens", "kernel"}  # their names; tokens: the table of embeddings
 
 
 def einsum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
@@ -22,6 +28,20 @@ def einsum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
     if x.dtype == jnp.float32:
         return _sum(spec, x, y.astype(x.dtype), precision="highest")
     return _short_product(spec, x, y)
+
+
+def as_operands(params: Params, dtype: str) -> Params:
+    """Parameters whose matrices are in the compute dtype, as `einsum` would have them.
+
+    Products are the same, and no step converts a matrix that stays as it is. Norms and biases are
+    left, since they are added and multiplied in float32.
+    """
+
+    def convert(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if path[-1].key in _MATRICES else leaf
+
+    converted: Params = jax.tree_util.tree_map_with_path(convert, params)
+    return converted
 
 
 def _sum(

@@ -183,7 +183,7 @@ def test_weights_are_not_trained_under_adapters(base, head, stages):
 
 
 def test_streams_of_few_epochs_at_a_time_give_the_same_adapter(base, head, stages, monkeypatch):
-    monkeypatch.setattr("onceedit_jax.editing.trainer.STREAMS", 4)
+    monkeypatch.setattr("onceedit_jax.editing.lower_states.STREAMS", 4)
     again = edit(*base, RECORDS[:2], UNRELATED, ADAPTER, head=head)
     for found, wanted in zip(
         jax.tree.leaves(again.adapters), jax.tree.leaves(stages[0].adapters), strict=True

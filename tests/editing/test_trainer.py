@@ -19,9 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_config
 
-from onceedit_jax.distributed.bucketing import pack
+from onceedit_jax.distributed.bucketing import deal, pack
 from onceedit_jax.editing import trainer
-from onceedit_jax.editing.batches import edit_row, epoch_batches, gate_row, make_batch
+from onceedit_jax.editing.batches import (
+    Even,
+    TrainingRow,
+    edit_row,
+    epoch_batches,
+    epoch_groups,
+    even_shape,
+    gate_row,
+    make_batch,
+)
 from onceedit_jax.editing.checkpoint import Checkpoint
 from onceedit_jax.editing.edit import parameter_hash
 from onceedit_jax.editing.loss import edit_loss
@@ -136,6 +145,46 @@ def test_packed_rows_never_overlap_and_waste_less_than_half(lengths):
     assert all(first + n <= 40 for (_, first), n in zip(places, lengths, strict=True))
     lines = 1 + max(line for line, _ in places)
     assert lines == 1 or lines * 40 < 2 * sum(lengths) + 40
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 9))
+def test_dealt_rows_are_all_there_and_no_part_is_a_row_longer_than_another(lengths, parts):
+    dealt = deal(lengths, parts)
+    assert sorted(i for part in dealt for i in part) == list(range(len(lengths)))
+    totals = [sum(lengths[i] for i in part) for part in dealt]
+    assert max(totals) - min(totals) <= max(lengths)
+    most = -(-len(lengths) // parts)
+    limited = deal(lengths, parts, most=most)
+    assert sorted(i for part in limited for i in part) == list(range(len(lengths)))
+    assert max(map(len, limited)) <= most
+
+
+def rows_of(lengths):
+    """Training rows of so many tokens, of which the last two are the answer."""
+    return [TrainingRow((i + 1,) * n, n - 2, related=True) for i, n in enumerate(lengths.tolist())]
+
+
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_one_shape_serves_every_even_batch_and_little_of_it_is_padding(multiple):
+    rows = rows_of(np.random.default_rng(0).integers(3, 60, 50))
+    settings = EditSettings(batch_size=8, epochs=5)
+    groups = [g for e in range(5) for g in epoch_groups(rows, settings, e, even=True)]
+    even = Even(
+        {row.tokens: np.full((len(row.tokens), 3), row.tokens[0], np.float32) for row in rows},
+        even_shape(groups, multiple=multiple),
+    )
+    for epoch in range(5):
+        batches = list(epoch_batches(rows, settings, epoch, multiple=multiple, even=even))
+        assert len(batches) == 7
+        for batch in batches:
+            assert batch.tokens.shape == even.shape[:2]
+            assert batch.targets.shape == (even.shape.targets,)
+            assert batch.tokens.shape[0] % multiple == 0
+            # Every token has the stream of its own row.
+            assert (batch.stream == batch.tokens[..., None]).all()
+            assert (batch.segments >= 0).mean() > 0.75
+        trained = np.concatenate([b.tokens[b.segments >= 0] for b in batches])
+        assert sorted(trained.tolist()) == sorted(t for row in rows for t in row.tokens)
 
 
 def test_a_row_longer_than_a_line_is_refused():
@@ -355,12 +404,47 @@ def test_training_in_bfloat16_learns_edits_and_keeps_what_is_trained_in_float32(
     np.testing.assert_allclose(trained.history[0]["loss"], exact.history[0]["loss"], rtol=0.05)
 
 
-def test_training_on_cpu_is_in_float32_unless_asked(tiny_model):
+@pytest.mark.parametrize(
+    ("method", "has_amx", "dtype"),
+    [
+        ("full", True, "float32"),
+        ("adapter", False, "float32"),
+        ("adapter", True, "bfloat16"),
+    ],
+)
+def test_training_on_cpu_is_in_bfloat16_for_adapters_where_the_processor_is_made_for_it(
+    tiny_model, monkeypatch, method, has_amx, dtype
+):
+    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: has_amx)
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
-    settings = replace(FAST, epochs=2)
+    settings = replace(FAST, epochs=2, method=method)
     usual, asked = (
-        train(model.params, model.config, rows, replace(settings, training_dtype=dtype))
-        for dtype in (None, "float32")
+        train(model.params, model.config, rows, replace(settings, training_dtype=chosen))
+        for chosen in (None, dtype)
     )
-    assert parameter_hash(usual.params) == parameter_hash(asked.params)
+    assert parameter_hash([usual.params, usual.adapters]) == parameter_hash(
+        [asked.params, asked.adapters]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_without_a_scan_train_the_same_adapter(tiny_model, monkeypatch, dtype):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    settings = replace(ADAPTER, epochs=3, last_layers=2, training_dtype=dtype)
+    unrolled = train(model.params, model.config, rows, settings)
+    monkeypatch.setattr(trainer, "UNROLLED", 0)
+    scanned = train(model.params, model.config, rows, settings)
+    losses = [[entry["loss"] for entry in t.history] for t in (unrolled, scanned)]
+    np.testing.assert_allclose(*losses, rtol=1e-4 if dtype == "float32" else 2e-2)
+
+
+def test_a_step_of_an_adapter_is_compiled_once(tiny_model, monkeypatch):
+    model, tokenizer = tiny_model()
+    rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
+    settings = replace(ADAPTER, epochs=4, batch_size=2, early_stop=0, seed=7)
+    program, made = trainer._program, []
+    monkeypatch.setattr(trainer, "_program", lambda *of: made.append(program(*of)) or made[-1])
+    train(model.params, model.config, rows, settings)
+    assert made[0].step._cache_size() == 1

@@ -9,6 +9,7 @@ import pytest
 from model_folders import LLAMA, random_tensors, write_folder
 from support import tiny_config
 
+from onceedit_jax.distributed.processor import multiplies_bfloat16
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.adapters import init_adapter, split_for
 from onceedit_jax.models.cache import init_cache
@@ -17,7 +18,7 @@ from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.dtypes import default_compute_dtype
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.parameters import init_params
-from onceedit_jax.models.products import einsum
+from onceedit_jax.models.products import as_operands, einsum
 from onceedit_jax.models.weights import load_model
 
 CONFIG = tiny_config(40)
@@ -68,6 +69,29 @@ def test_a_loaded_model_computes_in_float32_on_cpu_unless_asked(tmp_path, dtype)
     assert load_model(folder, dtype=dtype).config.compute_dtype == "float32"
     asked = load_model(folder, dtype=dtype, compute_dtype="bfloat16")
     assert asked.config.compute_dtype == "bfloat16"
+
+
+def test_a_cpu_trains_in_bfloat16_where_that_is_faster():
+    assert default_compute_dtype("cpu", training=True, short_products=True) == "bfloat16"
+    assert default_compute_dtype("cpu", short_products=True) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_them"),
+    [("flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n", True), ("flags : fpu avx2\n", False)],
+)
+def test_the_processor_says_whether_it_multiplies_bfloat16(tmp_path, flags, has_them):
+    (tmp_path / "cpuinfo").write_text(flags)
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") == has_them
+    assert not multiplies_bfloat16(tmp_path / "missing")
+
+
+def test_matrices_that_are_converted_once_give_the_same_logits():
+    converted = as_operands(PARAMS, "bfloat16")
+    types = {str(leaf.dtype) for leaf in jax.tree.leaves(converted)}
+    assert types == {"float32", "bfloat16"}
+    before, after = (forward(p, SHORT, TOKENS, POSITIONS)[0] for p in (PARAMS, converted))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_another_type_is_refused(tmp_path, unchecked):

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from support import tiny_config
 
-from onceedit_jax.models.layout import lower_part, split_layers, stack_layers, unstack_layers
+from onceedit_jax.models.layout import (
+    group_size,
+    lower_part,
+    split_layers,
+    stack_layers,
+    unstack_layers,
+    unstack_upper,
+)
 from onceedit_jax.models.parameters import init_params
 
 CONFIG = tiny_config(64, num_layers=5, hidden_size=64)
@@ -32,6 +39,18 @@ def test_the_lower_part_is_the_same_of_any_layout(sizes, count):
     lower, config = lower_part(split_layers(PARAMS, sizes), CONFIG, count)
     assert config.num_layers == count and "head" not in lower
     assert equal(lower["layers"], jax.tree.map(lambda x: x[:count], PARAMS["layers"]))
+
+
+@pytest.mark.parametrize(("sizes", "count"), [((2, 3), 2), ((5,), 0), ((1, 1, 3), 2)])
+def test_upper_layers_are_unstacked_and_the_lower_ones_left(sizes, count):
+    unstacked = unstack_upper(split_layers(PARAMS, sizes), count)
+    assert [group_size(g) for g in unstacked["layers"]][-(5 - count) :] == [1] * (5 - count)
+    assert equal(stack_layers(unstacked), PARAMS)
+
+
+def test_upper_layers_that_begin_inside_a_group_are_refused():
+    with pytest.raises(ValueError, match="layer 3 is inside a group"):
+        unstack_upper(split_layers(PARAMS, (2, 3)), 3)
 
 
 def test_on_one_cpu_groups_share_the_memory_of_the_whole():
