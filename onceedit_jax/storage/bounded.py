@@ -29,11 +29,7 @@ LARGE = 512 * MEBIBYTE  # tokenizer.json, edit.json; real ones have up to 40 MB
 _DEPTH_OF_YAML = 32
 _LONGEST_NUMBER = 100  # characters; a number of YAML in base 60 takes the square of its length
 _OTHER_BASE = re.compile(r"[-+]?0[0-7_]+|.*:.*")
-# Half of a pair of escapes, or text after a backslash that looks like it.
-_HALF = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
-)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that stands for half of a character
 
 _SILENT = threading.RLock()
 
