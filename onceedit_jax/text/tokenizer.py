@@ -19,6 +19,7 @@ import tokenizers
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.storage.bounded import foreign
+from onceedit_jax.storage.converted import content_hash
 from onceedit_jax.storage.gguf_parts import large_files, read_model
 from onceedit_jax.storage.peft_files import read_adapter
 from onceedit_jax.storage.sources import resolve
@@ -321,16 +322,23 @@ def _of_folder(path: Path, rows: int | None) -> Tokenizer:
         return Tokenizer(fast, end_ids=fast.end_ids, rows=fast.rows if rows is None else rows)
 
     def whole(_: FastTokenizer) -> Any:
-        return _read_folder(path)[0]
+        hf = _read_folder(path)[0]
+        assert place is not None
+        if files_to_keep(path) != files or content_hash(files) != place.noted_hash:
+            raise InputError(
+                f"{path}: its tokenizer has changed since it was loaded; load the model again"
+            )
+        return hf
 
-    place = place_of(files_to_keep(path))
+    files = files_to_keep(path)
+    place = place_of(files)
     if place is not None and (kept := read_tokenizer(place, str(path), whole)) is not None:
         return cut(kept)
-    hf, own, files = _read_folder(path)
-    fast = FastTokenizer.of(hf, end_ids=end_ids_of(files), rows=rows_of(files))
+    hf, own, values = _read_folder(path)
+    fast = FastTokenizer.of(hf, end_ids=end_ids_of(values), rows=rows_of(values))
     tokenizer = cut(fast)
     check_probe(tokenizer.encode(probe := probe_text(hf), bos=False), own, probe, path)
-    if place is not None:
+    if place is not None and files_to_keep(path) == files:  # a file more would be in no hash
         keep_tokenizer(place, fast)
     return tokenizer
 

@@ -41,15 +41,17 @@ def check_equal(kept, read):
 
 
 @pytest.fixture
-def unread(monkeypatch):
-    """Forbids to read a tokenizer in the slow way."""
+def unread():
+    """Forbids to read a tokenizer in the slow way, until it is undone."""
+    patch = pytest.MonkeyPatch()
 
     def forbid():
         for name in ("tokenizer_from_metadata", "checked_files"):
-            monkeypatch.setattr(module, name, lambda *a, **k: pytest.fail("read again"))
-        return monkeypatch
+            patch.setattr(module, name, lambda *a, **k: pytest.fail("read again"))
+        return patch
 
-    return forbid
+    yield forbid
+    patch.undo()
 
 
 def a_file(place, hf):
@@ -110,6 +112,31 @@ def test_a_folder_that_changed_is_read_again(tmp_path, keeping, name):
     (path / name).write_text("[]")
     with pytest.raises(InputError, match=name):
         load_tokenizer(path)
+
+
+def test_a_folder_that_changed_meanwhile_is_not_taken_for_the_one_that_was_loaded(
+    tmp_path, keeping
+):
+    path = a_folder(tmp_path / "model", byte_level())
+    for name, text in (("config.json", "{}"), ("added_tokens.json", "{}")):
+        load_tokenizer(path)
+        kept = load_tokenizer(path)
+        (path / name).write_text(text)
+        with pytest.raises(InputError, match="has changed since it was loaded"):
+            kept.hf  # noqa: B018 (it is read now)
+
+
+def test_a_folder_that_gets_a_file_while_it_is_read_is_not_kept(tmp_path, keeping, monkeypatch):
+    path = a_folder(tmp_path / "model", byte_level())
+
+    def read(folder):
+        (folder / "added_tokens.json").write_text("{}")
+        return checked_files(folder)
+
+    checked_files = module.checked_files
+    monkeypatch.setattr(module, "checked_files", read)
+    load_tokenizer(path)
+    assert not list(keeping.glob("*.safetensors"))
 
 
 def test_a_small_tokenizer_of_a_folder_is_not_kept(tmp_path, keeping, monkeypatch):
