@@ -78,6 +78,7 @@ _OF_INPUT = (
     errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
     errno.EPERM, errno.EROFS,
 )  # fmt: skip
+_TOLD = (*_OF_INPUT, errno.ENOSPC)  # errors of the system that say enough without a file's name
 
 DESCRIPTION = (
     "Edit one small model once; every target LLM answers with the new facts. Every command takes "
@@ -105,19 +106,17 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
+    except Exception as error:
         if debug:
             raise
+        if not isinstance(error, OSError) or not (error.filename or error.errno in _TOLD):
+            line = f"{type(error).__name__}: {one_line(str(error))}"
+            print(f"error: {line} (--debug shows where)", file=sys.stderr)
+            sys.exit(1)
         place = f"{error.filename}: " if error.filename else ""
         line = one_line(f"{place}{error.strerror or error}")
         print(f"error: {line}; check the name, its permissions and free space", file=sys.stderr)
         sys.exit(InputError.exit_code if error.errno in _OF_INPUT else RunError.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        line = f"{type(error).__name__}: {one_line(str(error))}"
-        print(f"error: {line} (--debug shows where)", file=sys.stderr)
-        sys.exit(1)
 
 
 def call(arguments: list[str]) -> None:

@@ -169,7 +169,11 @@ def read_adapter(folder: Path) -> Adapter | None:
         bool(values.get("fan_in_fan_out")),
         tuple(targets) if isinstance(targets := values.get("target_modules"), list) else None,
         tuple(excluded) if isinstance(excluded := values.get("exclude_modules"), list) else (),
-        tuple(layers) if isinstance(layers, list) else None if layers is None else (layers,),
+        (tuple(layers) or None)
+        if isinstance(layers, list)
+        else None
+        if layers is None
+        else (layers,),
     )
 
 

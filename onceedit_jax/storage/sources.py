@@ -95,7 +95,8 @@ def cache_folder() -> Path:
     try:
         return Path(own or f"{base or '~/.cache'}/onceedit-jax").expanduser()
     except RuntimeError as error:
-        raise InputError(f"ONCEEDIT_CACHE={own}: {error}; give the name of a folder") from error
+        name = "ONCEEDIT_CACHE" if own else "XDG_CACHE_HOME"
+        raise InputError(f"{name}={own or base}: {error}; give the name of a folder") from error
 
 
 def resolve(spec: str | Path, *, cache_dir: Path | None = None) -> Path:

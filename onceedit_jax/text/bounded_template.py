@@ -30,7 +30,7 @@ _OF_ITEMS = frozenset(
     reject rejectattr reverse select selectattr slice sort unique
     """.split()  # noqa: SIM905
 )
-_WIDTH = re.compile(r"\d{5}|\*")
+_WIDTH = re.compile(r"%(\([^)]*\))?[-+ #0-9.]*(\d{5}|\*)|\{[^{}]*\d{5}")
 
 
 class _Budget:

@@ -86,13 +86,18 @@ class FastTokenizer:
         raise AttributeError(name)
 
 
-def place_of(files: Sequence[Path]) -> Entry | None:
+def place_of(files: Sequence[Path], *, inside: Path | None = None) -> Entry | None:
     """Where the tokenizer that files describe is kept; None where it is not.
+
+    Args:
+      files: the files.
+      inside: the folder where each has its place (default: they are one model, whatever its name).
 
     Raises:
       InputError: a file is not the one that it was when it was downloaded.
     """
-    return entry(files, "tokenizer", _LIBRARIES)
+    places = "" if inside is None else [file.relative_to(inside).as_posix() for file in files]
+    return entry(files, f"tokenizer {places}", _LIBRARIES)
 
 
 def read_tokenizer(

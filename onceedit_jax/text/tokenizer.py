@@ -322,7 +322,8 @@ def _of_folder(path: Path, rows: int | None) -> Tokenizer:
         return Tokenizer(fast, end_ids=fast.end_ids, rows=fast.rows if rows is None else rows)
 
     def whole(_: FastTokenizer) -> Any:
-        hf = _read_folder(path)[0]
+        with _naming(path / TOKENIZER), foreign(path / TOKENIZER, REMEDY, silent=True):
+            hf = _read_folder(path)[0]
         assert place is not None
         if files_to_keep(path) != files or content_hash(files) != place.noted_hash:
             raise InputError(
@@ -331,7 +332,7 @@ def _of_folder(path: Path, rows: int | None) -> Tokenizer:
         return hf
 
     files = files_to_keep(path)
-    place = place_of(files)
+    place = place_of(files, inside=path)
     if place is not None and (kept := read_tokenizer(place, str(path), whole)) is not None:
         return cut(kept)
     hf, own, values = _read_folder(path)

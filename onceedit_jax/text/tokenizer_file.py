@@ -318,8 +318,8 @@ def _check_vocabulary(values: dict[str, Any]) -> None:
     most = 2 * len(ids) + 1024
     if ids and max(ids) >= most:
         raise Mismatch("the largest id", max(ids), f"less than {most} for {len(ids)} tokens")
-    unknown = model.get("unk_token")
-    if unknown is not None and unknown not in vocab.keys() | {t["content"] for t in added}:
+    unknown = model.get("unk_token")  # older files have "" for none
+    if unknown and unknown not in vocab.keys() | {t["content"] for t in added}:
         raise Mismatch("model.unk_token", unknown, "one of its tokens")
     merges = model.get("merges", [])
     if not isinstance(merges, list):
