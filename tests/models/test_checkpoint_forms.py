@@ -180,6 +180,7 @@ def test_factors_that_are_none_are_refused(tmp_path, base):
     "changes",
     [
         {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": 1},
+        {"layers_to_transform": []},
         {"target_modules": "all-linear", "exclude_modules": ["down_proj"], "revision": None},
     ],
 )

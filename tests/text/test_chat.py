@@ -171,6 +171,7 @@ HOSTILE = {
     "a width in a format": "{{ '{:>3000000000}'.format(1) }}",
     "a given width in a format": "{{ '{:>{n}}'.format(1, n=3000000000) }}",
     "a given width": "{{ '%*d' | format(3000000000, 1) }}",
+    "a width by name": "{{ '%(n)-3000000000d' % {'n': 1} }}",
     "each letter replaced": "{{ ('x' * 60000).replace('x', 'y' * 60000) }}",
     "joined by much": "{{ range(60000) | join('y' * 60000) }}",
     "indents": "{{ [1, 2] | tojson(indent=2000000000) }}",
@@ -195,6 +196,17 @@ def test_a_template_that_would_not_end_or_fit_memory_is_refused_at_once(name):
     with pytest.raises(InputError, match=r"cannot write a conversation.*--no-chat") as caught:
         prompt_format(Tokenizer(hf))
     assert time.monotonic() - start < 5 and "\n" not in str(caught.value)
+
+
+def test_stars_and_long_numbers_in_a_formatted_text_are_no_widths():
+    hf = with_template(byte_level(), "chatml")
+    plain = hf.chat_template
+    hf.chat_template = (
+        "{{ '**%s, 20240101**' | format('a') }}{{ '*{}* 20240101'.format(1) }}" + plain
+    )
+    assert "**a, 20240101***1* 20240101" in prompt_format(Tokenizer(hf)).template.render(
+        [{"role": "user", "content": "hello"}]
+    )
 
 
 def test_a_long_conversation_is_no_hostile_one():
