@@ -224,8 +224,9 @@ def _own_tokens(
     Several prompts share the passes of the target already; for a single one the plug-in drafts.
     """
     writer, helper, stops = target.writer, target.helper, target.stops
-    if len(prompts) == 1 and may_help(helper, writer.params, target.mesh, target.speculate):
-        return [helped_answer(writer, helper, prompts[0], stops, max_new_tokens=max_new_tokens)]
+    single = helper if len(prompts) == 1 else None
+    if single is not None and may_help(single, writer.params, target.mesh, target.speculate):
+        return [helped_answer(writer, single, prompts[0], stops, max_new_tokens=max_new_tokens)]
     return own_tokens(writer, prompts, stops, max_new_tokens=max_new_tokens)
 
 

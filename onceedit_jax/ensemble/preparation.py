@@ -185,7 +185,7 @@ class PreparedTarget:
       stops: tokens that end the target's answers.
       decoding_params: its parameters in the layout that it decodes with.
       mesh: the devices.
-      helper: the plug-in, which may draft for what the target says alone.
+      helper: the plug-in, which may draft for what the target says alone; None for "off".
       speculate: whether it does, see `may_help`.
     """
 
@@ -198,7 +198,7 @@ class PreparedTarget:
     stops: StopTokens
     decoding_params: Any
     mesh: Mesh
-    helper: Helper
+    helper: Helper | None
     speculate: Speculate
 
     @property
@@ -391,6 +391,8 @@ def prepare_target(
         answer_stops(form, target.model.config.vocab_size),
         unstack_layers(params) if unrolled else params,
         plugin.mesh,
-        helper_for(plugin.decoding_params, plugin.plugin, laid.model.config),
+        None
+        if speculate == "off"
+        else helper_for(plugin.decoding_params, plugin.plugin, laid.model.config),
         speculate,
     )

@@ -112,12 +112,8 @@ def upper_part(params: Params, config: ModelConfig, count: int) -> tuple[Params,
     Raises:
         ValueError: The boundary is inside a group.
     """
-    upper, left = list(layer_groups(params["layers"])), count
-    while left > 0 and group_size(upper[0]) <= left:
-        left -= group_size(upper.pop(0))
-    if left:
-        raise ValueError(f"layer {count} is inside a group of layers: split them there")
-    return {**params, "layers": tuple(upper)}, dataclasses.replace(
+    _, upper = _groups_at(params, count)
+    return {**params, "layers": upper}, dataclasses.replace(
         config,
         num_layers=config.num_layers - count,
         sliding_layers=config.sliding_layers[count:],
@@ -132,15 +128,23 @@ def unstack_layers(params: Params) -> Params:
 
 
 def unstack_upper(params: Params, count: int) -> Params:
-    """The layers above the first `count` as groups of one; there is a boundary between the two."""
-    lower, left = [], count
-    upper = list(layer_groups(params["layers"]))
-    while left > 0:
-        lower.append(upper.pop(0))
-        left -= group_size(lower[-1])
-    if left:
+    """The layers above the first `count` as groups of one.
+
+    Raises:
+        ValueError: Layer `count` is inside a group.
+    """
+    lower, upper = _groups_at(params, count)
+    return {**params, "layers": (*lower, *unstack_layers({"layers": upper})["layers"])}
+
+
+def _groups_at(params: Params, count: int) -> tuple[tuple[Params, ...], tuple[Params, ...]]:
+    """The groups of the first `count` layers, and those above; raises what `upper_part` raises."""
+    groups = layer_groups(params["layers"])
+    ends = [0, *np.cumsum([group_size(group) for group in groups]).tolist()]
+    if count not in ends:
         raise ValueError(f"layer {count} is inside a group of layers: split them there")
-    return {**params, "layers": (*lower, *unstack_layers({"layers": tuple(upper)})["layers"])}
+    boundary = ends.index(count)
+    return groups[:boundary], groups[boundary:]
 
 
 def repays_unrolling(params: Params, steps: int) -> bool:
