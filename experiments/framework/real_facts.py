@@ -52,25 +52,26 @@ class Draw:
         return Draw(self.records, [probe for probe in self.probes if probe.fact in kept])
 
 
-def load_rows(data: Path, *, development: bool) -> list[Row]:
-    """The rows of one half of the topics that name their subject in question and paraphrase."""
+def load_rows(data: Path, *, development: bool | None) -> list[Row]:
+    """The rows of a half of the topics (None: of all) that name their subject in both questions."""
     rows = json.loads((data / FILE).read_text(encoding="utf-8"))
+    topics = (True, False) if development is None else (development,)
     return [
         row
         for row in rows
-        if (row["topic"] in DEVELOPMENT) == development
+        if (row["topic"] in DEVELOPMENT) in topics
         and all(_names(row, key) for key in ("question", "paraphrased_question"))
     ]
 
 
-def draw(data: Path, size: int, number: int, *, development: bool = False) -> Draw:
+def draw(data: Path, size: int, number: int, *, development: bool | None = False) -> Draw:
     """The facts of one draw; draws of one size are disjoint.
 
     Args:
       data: folder of the data sets.
       size: number of facts.
       number: which of the draws, from 0.
-      development: from the topics that anything may be tuned on.
+      development: from the topics that anything may be tuned on; None: from all.
 
     Raises:
       ValueError: there are fewer subjects than the draw needs.

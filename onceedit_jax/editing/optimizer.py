@@ -1,33 +1,29 @@
 """The optimizer of the editing stage: clipping, a schedule, and a rate of its own for the gate."""
 
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 from onceedit_jax.editing.settings import EditSettings
 
 
-def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    settings: EditSettings, total_steps: float | Float[Array, ""]
+) -> optax.GradientTransformation:
     """Clip by the global norm, then run the optimizer under its schedule.
 
     Args:
       settings: optimizer, rates, schedule, weight decay and clipping, resolved.
-      total_steps: steps of the whole run; the schedule ends there.
+      total_steps: steps of the whole run; the schedule ends there. A traced value lets one compiled
+        step serve runs of any length; the optimizer's state does not depend on it.
 
     Returns:
       A transformation of `{"model": ..., "gate": ...}`. The gate has its own learning rate.
     """
     assert settings.learning_rate is not None  # resolved
-    warmup = min(settings.warmup_steps, total_steps)
-    after = max(1, total_steps - warmup)
 
     def schedule(peak: float) -> optax.Schedule:
-        decay = {
-            "constant": optax.constant_schedule(peak),
-            "linear": optax.linear_schedule(peak, 0.0, after),
-            "cosine": optax.cosine_decay_schedule(peak, after),
-        }[settings.schedule]
-        if not warmup:
-            return decay
-        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+        return lambda step: peak * _share_of_peak(settings, step, total_steps)
 
     make = getattr(optax, settings.optimizer)
     decays = settings.optimizer in ("adamw", "lion")
@@ -41,3 +37,17 @@ def make_optimizer(settings: EditSettings, total_steps: int) -> optax.GradientTr
     )
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return optax.chain(clip, optimizer)
+
+
+def _share_of_peak(
+    settings: EditSettings, step: Int[Array, ""], total_steps: float | Float[Array, ""]
+) -> Float[Array, ""]:
+    """The learning rate at a step, as a share of its peak: up from zero, then down again."""
+    warmup = jnp.minimum(settings.warmup_steps, total_steps)
+    done = jnp.clip((step - warmup) / jnp.maximum(total_steps - warmup, 1), 0.0, 1.0)
+    decayed = {
+        "constant": jnp.ones_like(done),
+        "linear": 1.0 - done,
+        "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+    }[settings.schedule]
+    return jnp.where(step < warmup, step / jnp.maximum(warmup, 1), decayed)

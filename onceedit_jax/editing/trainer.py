@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -93,8 +94,8 @@ class StepOutcome(NamedTuple):
 
 
 class _Program(NamedTuple):
-    optimizer: optax.GradientTransformation
-    step: Callable[..., tuple[Any, StepOutcome]]  # of state, frozen and batch; state is consumed
+    init: Callable[[Params], Any]  # the optimizer's state before the first step
+    step: Callable[..., tuple[Any, StepOutcome]]  # see `_step`; its state is consumed
 
 
 def batch_loss(
@@ -185,7 +186,8 @@ def train(
     assert settings.batch_size is not None and settings.epochs is not None
     steps, epochs = -(-(len(rows) + len(pools)) // settings.batch_size), settings.epochs
     below = trainable.below(params) if trainable.below else 0
-    program = _program(config, settings, trainable, steps * epochs, below)
+    # What the step does not read must not make it another program.
+    program = _program(config, replace(settings, epochs=None, seed=0), trainable, below)
     mesh, history = mesh_of(params), History()
     lower, frozen = None, parts.frozen
     if below:
@@ -207,7 +209,7 @@ def train(
             multiple=batch_multiple(mesh),
             even=lower.of(epoch) if lower else None,
         )
-        run = partial(program.step, frozen=frozen)
+        run = partial(program.step, frozen=frozen, total_steps=np.float32(steps * epochs))
         state, means = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
         history.append(dict(zip(HISTORY, (*means, time.monotonic() - begun), strict=True)))
         due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
@@ -221,23 +223,15 @@ def train(
     return Trained(stack_layers(joined), trained["gate"], history)
 
 
-# The schedule is part of the program, so that another number of steps is another program: the
-# last few are kept.
 @lru_cache(maxsize=4)
 def _program(
-    config: ModelConfig, settings: EditSettings, trainable: Trainable, total_steps: int, below: int
+    config: ModelConfig, settings: EditSettings, trainable: Trainable, below: int
 ) -> _Program:
-    """The optimizer and the compiled step; runs with equal arguments compile it once."""
-    optimizer = make_optimizer(settings, total_steps)
-    step = partial(
-        _step,
-        config=config,
-        settings=settings,
-        trainable=trainable,
-        optimizer=optimizer,
-        below=below,
+    """The optimizer's first state and the compiled step; runs with equal arguments share them."""
+    step = partial(_step, config=config, settings=settings, trainable=trainable, below=below)
+    return _Program(
+        jax.jit(make_optimizer(settings, 1).init), jax.jit(step, donate_argnames="state")
     )
-    return _Program(optimizer, jax.jit(step, donate_argnames="state"))
 
 
 def _usual_dtype(params: Params, trainable: Trainable) -> ComputeDtype:
@@ -269,7 +263,7 @@ def _fresh_state(model: Params, gate: Params, program: _Program, mesh: Mesh) -> 
     if mesh.size > 1:
         trainable["gate"] = replicate(mesh, trainable["gate"])
     with using(mesh):
-        return {"trainable": trainable, "optimizer": jax.jit(program.optimizer.init)(trainable)}
+        return {"trainable": trainable, "optimizer": program.init(trainable)}
 
 
 def _epoch(
@@ -313,11 +307,11 @@ def _step(
     state: Any,
     frozen: Params,
     batch: Batch,
+    total_steps: Float[Array, ""],
     *,
     config: ModelConfig,
     settings: EditSettings,
     trainable: Trainable,
-    optimizer: optax.GradientTransformation,
     below: int,
 ) -> tuple[Any, StepOutcome]:
     def objective(trained: Params) -> tuple[jax.Array, StepOutcome]:
@@ -325,6 +319,7 @@ def _step(
         return batch_loss(params, trained["gate"], batch, config, settings.gate_weight, below)
 
     gradients, outcome = jax.grad(objective, has_aux=True)(state["trainable"])
+    optimizer = make_optimizer(settings, total_steps)
     updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["trainable"])
     trained = optax.apply_updates(state["trainable"], updates)
     # A finite loss can have a gradient that is not: the new parameters are lost all the same.
