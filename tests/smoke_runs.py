@@ -15,7 +15,7 @@ from experiments.framework.runner import run_experiment
 SMOKE = ROOT / "tests" / "experiments" / "smoke"
 NAMES = sorted(path.stem for path in SMOKE.glob("*.yaml"))
 # The gate `fact` asks for a relation head, and there is one for the demo's plug-in alone.
-ON_A_REAL_MODEL = ("fact-gate", "realworld", "standard-sets")
+ON_A_REAL_MODEL = ("fact-gate", "realworld", "sequential", "standard-sets")
 WITHOUT_FIGURE = {"quality", "single-target", "paper", "realworld", "standard-sets"}
 # What the configurations call the tiny model.
 TINY = "TINY"

@@ -5,10 +5,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from onceedit_jax.editing.settings import EditSettings
+from onceedit_jax.types import AnyArray
 
 
 def make_optimizer(
-    settings: EditSettings, total_steps: float | Float[Array, ""]
+    settings: EditSettings, total_steps: Float[AnyArray, ""]
 ) -> optax.GradientTransformation:
     """Clip by the global norm, then run the optimizer under its schedule.
 
@@ -23,7 +24,7 @@ def make_optimizer(
     assert settings.learning_rate is not None  # resolved
 
     def schedule(peak: float) -> optax.Schedule:
-        return lambda step: peak * _share_of_peak(settings, step, total_steps)
+        return lambda step: peak * share_of_peak(settings, step, total_steps)
 
     make = getattr(optax, settings.optimizer)
     decays = settings.optimizer in ("adamw", "lion")
@@ -39,10 +40,10 @@ def make_optimizer(
     return optax.chain(clip, optimizer)
 
 
-def _share_of_peak(
-    settings: EditSettings, step: Int[Array, ""], total_steps: float | Float[Array, ""]
-) -> Float[Array, ""]:
-    """The learning rate at a step, as a share of its peak: up from zero, then down again."""
+def share_of_peak(
+    settings: EditSettings, step: Int[AnyArray, "*steps"], total_steps: Float[AnyArray, ""]
+) -> Float[Array, "*steps"]:
+    """The learning rate at a step as a share of its peak: a warm-up from zero, then the decay."""
     warmup = jnp.minimum(settings.warmup_steps, total_steps)
     done = jnp.clip((step - warmup) / jnp.maximum(total_steps - warmup, 1), 0.0, 1.0)
     decayed = {

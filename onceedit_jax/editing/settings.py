@@ -77,7 +77,7 @@ class EditSettings:
         right on every row; 0 never stops early.
       max_tokens: longest row; unrelated texts are cut there, longer edits are refused.
       training_dtype: type of the operands of matrix products; sums, gradients and what is trained
-        are float32. None: bfloat16 for an adapter on a CPU that multiplies it by instruction (AMX)
+        are float32. None: bfloat16 for an adapter on a CPU that multiplies it by instruction
         and on other devices, else float32.
       seed: the only source of randomness (row order, LoRA factors, choice of unrelated rows).
     """

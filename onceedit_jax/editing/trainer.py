@@ -209,7 +209,7 @@ def train(
             multiple=batch_multiple(mesh),
             even=lower.of(epoch) if lower else None,
         )
-        run = partial(program.step, frozen=frozen, total_steps=np.float32(steps * epochs))
+        run = partial(program.step, frozen=frozen, total_steps=np.array(steps * epochs, np.float32))
         state, means = _epoch(run, state, batches, mesh, epoch, steps, epochs, settings, on_step)
         history.append(dict(zip(HISTORY, (*means, time.monotonic() - begun), strict=True)))
         due = checkpoint is not None and time.monotonic() - saved_at >= checkpoint.seconds
@@ -229,9 +229,8 @@ def _program(
 ) -> _Program:
     """The optimizer's first state and the compiled step; runs with equal arguments share them."""
     step = partial(_step, config=config, settings=settings, trainable=trainable, below=below)
-    return _Program(
-        jax.jit(make_optimizer(settings, 1).init), jax.jit(step, donate_argnames="state")
-    )
+    first_state = make_optimizer(settings, np.array(1.0, np.float32)).init  # of any schedule
+    return _Program(jax.jit(first_state), jax.jit(step, donate_argnames="state"))
 
 
 def _usual_dtype(params: Params, trainable: Trainable) -> ComputeDtype:

@@ -284,7 +284,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_parameters_are_k
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
     monkeypatch.setattr(trainer, "batch_loss", steep)
     checkpoint = Checkpoint(tmp_path / "run", seconds=0.0)
-    settings = EditSettings(epochs=1, seed=1)  # of no other test, which would share the program
+    # Of no other test, which would share the program.
+    settings = EditSettings(epochs=1, gate_weight=0.123)
     with pytest.raises(RunError, match="loss or its gradient became nan in epoch 1"):
         train(model.params, model.config, rows, settings, checkpoint=checkpoint)
     assert not (tmp_path / "run").exists()
@@ -405,7 +406,7 @@ def test_training_in_bfloat16_learns_edits_and_keeps_what_is_trained_in_float32(
 
 
 @pytest.mark.parametrize(
-    ("method", "has_amx", "dtype"),
+    ("method", "made_for_it", "dtype"),
     [
         ("full", True, "float32"),
         ("adapter", False, "float32"),
@@ -413,9 +414,9 @@ def test_training_in_bfloat16_learns_edits_and_keeps_what_is_trained_in_float32(
     ],
 )
 def test_training_on_cpu_is_in_bfloat16_for_adapters_where_the_processor_is_made_for_it(
-    tiny_model, monkeypatch, method, has_amx, dtype
+    tiny_model, monkeypatch, method, made_for_it, dtype
 ):
-    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: has_amx)
+    monkeypatch.setattr(trainer, "multiplies_bfloat16", lambda: made_for_it)
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
     settings = replace(FAST, epochs=2, method=method)
@@ -440,11 +441,13 @@ def test_layers_without_a_scan_train_the_same_adapter(tiny_model, monkeypatch, d
     np.testing.assert_allclose(*losses, rtol=1e-4 if dtype == "float32" else 2e-2)
 
 
-def test_a_step_of_an_adapter_is_compiled_once(tiny_model, monkeypatch):
+def test_a_step_of_an_adapter_is_compiled_once_for_runs_of_any_length(tiny_model, monkeypatch):
     model, tokenizer = tiny_model()
     rows = [edit_row(r, tokenizer, max_tokens=64) for r in RECORDS]
-    settings = replace(ADAPTER, epochs=4, batch_size=2, early_stop=0, seed=7)
+    settings = replace(ADAPTER, batch_size=2, early_stop=0, gate_weight=0.321)
     program, made = trainer._program, []
     monkeypatch.setattr(trainer, "_program", lambda *of: made.append(program(*of)) or made[-1])
-    train(model.params, model.config, rows, settings)
-    assert made[0].step._cache_size() == 1
+    for epochs, seed in ((3, 7), (1, 8)):
+        run = replace(settings, epochs=epochs, seed=seed)
+        train(model.params, model.config, rows, run)
+    assert [each.step._cache_size() for each in made] == [1, 1]

@@ -4,7 +4,7 @@ import pytest
 from smoke_runs import NAMES, ON_A_REAL_MODEL, run_all
 
 # Of each kind one: scores of rules, of batch after batch, of a gate, and counts.
-FEW = ("anchor-coverage", "gate-weight", "quality", "sequential")
+FEW = ("anchor-coverage", "gate-weight", "quality", "continued-training")
 
 
 def test_a_few_experiments_run_on_a_tiny_model(shared, tmp_path):

@@ -135,7 +135,7 @@ def test_the_cell_of_a_sweep_describes_all_that_it_depends_on():
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("sequential", {"strategies": ["hope"]}),
+        ("continued-training", {"strategies": ["hope"]}),
         ("locate-then-edit", {"methods": {"hope": {}}}),
         ("baselines", {"methods": {"hope": {}}}),
     ],

@@ -78,7 +78,11 @@ def test_a_cpu_trains_in_bfloat16_where_that_is_faster():
 
 @pytest.mark.parametrize(
     ("flags", "has_them"),
-    [("flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n", True), ("flags : fpu avx2\n", False)],
+    [
+        ("flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n", True),
+        ("flags : fpu avx512_bf16 avx512_vnni\n", True),
+        ("flags : fpu avx2 avx512f\n", False),
+    ],
 )
 def test_the_processor_says_whether_it_multiplies_bfloat16(tmp_path, flags, has_them):
     (tmp_path / "cpuinfo").write_text(flags)
