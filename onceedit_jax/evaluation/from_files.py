@@ -11,7 +11,7 @@ from onceedit_jax.data.loaders import WARN, OnWarning, load_records
 from onceedit_jax.data.records import EditRecord, without_nq
 from onceedit_jax.decoding.options import Speculate
 from onceedit_jax.distributed.hosts import Host, join
-from onceedit_jax.distributed.mesh import parse_mesh
+from onceedit_jax.distributed.mesh import parse_mesh, platform_of
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.settings import fingerprint
 from onceedit_jax.ensemble import Ensemble, load_target
@@ -30,8 +30,13 @@ from onceedit_jax.evaluation.rule_choice import RuleChoice, choose_rules
 from onceedit_jax.evaluation.summaries import summary, warnings, write_json, write_jsonl
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate, Gate
+from onceedit_jax.models.parameters import parameter_count
+from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.files import locked_by_first
 from onceedit_jax.storage.versions import versions
+
+MOST_IN_PART = 64  # records
+PARAMETERS_IN_PART = 64 * 5e8  # on a CPU: parameters times records, minutes of work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,10 +188,11 @@ def _evaluated(
         )
 
     types = options.target_dtype, options.compute_dtype
-    choices = [options.mode, options.max_new_tokens, *types, options.part]
+    part = options.part or usual_part([target.model for target in ensemble.targets])
+    choices = [options.mode, options.max_new_tokens, *types, part]
     parts = ResumableEvaluation(options.out, _evaluation_key(ensemble, records, choices))
     together = ensemble.mesh.is_multi_process
-    blocks = parts.gather(records, measure, host, size=options.part, together=together)
+    blocks = parts.gather(records, measure, host, size=part, together=together)
     on_records(len(records), len(records))
     alone = plugin_alone(ensemble.plugin, records) if together or not host.index else None
     if blocks is None or alone is None:
@@ -195,6 +201,25 @@ def _evaluated(
     report = write_report(ensemble, records, evaluation, alone, options.out)
     parts.remove()
     return report
+
+
+def usual_part(models: Sequence[LoadedModel]) -> int:
+    """How many records are evaluated before they are saved.
+
+    Larger parts make better use of the hardware, and an interruption loses more work. The size
+    depends on the models alone and not on the time that a part takes: the same command gives the
+    same batches, and so the same numbers.
+
+    Args:
+      models: the targets.
+    """
+    largest = max(models, key=lambda model: parameter_count(model.config))
+    if platform_of(largest.params) != "cpu":
+        return MOST_IN_PART
+    part = MOST_IN_PART
+    while part > 1 and part * parameter_count(largest.config) > PARAMETERS_IN_PART:
+        part //= 2
+    return part
 
 
 def write_report(

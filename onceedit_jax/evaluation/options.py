@@ -59,7 +59,7 @@ class EvaluationOptions(EnsembleOptions):
         models, if the mesh has all hosts' devices).
       chat: ask the targets in chat; each needs a chat template.
       part: records that are evaluated and saved at a time; an interrupted run goes on after the
-        last of them.
+        last of them. None: by the size of the targets, see `usual_part`.
     """
 
     data: str
@@ -71,7 +71,7 @@ class EvaluationOptions(EnsembleOptions):
     max_new_tokens: int = 20
     distributed: str | None = None
     chat: bool = False
-    part: int = 64
+    part: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that would overwrite the data, or evaluate nothing.
@@ -91,7 +91,7 @@ class EvaluationOptions(EnsembleOptions):
                 f"--out {self.out}: the summary is one JSON value, and the records go beside it as "
                 ".jsonl; give --out a name with another ending, as in results.json"
             )
-        if self.part < 1:
+        if self.part is not None and self.part < 1:
             raise InputError(f"--part {self.part}: expected at least one record in a part")
 
     @property

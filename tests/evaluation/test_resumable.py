@@ -1,11 +1,17 @@
 """An evaluation in parts: it continues after an interruption, and hosts share it."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from support import tiny_config
 
 from onceedit_jax.distributed.hosts import Host
 from onceedit_jax.errors import InputError
+from onceedit_jax.evaluation.from_files import usual_part
 from onceedit_jax.evaluation.protocol import Block
 from onceedit_jax.evaluation.resumable import ResumableEvaluation
+from onceedit_jax.models.weights import LoadedModel
 
 RECORDS = list("abcdefg")
 
@@ -64,3 +70,15 @@ def test_another_evaluation_has_another_folder(tmp_path):
     out = tmp_path / "out.json"
     first, second = (ResumableEvaluation(out, key * 64) for key in "ab")
     assert first.folder != second.folder
+
+
+def a_model(hidden, layers):
+    """A model of a size, without its weights."""
+    config = tiny_config(32_000, hidden_size=hidden, num_layers=layers, mlp_size=4 * hidden)
+    return LoadedModel(config, {"leaf": np.zeros(1)}, "made", "", Path(), {})
+
+
+def test_the_larger_the_largest_target_the_fewer_records_are_lost_with_a_part():
+    small, medium, large = a_model(64, 2), a_model(2048, 24), a_model(8192, 80)
+    assert usual_part([small]) == 64
+    assert [usual_part([small, medium]), usual_part([large, small])] == [16, 1]
