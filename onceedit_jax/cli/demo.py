@@ -1,4 +1,4 @@
-"""`onceedit demo`: two real models, one plug-in edited once, and answers before and after."""
+"""`onceedit demo`: one plug-in edited once, and the answers of real models before and after."""
 
 import time
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
+LARGE_TARGET = "demo:qwen2.5-coder-1.5b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +23,20 @@ class DemoOptions:
     Attributes:
       out: folder for the edited plug-in (`plugin/`) and the results.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.
+      large: let one chat model of 1.5 billion parameters answer, in place of the two small models
+        (1.1 GB to download).
       chat: ask the last questions in chat where a target has a chat template; the scores are those
         of plain prompts.
     """
 
     out: Path = Path("runs/demo")
     mesh: str | None = None
+    large: bool = False
     chat: bool = True
 
 
 def demo(options: Annotated[DemoOptions, arg(name="")]) -> None:
-    """Edit SmolLM2-135M with ten facts and question two LLMs, before and after."""
+    """Edit SmolLM2-135M with ten facts and question other LLMs, before and after."""
     from onceedit_jax.cli.console import out
     from onceedit_jax.cli.evaluate import print_report
     from onceedit_jax.cli.generate import print_answers
@@ -57,7 +61,7 @@ def demo(options: Annotated[DemoOptions, arg(name="")]) -> None:
 
 
 def _edited_ensemble(options: DemoOptions) -> "Ensemble":
-    """The edited plug-in with its two targets."""
+    """The edited plug-in with its targets."""
     from onceedit_jax.cli.console import note
     from onceedit_jax.cli.edit import EditOptions, edit_from_files, print_edited
     from onceedit_jax.cli.progress import editing_progress
@@ -75,7 +79,8 @@ def _edited_ensemble(options: DemoOptions) -> "Ensemble":
         plugin = edit_from_files(editing, on_step=on_step, on_note=note)
     print_edited(plugin, editing.out)
     mesh = parse_mesh(options.mesh)
-    targets = [load_target(name, mesh=mesh) for name in TARGETS]
+    names = (LARGE_TARGET,) if options.large else TARGETS
+    targets = [load_target(name, mesh=mesh) for name in names]
     return Ensemble(plugin, targets, chat=False, mesh=mesh)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.relation_heads import known_relations
 from onceedit_jax.ensemble.side import OnBlock
-from onceedit_jax.evaluation.check import Checked, check
+from onceedit_jax.evaluation.check import Checked, by_length, check
 from onceedit_jax.evaluation.from_files import open_ensemble, rule_and_gate_settings
 from onceedit_jax.evaluation.options import CheckOptions
 from onceedit_jax.evaluation.own_probes import Edits, probes_of
@@ -118,6 +118,8 @@ def check_from_files(
     else:
         plugin = ensemble.plugin
         probes = load_questions(options.questions, plugin.records, plugin.info.numbers)
+    steps = sum(-(-len(places) // PART) * tokens for tokens, places in by_length(probes))
+    ensemble = ensemble.unrolled_for(steps)
     report = CheckReport(
         probes,
         check(ensemble, probes, seed=options.seed, part=PART, on_questions=on_questions),

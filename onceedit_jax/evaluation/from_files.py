@@ -9,6 +9,7 @@ from typing import Any
 from onceedit_jax.data.leakage import trained_on
 from onceedit_jax.data.loaders import WARN, OnWarning, load_records
 from onceedit_jax.data.records import EditRecord, without_nq
+from onceedit_jax.decoding.answers import PROMPTS
 from onceedit_jax.decoding.options import Speculate
 from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.distributed.mesh import parse_mesh, platform_of
@@ -16,6 +17,7 @@ from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.settings import fingerprint
 from onceedit_jax.ensemble import Ensemble, load_target
 from onceedit_jax.ensemble.side import OnBlock
+from onceedit_jax.evaluation.asked import questions
 from onceedit_jax.evaluation.metrics import Scores
 from onceedit_jax.evaluation.options import EnsembleOptions, EvaluationOptions, records_file
 from onceedit_jax.evaluation.protocol import (
@@ -180,6 +182,12 @@ def _evaluated(
     ensemble = open_ensemble(
         options, rule=rule, gate=gate, chat=chat, on_block=on_block, on_choice=on_choice
     )
+
+    if options.mode != "teacher-forced":
+        texts = len(questions(records))
+        steps = -(-texts // PROMPTS) * options.max_new_tokens
+        # Where texts are scored as well, there are more programs to compile.
+        ensemble = ensemble.unrolled_for(steps // 4 if options.mode == "both" else steps)
 
     def measure(some: Sequence[EditRecord]) -> Block:
         on_records(some[0].index, len(records))
