@@ -168,6 +168,7 @@ def write_on(
     fresh: Fresh,
     stops: StopTokens,
     blank: Bool[AnyArray, "one"],
+    place: Int[AnyArray, "one"],
     limit: Int[Array, ""] | int,
     *,
     steps: int,
@@ -179,8 +180,9 @@ def write_on(
       config: its configuration.
       cache: of the text, with columns for what is written; it is not to be used again.
       fresh: the end of the text.
-      stops: tokens that end the text.
+      stops: what ends the text.
       blank: `[1]`, whether the answer in it holds only blanks so far.
+      place: `[1]`, of the answer in `stops.progress`.
       limit: the most tokens of this call, at most K.
       steps: K, the most tokens that the result has room for.
     """
@@ -197,7 +199,7 @@ def write_on(
     states, cache = _run(params, config, cache, fresh)
     return write_greedily(
         choose, read, (_last(states, fresh), cache), first > 0, stops,
-        steps=steps, limit=limit, blank=blank,
+        steps=steps, limit=limit, blank=blank, place=place,
     )  # fmt: skip
 
 

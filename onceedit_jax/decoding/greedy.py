@@ -17,17 +17,22 @@ from onceedit_jax.types import AnyArray, Params
 
 
 class StopTokens(NamedTuple):
-    """Which tokens end a row. A token may end a row that has text, and not an empty one.
+    """What ends a row. A token may end a row that has text, and not an empty one.
 
     Attributes:
       at_start: `[V]` bool, tokens that end a row which holds only blanks so far.
       in_text: `[V]` bool, tokens that end any other row.
       blank: `[V]` bool, tokens that are only blanks.
+      progress: `[P, V]` int16, for texts that end a row whatever tokens they are written in. A row
+        has a place that says which beginning of such a text it ends with, 0 for none; this is the
+        place after each token. At the last place a text is complete, and the row waits, with that
+        token written. None for no such texts.
     """
 
     at_start: Bool[Array | np.ndarray, "vocab"]
     in_text: Bool[Array | np.ndarray, "vocab"]
     blank: Bool[Array | np.ndarray, "vocab"]
+    progress: Int[Array | np.ndarray, "places vocab"] | None = None
 
 
 class Continuation(NamedTuple):
@@ -58,6 +63,7 @@ def write_greedily(
     steps: int,
     limit: int | Int[Array, ""] | None = None,
     blank: Bool[Array | np.ndarray, "batch"] | None = None,
+    place: Int[Array | np.ndarray, "batch"] | None = None,
     pauses: Bool[Array, "vocab"] | None = None,
 ) -> Continuation:
     """The loop of all greedy writing: choose a token, stop or read it, choose the next one.
@@ -74,12 +80,14 @@ def write_greedily(
       steps: K, the most tokens that the result has room for.
       limit: the most tokens of this call, at most K; another value compiles nothing new.
       blank: `[B]` bool, rows that hold only blanks so far (default: all).
+      place: `[B]`, of each row in `stops.progress` (default: 0).
       pauses: `[V]` bool, tokens that are written and after which a row waits.
     """
     stops = jax.tree.map(jnp.asarray, stops)
     limit = steps if limit is None else jnp.minimum(limit, steps)
 
-    def write(step: Any, written: Continuation, blank: Any, running: Any, carry: Any) -> Any:
+    def write(step: Any, written: Continuation, so_far: Any, running: Any, carry: Any) -> Any:
+        blank, place = so_far
         token, probability = choose(carry)
         ends = jnp.where(blank, stops.at_start[token], stops.in_text[token])
         stopped, running = running & ends, running & ~ends
@@ -91,20 +99,25 @@ def write_greedily(
         )
         if pauses is not None:
             running = running & ~pauses[token]
-        return step + 1, written, blank & stops.blank[token], running, carry
+        if stops.progress is not None:
+            place = stops.progress[place, token]
+            running = running & (place < len(stops.progress) - 1)
+        return step + 1, written, (blank & stops.blank[token], place), running, carry
 
     def is_running(state: Any) -> Any:
         step, _, _, running, _ = state
         return (step < limit) & jnp.any(running)
 
     def read_and_write(state: Any) -> Any:
-        step, written, blank, running, carry = state
+        step, written, so_far, running, carry = state
         carry = read(carry, written.tokens[:, step - 1], step - 1, running)
-        return write(step, written, blank, running, carry)
+        return write(step, written, so_far, running, carry)
 
     empty = _empty(active.shape[0], steps)
     blank = jnp.ones(active.shape[0], bool) if blank is None else blank
-    first = write(jnp.int32(0), empty, blank, active & (limit > 0), carry)
+    place = jnp.zeros(active.shape[0]) if place is None else place
+    so_far = blank, jnp.asarray(place, jnp.int16)
+    first = write(jnp.int32(0), empty, so_far, active & (limit > 0), carry)
     written: Continuation = jax.lax.while_loop(is_running, read_and_write, first)[1]
     return written
 

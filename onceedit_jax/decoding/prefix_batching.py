@@ -29,9 +29,12 @@ def _hidden(params: Any, config: ModelConfig, tokens: jax.Array, positions: jax.
 
 
 def states_after(
-    params: Any, config: ModelConfig, prefixes: Sequence[Tokens]
-) -> Float[np.ndarray, "prefixes hidden"]:
-    """The final hidden state after each prefix, from as few passes as the prefixes allow.
+    params: Any,
+    config: ModelConfig,
+    prefixes: Sequence[Tokens],
+    counts: Sequence[int] | None = None,
+) -> Float[np.ndarray, "states hidden"]:
+    """The final hidden states at the end of each prefix, from as few passes as they allow.
 
     A causal model computes the state after every prefix of a sequence at once. So prefixes of one
     another share a row of the batch.
@@ -40,9 +43,10 @@ def states_after(
       params: the model's parameters; their devices share the rows of a batch.
       config: its configuration.
       prefixes: N token sequences, none empty.
+      counts: how many states to return for each prefix, those after its last tokens (default: 1).
 
     Returns:
-      `[N, D]` float32.
+      `[sum(counts), D]` float32, in the order of prefixes and of their tokens.
 
     Raises:
       InputError: a prefix is longer than the model's context.
@@ -51,7 +55,9 @@ def states_after(
     config.check_length(max(map(len, prefixes), default=0))
     mesh = mesh_of(params)
     rows, places = share_rows(prefixes)
-    states = np.zeros((len(prefixes), config.hidden_size), np.float32)
+    counts = [1] * len(prefixes) if counts is None else counts
+    ends = np.cumsum(counts).astype(int).tolist()
+    states = np.zeros((sum(counts), config.hidden_size), np.float32)
     # Rows of similar length share a batch, so that little of it is padding.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     prefixes_of_row: dict[int, list[tuple[int, int]]] = {}
@@ -64,7 +70,8 @@ def states_after(
             hidden = to_host(_hidden(params, config, *batch))
         for line, row in enumerate(chosen):
             for prefix, column in prefixes_of_row[row]:
-                states[prefix] = hidden[line, column]
+                end, count = ends[prefix], counts[prefix]
+                states[end - count : end] = hidden[line, column + 1 - count : column + 1]
     check_states(states, params, config, rows[order[-1]] if order else [])
     return states
 

@@ -9,6 +9,7 @@ never what it says.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from onceedit_jax.decoding.answers import Writer
@@ -108,13 +109,15 @@ class _Answer:
     Attributes:
       tokens: its tokens so far.
       blank: whether it holds only blanks so far.
-      ended: whether a token has ended it, or it is as long as it may be.
+      place: `[1]`, in `StopTokens.progress`.
+      ended: whether it has been ended, or is as long as it may be.
     """
 
     def __init__(self, stops: StopTokens, limit: int) -> None:
-        self._stops, self._limit = StopTokens(*map(to_host, stops)), limit
+        self._stops, self._limit = jax.tree.map(to_host, stops), limit
         self.tokens: list[int] = []
         self.blank, self.ended = True, False
+        self.place = np.zeros(1, np.int16)
 
     @property
     def room(self) -> int:
@@ -130,7 +133,15 @@ class _Answer:
                 return
             self.tokens.append(token)
             self.blank = self.blank and bool(self._stops.blank[token])
-            self.ended = self.room == 0
+            self.ended = self.room == 0 or self._completes(token)
+
+    def _completes(self, token: int) -> bool:
+        """Whether a text that ends the answer is complete with a token."""
+        progress = self._stops.progress
+        if progress is None:
+            return False
+        self.place = np.asarray(progress)[self.place, token]
+        return bool(self.place[0] == len(progress) - 1)
 
 
 class _Checks(CachedText):
@@ -152,9 +163,9 @@ class _Checks(CachedText):
         self, text: Sequence[int], answer: _Answer, stops: StopTokens, steps: int
     ) -> list[int]:
         """What the target writes after a text by itself, with the token that ends it."""
-        blank, fresh = np.array([answer.blank]), self.fresh(text, smallest=1)
+        so_far, fresh = (np.array([answer.blank]), answer.place), self.fresh(text, smallest=1)
         written = write_on(
-            self.params, self.config, self.cache, fresh, stops, blank, answer.room, steps=steps
+            self.params, self.config, self.cache, fresh, stops, *so_far, answer.room, steps=steps
         )
         check_written(written, self.params, self.config, [list(text)])
         count = int(to_host(written.length)[0]) + int(to_host(written.stopped)[0])

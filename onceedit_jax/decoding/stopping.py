@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from onceedit_jax.decoding.greedy import StopTokens
+from onceedit_jax.decoding.text_writer import TextWriter
+from onceedit_jax.distributed.bucketing import bucket
 from onceedit_jax.text.prompts import PromptFormat
 from onceedit_jax.text.words import is_unspaced
+
+PLACES = 256  # bounds the table [PLACES, V] of texts that end a row
+NOTHING = 256  # after the bytes 0 to 255
 
 
 def answer_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
@@ -31,23 +37,85 @@ def answer_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
     return StopTokens(*map(jnp.asarray, table))
 
 
-def text_stops(format: PromptFormat, vocab_size: int, until: Sequence[str]) -> StopTokens:
-    """A text ends at an end token, and where a token begins with one of some texts.
+def text_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
+    """A text ends at an end token, and when one of `format.until` is complete.
 
-    A token that has such a text after its beginning does not end it, so that what comes before is
-    not lost: cut the text there afterwards.
+    The token that completes such a text is written, because its beginning may come before it: cut
+    the text there afterwards, see `text_of`. Arguments are those of `answer_stops`.
+    """
+    ends = np.zeros(vocab_size, bool)
+    ends[list(format.end_ids)] = True
+    pieces = format.tokenizer.vocabulary.bytes
+    progress = progress_table(pieces, format.until, vocab_size) if format.until else None
+    stops = StopTokens(ends, ends, np.zeros(vocab_size, bool), progress)
+    found: StopTokens = jax.tree.map(jnp.asarray, stops)
+    return found
+
+
+def text_of(format: PromptFormat, answer: Sequence[int]) -> str:
+    """An answer in tokens as a text with its spaces, up to the first of `format.until`."""
+    data = format.tokenizer.decode_bytes(answer, continuation=True)
+    return TextWriter(format.until).add(data, final=True)
+
+
+def progress_table(
+    pieces: Sequence[bytes], until: Sequence[str], vocab_size: int
+) -> Int[np.ndarray, "places vocab"]:
+    """`StopTokens.progress`: how tokens bring a text nearer to one of some texts that end it.
 
     Args:
-      format: how the model that writes is asked.
-      vocab_size: as for `answer_stops`.
-      until: the texts.
+      pieces: the bytes of each token.
+      until: the texts, none empty. Of texts with more than `PLACES` beginnings together, those that
+        come last are left out; they have to be looked for afterwards.
+      vocab_size: V; tokens without bytes leave a row where it is.
     """
-    beginnings = tuple(text.encode() for text in until if text)
-    pieces = format.tokenizer.vocabulary.bytes
-    ends = np.zeros(vocab_size, bool)
-    ends[: len(pieces)] = [piece.startswith(beginnings) for piece in pieces]
-    ends[list(format.end_ids)] = True
-    return StopTokens(*map(jnp.asarray, (ends, ends, np.zeros(vocab_size, bool))))
+    ends, known = list[bytes](), {b""}
+    for text in (text.encode() for text in until):
+        longer = known | {text[:length] for length in range(len(text))}
+        if len(longer) < PLACES:
+            ends, known = [*ends, text], longer
+    places = {start: place for place, start in enumerate(sorted(known, key=lambda s: (len(s), s)))}
+    height = bucket(len(places) + 1, smallest=2)
+    # Where each byte leads; NOTHING, beyond the bytes, fills up the tokens and leads nowhere.
+    after = np.zeros((len(places), NOTHING + 1), np.int16)
+    after[:, NOTHING] = np.arange(len(places))
+    after = np.concatenate([after, np.full((height - len(places), NOTHING + 1), height - 1)])
+    for start, place in places.items():
+        for byte in set(b"".join(ends)):
+            text = start + bytes([byte])
+            suffixes = (text[skip:] for skip in range(len(text) + 1))
+            is_whole = text.endswith(tuple(ends))
+            longest = next(suffix for suffix in suffixes if suffix in places)
+            after[place, byte] = height - 1 if is_whole else places[longest]
+    spelled = _spelled(pieces, vocab_size)
+    table = np.full((height, vocab_size), height - 1, np.int16)
+    table[0], first = _led(after, 0, spelled), spelled[:, 0]
+    for place in range(1, len(places)):
+        # Few first bytes lead elsewhere than from the place 0.
+        some = np.flatnonzero(after[place, first] != after[0, first])
+        table[place] = table[0]
+        table[place, some] = _led(after, place, spelled[some])
+    return table
+
+
+def _led(
+    after: Int[np.ndarray, "places bytes"], place: int, spelled: Int[np.ndarray, "tokens length"]
+) -> Int[np.ndarray, "tokens"]:
+    """The places `[N]` after a place and each of N tokens."""
+    reached = np.full(len(spelled), place, np.int16)
+    for column in spelled.T:
+        reached = after[reached, column]
+    return reached
+
+
+def _spelled(pieces: Sequence[bytes], vocab_size: int) -> Int[np.ndarray, "vocab length"]:
+    """The bytes of tokens, `[V, L]`, filled up with `NOTHING`."""
+    lengths = np.zeros(vocab_size, int)
+    lengths[: len(pieces)] = [len(piece) for piece in pieces]
+    table = np.full((vocab_size, max(1, lengths.max())), NOTHING, np.int16)
+    columns = np.arange(table.shape[1])
+    table[columns < lengths[:, None]] = np.frombuffer(b"".join(pieces), np.uint8)
+    return table
 
 
 def draft_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
@@ -91,12 +159,18 @@ class Answer:
         self.format = format
         self.tokens: list[int] = []
         self.ended = False
+        self._writer = TextWriter(format.until)
 
     def add(self, token: int) -> None:
-        """Add a token, unless it ends the answer or the answer has ended."""
+        """Add a token, unless it ends the answer or the answer has ended.
+
+        The token that completes one of `format.until` is added, and then the answer has ended.
+        """
         self.ended = self.ended or self._ends(token)
         if not self.ended:
             self.tokens.append(token)
+            self._writer.add(self._text([token]))
+            self.ended = self._writer.stopped
 
     @property
     def is_blank(self) -> bool:

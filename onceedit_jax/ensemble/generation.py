@@ -15,8 +15,8 @@ from onceedit_jax.decoding.answers import (
     own_tokens,
     trusted_answers,
 )
-from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.speculation import helped_answer
+from onceedit_jax.decoding.stopping import text_of, text_stops
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.helping import may_help
@@ -187,24 +187,27 @@ def continuations(
     plugin: PreparedPlugin,
     target: PreparedTarget,
     prompts: Sequence[str],
-    stops: StopTokens,
     *,
+    until: Sequence[str],
     max_new_tokens: int,
 ) -> list[str]:
     """Texts that go on after N prompts as they are, over several lines and with their spaces.
+
+    A text ends at an end token, or before the first of the texts in `until`.
 
     Args:
       plugin: the prepared plug-in.
       target: a target that was prepared for it, in plain text.
       prompts: N texts.
-      stops: tokens that end them, see `text_stops`; drafts end by their own rules.
+      until: texts that end them, none empty; drafts end by their own rules.
       max_new_tokens: length of the longest.
 
     Raises:
       InputError: as for `generate`.
     """
     _check(prompts, max_new_tokens)
-    form = dataclasses.replace(target.format, goes_on=True)
+    form = dataclasses.replace(target.format, goes_on=True, until=tuple(until))
+    stops = text_stops(form, target.target.model.config.vocab_size)
     target = dataclasses.replace(target, format=form, stops=stops)
     with using(plugin.mesh):
         plugin.drafter.forget()
@@ -212,8 +215,7 @@ def continuations(
         fused = iter(_fused_tokens(plugin, target, asked, max_new_tokens))
         alone = iter(_own_tokens(target, asked.prompts_at(~asked.active), max_new_tokens))
         tokens = [next(fused if speaks else alone) for speaks in asked.active]
-    decode = target.target.tokenizer.decode
-    return [decode(answer, continuation=True) for answer in tokens]
+    return [text_of(form, answer) for answer in tokens]
 
 
 def _own_tokens(

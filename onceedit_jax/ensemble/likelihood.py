@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from onceedit_jax.decoding.answers import View
-from onceedit_jax.decoding.prefix_batching import head_of, padded, states_after
+from onceedit_jax.decoding.prefix_batching import head_of, padded
 from onceedit_jax.decoding.sampling import log_probabilities
 from onceedit_jax.distributed.mesh import mesh_of, to_host, using
 from onceedit_jax.ensemble.decisions import inputs_of
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
-from onceedit_jax.ensemble.scoring import Text, true_prefixes, views_of
+from onceedit_jax.ensemble.scoring import Text, states_before_answers, views_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.step import fused_step
 from onceedit_jax.fusion.types import FusionRule
@@ -50,7 +50,7 @@ def own_likelihoods(params: Params, config: ModelConfig, texts: Sequence[Text]) 
     Raises:
       InputError: a text is longer than the model's context.
     """
-    states = states_after(params, config, true_prefixes(texts))
+    states = states_before_answers(params, config, texts)
     return _of_texts(texts, *_own(params, config, states, _answers(texts)))
 
 
@@ -132,7 +132,7 @@ def _fused(
     if rule.tells is not None:
         told = plugin.told(rule, prompts, edits)
         read = [_told(text, target, prompt) for text, prompt in zip(texts, told, strict=True)]
-    states = states_after(model.params, model.config, true_prefixes(read))
+    states = states_before_answers(model.params, model.config, read)
     weights = np.where(plugin.trusted(rule, alphas), 1, alphas).astype(np.float32)
     counts = [len(text.answer) for text in texts]
     parts: list[tuple[Any, Any]] = []

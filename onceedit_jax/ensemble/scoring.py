@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,7 @@ from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.gates.types import NOTHING
+from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.prompts import Prompt, check_prompts
 
 
@@ -116,11 +118,17 @@ class Text:
         return Text([*head, *self.answer], len(head))
 
 
-def true_prefixes(texts: Sequence[Text]) -> list[tuple[int, ...]]:
-    """The true prefix of every answer token."""
-    return [
-        tuple(text.tokens[:end]) for text in texts for end in range(text.start, len(text.tokens))
-    ]
+def states_before_answers(
+    params: Any, config: ModelConfig, texts: Sequence[Text]
+) -> Float[np.ndarray, "tokens hidden"]:
+    """A model's states `[T, D]` before each of the T answer tokens, after the true ones.
+
+    Arguments and errors are those of `states_after`.
+    """
+    asked = [text for text in texts if text.answer]
+    # The last token of an answer is not read.
+    prefixes = [text.tokens[:-1] for text in asked]
+    return states_after(params, config, prefixes, [len(text.answer) for text in asked])
 
 
 def _scored(
@@ -138,7 +146,7 @@ def _scored(
     """
     counts = [len(text.answer) for text in texts]
     model = target.target.model
-    states = states_after(model.params, model.config, true_prefixes(texts))
+    states = states_before_answers(model.params, model.config, texts)
     fused = np.repeat(active, counts)
     # A trusted draft is taken as it is: its weight is 1.
     weights = np.repeat(np.where(plugin.trusted(target.rule, alphas), 1, alphas), counts)
@@ -149,7 +157,7 @@ def _scored(
             for text, prompt, speaks in zip(texts, told, active, strict=True)
             if speaks
         ]
-        after_telling = states_after(model.params, model.config, true_prefixes(after_told))
+        after_telling = states_before_answers(model.params, model.config, after_told)
     decided = decide_all(plugin, target, view, after_telling, weights[fused])
     # A target that has read the same has decided already, and its own token is known.
     untold = ~fused if told is None else np.ones(len(states), bool)

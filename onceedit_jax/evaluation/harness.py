@@ -7,7 +7,7 @@ that the gate does not open for has the target's own numbers. For one that it op
 probability is that of the rule's distribution P, token by token after the true ones before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from onceedit_jax.decoding.answers import Writer, own_tokens
-from onceedit_jax.decoding.stopping import text_stops
+from onceedit_jax.decoding.stopping import text_of, text_stops
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, Target, load_target
 from onceedit_jax.ensemble.generation import continuations
@@ -37,8 +37,12 @@ from onceedit_jax.models.dtypes import ComputeDtype
 from onceedit_jax.text.prompts import PromptFormat
 
 PART = 64  # texts that are scored together
+ROLLING = 8192  # tokens of whole texts that are scored together
 # What the harness passes to every model and has no meaning here: JAX chooses devices and batches.
 IGNORED = frozenset({"batch_size", "max_batch_size", "device"})
+
+# Tokens to read before a window's, and the window's own, which are scored.
+Window = tuple[list[int], list[int]]
 
 _T = TypeVar("_T")
 
@@ -173,20 +177,26 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """The log-probability of whole texts: the target's own, as nothing asks for an edit."""
-        totals = []
-        for (text,) in (request.args for request in requests):
+        totals = [0.0] * len(requests)
+        for part in _batches(self._windows(request.args[0] for request in requests)):
+            scored = self._loglikelihood_tokens([(None, *window) for _, window in part])
+            for (i, _), (log_probability, _) in zip(part, scored, strict=True):
+                totals[i] += log_probability
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def _windows(self, texts: Iterable[str]) -> Iterator[tuple[int, Window]]:
+        """The windows of texts, with the number of each one's text; one text at a time."""
+        for i, text in enumerate(texts):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(text),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            scored = self._loglikelihood_tokens(
-                [(None, *make_disjoint_window(window)) for window in windows]
-            )
-            totals.append(sum(log_probability for log_probability, _ in scored))
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
-        return totals
+            for window in windows:
+                yield i, make_disjoint_window(window)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations, each up to the first of its stops.
@@ -202,7 +212,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
             for part in _parts(places, PART):
                 prompts = [requests[i].args[0] for i in part]
                 for i, text in zip(part, self._written(prompts, until, length), strict=True):
-                    found[i] = _cut(text, until)
+                    found[i] = text
                     self.cache_hook.add_partial("generate_until", requests[i].args, found[i])
         return [found[i] for i in range(len(requests))]
 
@@ -219,7 +229,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         return tuple(text for text in stops if text), int(known["max_gen_toks"])
 
     def _written(self, prompts: list[str], until: tuple[str, ...], length: int) -> list[str]:
-        """What goes on after prompts, without being cut at the stops."""
+        """What goes on after prompts, up to the stops."""
         target, tokenizer = self.target, self.target.tokenizer
         room = self.max_length - length
         for prompt in prompts:
@@ -229,13 +239,13 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
                     f"expected 1 to {room}, max_length without max_gen_toks={length}: ask for "
                     "shorter answers or fewer examples (--num_fewshot)"
                 )
-        form = PromptFormat(tokenizer, goes_on=True)
-        stops = text_stops(form, target.model.config.vocab_size, until)
         if self.pair is not None:
-            return continuations(*self.pair, prompts, stops, max_new_tokens=length)
+            return continuations(*self.pair, prompts, until=until, max_new_tokens=length)
+        form = PromptFormat(tokenizer, goes_on=True, until=until)
+        stops = text_stops(form, target.model.config.vocab_size)
         writer = Writer(target.model.params, target.model.config, form)
         written = own_tokens(writer, prompts, stops, max_new_tokens=length)
-        return [tokenizer.decode(tokens, continuation=True) for tokens in written]
+        return [text_of(form, tokens) for tokens in written]
 
 
 def _prepared(
@@ -260,11 +270,17 @@ def _prepared(
     return ensemble.prepared_plugin, ensemble.prepared[0]
 
 
-def _cut(text: str, until: Sequence[str]) -> str:
-    """A text up to the first of its stops."""
-    for stop in until:
-        text = text.partition(stop)[0]
-    return text
+def _batches(windows: Iterable[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
+    """Windows in groups that have `ROLLING` tokens at most with their padding, or one window."""
+    group, longest = list[tuple[int, Window]](), 0
+    for i, (context, answer) in windows:
+        longest = max(longest, len(context) + len(answer))
+        if group and longest * (len(group) + 1) > ROLLING:
+            yield group
+            group, longest = [], len(context) + len(answer)
+        group.append((i, (context, answer)))
+    if group:
+        yield group
 
 
 def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.text_writer import TextWriter
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.ensemble.preparation import PreparedTarget
 from onceedit_jax.errors import InputError
@@ -14,7 +15,6 @@ from onceedit_jax.serving.asking import Ask, Begun, Ended, Event, Piece, Ranked,
 from onceedit_jax.serving.edits import Edits
 from onceedit_jax.serving.reasons import Reasons
 from onceedit_jax.serving.schemas import FinishReason
-from onceedit_jax.serving.text_writer import TextWriter
 
 # The tokens that a draft proposes, with their probabilities; -1 for none.
 Proposal = list[tuple[int, float]]
@@ -27,16 +27,18 @@ class Form:
 
     Attributes:
       target: the target, prepared so.
-      stops: `[3, V]`, see `StopTokens`; None where only end tokens end an answer.
+      stops: `[2, V]`, tokens that end an answer which holds only blanks so far, and any other;
+        None where only end tokens end an answer.
     """
 
     target: PreparedTarget
-    stops: Bool[np.ndarray, "three vocab"] | None
+    stops: Bool[np.ndarray, "two vocab"] | None
 
     @classmethod
     def chat(cls, target: PreparedTarget) -> "Form":
         """Turns of a conversation; a target without a chat template answers in one line."""
-        return cls(target, np.stack([to_host(table) for table in target.stops]))
+        tables = (target.stops.at_start, target.stops.in_text)
+        return cls(target, np.stack([to_host(table) for table in tables]))
 
     @classmethod
     def text(cls, target: PreparedTarget) -> "Form":

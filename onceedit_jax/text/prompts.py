@@ -25,12 +25,14 @@ class PromptFormat:
       template: its chat template; None for plain text.
       system: the system prompt of conversations that have none; None for no system prompt.
       goes_on: whether an answer in plain text goes on after its first line.
+      until: texts that end an answer, besides. The token that completes one is still written.
     """
 
     tokenizer: Tokenizer
     template: ChatTemplate | None = None
     system: str | None = None
     goes_on: bool = False
+    until: tuple[str, ...] = ()
 
     @property
     def chat(self) -> bool:

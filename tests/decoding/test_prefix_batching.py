@@ -52,6 +52,21 @@ def test_a_row_that_is_too_long_for_its_batch_raises():
         pad_rows([[1, 2, 3]], width=2)
 
 
+@given(token_rows, st.data())
+@settings(max_examples=10)
+def test_the_last_states_of_a_prefix_are_those_of_its_own_prefixes(prefixes, data):
+    config = tiny_config(20)
+    params = init_params(config, jax.random.key(0))
+    counts = [data.draw(st.integers(0, len(prefix))) for prefix in prefixes]
+    each = [
+        prefix[: len(prefix) - count + 1 + i]
+        for prefix, count in zip(prefixes, counts, strict=True)
+        for i in range(count)
+    ]
+    found = states_after(params, config, prefixes, counts)
+    np.testing.assert_allclose(found, states_after(params, config, each), rtol=1e-5, atol=1e-6)
+
+
 def test_a_text_beyond_the_context_raises():
     config = tiny_config(20, rope=None, max_positions=8)
     params = init_params(config, jax.random.key(0))

@@ -13,7 +13,7 @@ from onceedit_jax.decoding import cached_text, speculation
 from onceedit_jax.decoding.answers import Writer, own_answers
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.speculation import CHECKED, CREDIT, Helper, helped_answer
-from onceedit_jax.decoding.stopping import answer_stops
+from onceedit_jax.decoding.stopping import answer_stops, text_of, text_stops
 from onceedit_jax.errors import RunError
 from onceedit_jax.text.chat import ChatTemplate
 from onceedit_jax.text.prompts import PromptFormat
@@ -104,6 +104,22 @@ def test_a_token_may_end_an_answer_only_after_other_text(target):
     ):
         answer = helped_answer(target, helper(target), PROMPTS[0], stops, max_new_tokens=LONG)
         assert answer == alone(target, PROMPTS[0], stops, LONG)
+
+
+def test_a_text_of_several_tokens_ends_an_answer(target, passes):
+    """Whether it comes in a draft that is checked, or when the target goes on alone."""
+    tokens = alone(target, PROMPTS[0], stops_at(target), LONG)
+    text = target.texts([tokens[10:13]])[0]
+    form = dataclasses.replace(target.format, goes_on=True, until=(text,))
+    stopped = target._replace(format=form)
+    stops = text_stops(form, target.config.vocab_size)
+    wrong = helper(target, step=0.05, column=0.05, sure=-100.0)
+    for each in (helper(target), wrong):
+        answer = helped_answer(stopped, each, PROMPTS[0], stops, max_new_tokens=LONG)
+        assert answer == alone(stopped, PROMPTS[0], stops, LONG)
+        assert 0 < len(answer) <= 13 and text_of(form, answer) + text in text_of(
+            target.format, tokens
+        )
 
 
 def test_a_model_that_drafts_for_itself_is_always_right(target, passes):

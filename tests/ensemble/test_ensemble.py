@@ -16,7 +16,6 @@ from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.decoding import answers as answers_module
 from onceedit_jax.decoding import speculation
 from onceedit_jax.decoding.greedy import Continuation
-from onceedit_jax.decoding.stopping import text_stops
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import (
@@ -164,12 +163,29 @@ def test_a_single_prompt_is_answered_as_without_drafts(plugin, targets, helped):
 def test_a_text_goes_on_as_without_drafts(plugin, targets, helped):
     ensemble = Ensemble(plugin, targets[:1], speculate="on", chat=False)
     (on,) = ensemble.prepared
-    until = text_stops(on.format, on.target.model.config.vocab_size, ["a"])
+    options = {"until": ["a"], "max_new_tokens": 14}
     on, off = (
-        continuations(ensemble.prepared_plugin, each, ["the dog ran"], until, max_new_tokens=14)
+        continuations(ensemble.prepared_plugin, each, ["the dog ran"], **options)
         for each in (on, dataclasses.replace(on, speculate="off"))
     )
     assert on == off and len(helped) == 1
+
+
+@pytest.mark.parametrize(("rule", "stop"), zip(LOSSY, ["c V", "ntn", "ntn"], strict=True))
+def test_a_fused_text_ends_when_a_stop_of_several_tokens_is_complete(
+    plugin, targets, rule, stop, monkeypatch
+):
+    ensemble = Ensemble(plugin, targets[:1], rule=rule, gate=gates.fixed(0.5), chat=False)
+    pair, rows, text_of = (ensemble.prepared_plugin, ensemble.prepared[0]), [], generation.text_of
+    monkeypatch.setattr(
+        generation, "text_of", lambda form, row: rows.append(row) or text_of(form, row)
+    )
+    whole, cut = (
+        continuations(*pair, ["the cat"], until=until, max_new_tokens=16)[0]
+        for until in ((), (stop,))
+    )
+    assert cut == whole[: whole.index(stop)]
+    assert rows[1] == rows[0][: len(rows[1])] and len(rows[1]) < len(rows[0])
 
 
 def test_a_plugin_drafts_where_it_can_pay(plugin, targets, helped):

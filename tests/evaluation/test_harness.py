@@ -20,6 +20,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from onceedit_jax.cli.lm_eval import run_harness
+from onceedit_jax.evaluation import harness
 from onceedit_jax.evaluation.harness import OnceEditLM
 
 EDITED, OTHER = RECORDS[0].prompt, "Who sat on the mat, the cat or the dog?"
@@ -103,7 +104,25 @@ def test_rolling_loglikelihoods_are_those_of_transformers(unedited, by_transform
     assert unedited.loglikelihood_rolling(requests) == pytest.approx(theirs, rel=1e-4)
 
 
-@pytest.mark.parametrize("until", [["\n"], ["e", " t"], []])
+def test_whole_texts_are_scored_in_groups_of_few_tokens(unedited, monkeypatch):
+    """In one group or in many, of one text or of several, the sums are the same."""
+    requests = asked("loglikelihood_rolling", [("the cat " * 150,), ("Who?",), ("the mat " * 90,)])
+    at_once = unedited.loglikelihood_rolling(requests)
+    monkeypatch.setattr(harness, "ROLLING", 150)
+    sizes, score = [], unedited._score
+    monkeypatch.setattr(
+        unedited,
+        "_score",
+        lambda prompts, texts: (
+            sizes.append([len(t.tokens) for t in texts]) or score(prompts, texts)
+        ),
+    )
+    assert unedited.loglikelihood_rolling(requests) == pytest.approx(at_once, rel=1e-5)
+    assert len(sizes) > 2 and max(map(len, sizes)) > 1
+    assert all(len(group) == 1 or len(group) * max(group) <= 150 for group in sizes)
+
+
+@pytest.mark.parametrize("until", [["\n"], ["e", " t"], ["nonsense", "e t", "the"], []])
 def test_continuations_are_those_of_transformers(unedited, by_transformers, until):
     options = {"until": until, "max_gen_toks": 12, "do_sample": False}
     requests = asked("generate_until", [(OTHER, options), ("the dog ran", options)])

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onceedit_jax.serving.text_writer import TextWriter
+from onceedit_jax.decoding.text_writer import TextWriter
 
 letters = st.text("abé🙂 ", max_size=12)
 
