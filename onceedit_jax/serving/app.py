@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from importlib.metadata import version
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +28,7 @@ from onceedit_jax.serving.edit_schemas import (
     EditsRequest,
     Job,
     JobList,
+    JobsQuery,
     RevertRequest,
 )
 from onceedit_jax.serving.explanations import (
@@ -36,10 +37,10 @@ from onceedit_jax.serving.explanations import (
     explain_asks,
     explanation,
 )
-from onceedit_jax.serving.guards import gone, is_for_us, may_write, read
+from onceedit_jax.serving.guards import gone, is_for_us, may_write, query_of, read
 from onceedit_jax.serving.openapi import Operation, document
 from onceedit_jax.serving.page import page_files
-from onceedit_jax.serving.problems import Problem, invalid
+from onceedit_jax.serving.problems import Problem
 from onceedit_jax.serving.request_log import log_request, tell
 from onceedit_jax.serving.schemas import (
     ChatCompletion,
@@ -126,7 +127,10 @@ class Endpoints:
                 "POST", "/v1/edits/revert", "Take edits back.", Job, 202,
                 body=RevertRequest, problems=(404, 409), writes=True,
             ): self.revert,
-            Operation("GET", "/v1/edits/jobs", "Changes of the edits.", JobList): self.jobs,
+            Operation(
+                "GET", "/v1/edits/jobs", "Changes of the edits.", JobList,
+                query=JobsQuery, problems=(400,),
+            ): self.jobs,
             Operation(
                 "GET", "/v1/edits/jobs/{job}", "One of them.", Job, problems=(404,)
             ): self.job,
@@ -182,11 +186,7 @@ class Endpoints:
 
     async def edits(self, request: Request) -> Response:
         """`GET /v1/edits`."""
-        try:
-            query = EditsQuery.model_validate(dict(request.query_params))
-        except ValidationError as error:
-            raise invalid(error) from None
-        return _shown(self.service.edits(query))
+        return _shown(self.service.edits(query_of(request, EditsQuery)))
 
     async def edit(self, request: Request) -> Response:
         """`GET /v1/edits/{edit}`."""
@@ -218,7 +218,7 @@ class Endpoints:
 
     async def jobs(self, request: Request) -> Response:
         """`GET /v1/edits/jobs`."""
-        return _shown(JobList(data=self.service.keeper.jobs))
+        return _shown(self.service.jobs(query_of(request, JobsQuery)))
 
     async def job(self, request: Request) -> Response:
         """`GET /v1/edits/jobs/{job}`."""

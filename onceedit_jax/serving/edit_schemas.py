@@ -62,6 +62,15 @@ class EditsQuery(BaseModel):
     limit: int = Field(default=100, ge=1, le=MOST_EDITS, description="At most so many.")
 
 
+class JobsQuery(BaseModel):
+    """Which changes of the edits to list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    open: bool = Field(default=False, description="Only those that have not ended.")
+    limit: int = Field(default=100, ge=1, le=MOST_EDITS, description="At most so many.")
+
+
 class Edit(AnswerRecord):
     """An edit in the ledger."""
 
@@ -104,6 +113,7 @@ class Job(AnswerRecord):
     kind: Literal["add", "revert"]
     status: Literal["queued", "running", "done", "failed"]
     created: str
+    title: str = Field(description="What it changes, in a few words.")
     progress: JobProgress | None = None
     edits: list[int] = Field(default=[], description="Ids of the edits that came or went.")
     superseded: list[int] = Field(default=[], description="Ids of edits that gave way.")
@@ -113,7 +123,9 @@ class Job(AnswerRecord):
 
 
 class JobList(AnswerRecord):
-    """Changes of the edits since the server began, and those that wait."""
+    """Changes of the edits since the server began, and those that wait, newest first."""
 
     object: Literal["list"] = "list"
     data: list[Job]
+    total: int = Field(description="How many there are of those that were asked for.")
+    has_more: bool = Field(description="Whether older ones come after the last of `data`.")

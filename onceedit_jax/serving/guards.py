@@ -46,6 +46,18 @@ async def read(request: Request, kind: type[R], settings: ServingSettings) -> R:
         raise invalid(error) from None
 
 
+def query_of(request: Request, kind: type[R]) -> R:
+    """What a request's address asks for, as a record.
+
+    Raises:
+      Problem: it is not of the right form.
+    """
+    try:
+        return kind.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
 async def _body(request: Request, most: int) -> bytes:
     stated = request.headers.get("content-length", "0")
     parts, size = list[bytes](), int(stated) if stated.isdecimal() else 0

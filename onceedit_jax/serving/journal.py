@@ -15,6 +15,8 @@ from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.serving.edit_schemas import EditsRequest, RevertRequest
 from onceedit_jax.storage.text_files import write_whole
 
+TITLE = 300  # characters of a fact in the title of its change
+
 
 class Pending(BaseModel):
     """A change that is not made yet.
@@ -41,6 +43,18 @@ class Pending(BaseModel):
     def kind(self) -> Literal["add", "revert"]:
         """What the change does."""
         return "revert" if self.add is None else "add"
+
+    @property
+    def title(self) -> str:
+        """What it changes: the first fact, or the first ids, and how many there are beyond."""
+        if self.add is not None:
+            first = self.add.edits[0]
+            shown, more = f"{first.prompt} → {first.target}", len(self.add.edits) - 1
+        else:
+            ids = self.revert.ids if self.revert is not None else []
+            shown, more = ", ".join(f"#{number}" for number in ids[:10]), len(ids[10:])
+        shown = shown if len(shown) <= TITLE else f"{shown[: TITLE - 1]}…"
+        return f"{shown} and {more} more" if more else shown
 
 
 _LIST = TypeAdapter(list[Pending])

@@ -172,7 +172,13 @@ class Keeper:
             return self._enqueue(pending)
 
     def _enqueue(self, pending: Pending) -> Job:
-        job = Job(id=pending.id, kind=pending.kind, status="queued", created=pending.created)
+        job = Job(
+            id=pending.id,
+            kind=pending.kind,
+            status="queued",
+            created=pending.created,
+            title=pending.title,
+        )
         with self._lock:
             self._jobs[pending.id] = job
             ended = [name for name, each in self._jobs.items() if each.status in ("done", "failed")]

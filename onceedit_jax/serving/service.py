@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.serving.asking import Ask, Begun, Ended, Event, Ticket
-from onceedit_jax.serving.edit_schemas import Edit, EditList, EditsQuery
+from onceedit_jax.serving.edit_schemas import Edit, EditList, EditsQuery, JobList, JobsQuery
 from onceedit_jax.serving.edits import Edits
 from onceedit_jax.serving.keeper import Keeper
 from onceedit_jax.serving.metrics import Metrics
@@ -139,6 +139,14 @@ class Service:
         if number not in current.by_id:
             raise Problem(404, f"no edit has the id {number}", param="edit")
         return _told(current, number)
+
+    def jobs(self, query: JobsQuery) -> JobList:
+        """The changes of the edits, newest first, or those that are asked for."""
+        ended = ("done", "failed") if query.open else ()
+        found = [job for job in reversed(self.keeper.jobs) if job.status not in ended]
+        return JobList(
+            data=found[: query.limit], total=len(found), has_more=len(found) > query.limit
+        )
 
     def metrics_text(self) -> bytes:
         """All counters, and what is so at this moment."""

@@ -71,9 +71,14 @@ def test_a_fact_comes_and_goes(changing):
     assert answer(web)[1] is None
     assert [edit["id"] for edit in web.get("/v1/edits").json()["data"]] == [3]
     assert web.get("/v1/edits").json()["revision"] == 4 == len(read_info(folder).operations)
-    assert [job["kind"] for job in web.get("/v1/edits/jobs").json()["data"]] == [
-        "add", "revert", "revert",
-    ]  # fmt: skip
+    jobs = web.get("/v1/edits/jobs").json()
+    assert [job["title"] for job in jobs["data"]] == ["#1, #2", "#4", f"{NEW.prompt} → Oskar"]
+    assert [job["kind"] for job in jobs["data"]] == ["revert", "revert", "add"]
+    some = web.get("/v1/edits/jobs", params={"limit": 1}).json()
+    assert (some["data"], some["total"], some["has_more"]) == (jobs["data"][:1], 3, True)
+    assert web.get("/v1/edits/jobs", params={"open": True}).json()["data"] == []
+    refused = web.get("/v1/edits/jobs", params={"limit": 0})
+    assert refused.status_code == 400 and "limit" in refused.json()["error"]["message"]
     assert 'onceedit_edits{state="live"} 1.0' in web.get("/metrics").text
 
 
@@ -254,8 +259,8 @@ def test_a_server_that_is_stopped_makes_the_change_at_its_next_start(
         accepted = httpx2.post(f"{server.url}/v1/edits", json=posted(NEW), headers=SECRET)
         accepted = accepted.json()["id"]
         assert training.wait(30)
-        job = httpx2.get(f"{server.url}/v1/edits/jobs/{accepted}").json()
-        assert job["status"] == "running"
+        jobs = httpx2.get(f"{server.url}/v1/edits/jobs?open=true").json()
+        assert [(job["id"], job["status"]) for job in jobs["data"]] == [(accepted, "running")]
     assert len(read_info(copied).edits) == 3
     (pending,) = json.loads(copied.with_name(".plugin.jobs").read_text())
     assert pending["id"] == accepted and pending["starts"] == 0

@@ -1,11 +1,14 @@
 """The page at `/` in headless Chromium, by the keyboard alone."""
 
 import json
+import threading
 
 import chromium
+import httpx2
 import pytest
-from serving.conftest import FIRST, NEW, TOKEN
+from serving.conftest import FIRST, NEW, TOKEN, posted
 
+from onceedit_jax.editing import upkeep
 from onceedit_jax.serving.page import page_files
 
 READY = "document.querySelector('main:not([aria-busy])') !== null"
@@ -119,6 +122,25 @@ def test_what_facts_say_is_no_html(page):
     assert evil in ask(page, evil)
     assert page.run("document.querySelectorAll('#answers b, #answers img').length") == 0
     assert page.run("document.title") == "onceedit"
+
+
+def test_a_change_on_its_way_is_shown_when_the_page_is_opened(page, monkeypatch, trained):
+    begins = threading.Event()
+
+    def waits(*arguments, **options):
+        assert begins.wait(60)
+        return trained(*arguments, **options)
+
+    monkeypatch.setattr(upkeep, "edit", waits)
+    secret, place = {"Authorization": f"Bearer {TOKEN}"}, page.run("location.origin")
+    httpx2.post(f"{place}/v1/edits", json=posted(NEW), headers=secret).raise_for_status()
+    page.open(place)
+    page.wait(f"{READY} && document.querySelector('#jobs > li') !== null")
+    assert f"Learning {NEW.prompt} → {NEW.target}" in page.text("#jobs")
+    begins.set()
+    status(page, "done; edit 4 answers; it supersedes 1")
+    page.wait("document.querySelector('#edit-1.superseded') !== null")
+    assert page.run("document.querySelectorAll('#jobs > li').length") == 0
 
 
 def test_search_and_the_links_between_edits(page):

@@ -9,6 +9,7 @@ const POLL = 500; // milliseconds between two looks at a job
 let writes = false; // whether this server lets edits be changed
 let revision = -1; // of the ledger that is shown
 let newest = 0; // the search that was begun last: an answer to an earlier one comes too late
+const followed = new Set(); // ids of the jobs that are shown, or were
 let wanted = null; // id of an edit that is shown whatever else is
 
 /** Begins with the ledger as it is. */
@@ -25,16 +26,25 @@ export async function begin() {
     reload();
   });
   byId("add").addEventListener("submit", add);
-  document.addEventListener("visibilitychange", () => document.hidden || reload());
+  document.addEventListener("visibilitychange", () => document.hidden || lookAgain());
   try {
     writes = (await ask("GET", "health")).writes;
     byId(writes ? "add" : "read-only").hidden = false;
-    const { data } = await ask("GET", "v1/edits/jobs");
-    for (const job of data) if (!ended(job)) follow(job, `Change ${job.id}`);
+    await watch();
   } catch (refusal) {
     tell("", refusal.message);
   }
   await reload();
+}
+
+async function lookAgain() {
+  await Promise.all([reload(), watch().catch(() => {})]); // `reload` tells what is wrong
+}
+
+/** Shows the changes on their way, whoever has asked for them, oldest first. */
+async function watch() {
+  const { data } = await ask("GET", "v1/edits/jobs?open=true");
+  for (const job of data.reverse()) follow(job, title(job));
 }
 
 /** Shows the ledger anew if it has another revision by now. */
@@ -144,10 +154,14 @@ async function changed(method, path, body, what) {
   }
 }
 
+const title = (job) => `${job.kind === "add" ? "Learning" : "Reverting"} ${job.title}`;
+
 const ended = (job) => job.status === "done" || job.status === "failed";
 
 /** Shows how a change goes on until answers know it. */
 async function follow(job, what) {
+  if (followed.has(job.id)) return;
+  followed.add(job.id);
   const bar = element("progress", { "aria-label": what });
   const stage = element("p", { class: "meta" });
   const item = element("li", { class: "card" }, element("p", {}, what), stage, bar);
