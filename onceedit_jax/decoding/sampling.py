@@ -1,4 +1,4 @@
-"""Draws next tokens: by temperature and nucleus, each row by settings of its own."""
+"""Draws next tokens: by temperature, top-k and nucleus, each row by settings of its own."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,28 +8,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from onceedit_jax.decoding.options import COLDEST
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.types import AnyArray
 
-COLDEST = 1e-5  # a lower temperature counts as 0: nothing else could be drawn, and it may overflow
 GROUPS = 1024  # a vocabulary is summed in so many groups, as a scan over all of it is slow on CPU
 HALVINGS = 30  # of the interval that the nucleus's least probability lies in
 
 
 class Sampling(NamedTuple):
-    """How the next tokens of B rows are chosen.
+    """How the next tokens of B rows are chosen, as arrays.
 
     Attributes:
       temperature: `[B]`, less than `COLDEST` for the most likely token.
       top_p: `[B]`, the least mass of the likeliest tokens that are drawn from; 1 for all tokens.
-      uniform: `[B]`, a random number of each row, in [0, 1).
+      top_k: `[B]` int32, how many of the likeliest tokens are drawn from; 0 for all tokens.
+      uniform: `[B, K]`, a random number in [0, 1) for each of a row's next K tokens.
     """
 
     temperature: Float[AnyArray, "batch"]
     top_p: Float[AnyArray, "batch"]
-    uniform: Float[AnyArray, "batch"]
+    top_k: Int[AnyArray, "batch"]
+    uniform: Float[AnyArray, "batch steps"]
 
 
 class LogProbabilities(NamedTuple):
@@ -46,23 +48,75 @@ class LogProbabilities(NamedTuple):
     tokens: Int[Array, "places top"]
 
 
-def draw(logits: Float[Array, "batch vocab"], sampling: Sampling) -> Int[Array, "batch"]:
-    """The next token of every row, int32; nothing is drawn where all temperatures are 0."""
+def draw(
+    logits: Float[Array, "batch vocab"], sampling: Sampling, step: int | Int[Array, ""] = 0
+) -> Int[Array, "batch"]:
+    """The next token of every row, int32; nothing is drawn where all temperatures are 0.
+
+    Args:
+      logits: `[B, V]`, -inf for tokens that are never drawn.
+      sampling: how tokens are chosen.
+      step: which of the K random numbers of each row is taken.
+    """
     cold = most_likely(logits)
-    temperature = jnp.asarray(sampling.temperature)
-    warm = temperature >= COLDEST
+    warm = jnp.asarray(sampling.temperature) >= COLDEST
 
     def drawn() -> jax.Array:
-        scale = jnp.where(warm, temperature, 1.0)[:, None]
-        # Differences before the division: large logits by a small temperature are infinite.
-        below = logits - jnp.max(logits, axis=-1, keepdims=True)
-        weights = jax.nn.softmax(below / scale, axis=-1)
-        top_p = jnp.asarray(sampling.top_p)
-        kept = jax.lax.cond(jnp.any(top_p < 1), lambda: nucleus(weights, top_p), lambda: weights)
-        return jnp.where(warm, inverse_cdf(kept, sampling.uniform), cold)
+        uniform = jnp.asarray(sampling.uniform)[:, step]
+        return jnp.where(warm, inverse_cdf(drawn_from(logits, sampling), uniform), cold)
 
     tokens: jax.Array = jax.lax.cond(jnp.any(warm), drawn, lambda: cold)
     return tokens
+
+
+def drawn_from(
+    logits: Float[Array, "batch vocab"], sampling: Sampling
+) -> Float[Array, "batch vocab"]:
+    """The weights that tokens are drawn by, up to a factor of each row; zeros where never.
+
+    Temperature, then top-k, then top-p, as transformers applies them. In rows whose temperature is
+    0 the weights have no meaning.
+    """
+    temperature, top_p, top_k = (jnp.asarray(setting) for setting in sampling[:3])
+    scale = jnp.where(temperature >= COLDEST, temperature, 1.0)[:, None]
+    # Differences before the division: large logits by a small temperature are infinite.
+    scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / scale
+    scaled = jax.lax.cond(jnp.any(top_k > 0), lambda: likeliest_k(scaled, top_k), lambda: scaled)
+    weights = jax.nn.softmax(scaled, axis=-1)
+    kept: jax.Array = jax.lax.cond(
+        jnp.any(top_p < 1), lambda: nucleus(weights, top_p), lambda: weights
+    )
+    return kept
+
+
+def likeliest_k(
+    scores: Float[Array, "batch vocab"], top_k: Int[AnyArray, "batch"]
+) -> Float[Array, "batch vocab"]:
+    """The `top_k` largest scores and those that equal the last of them; -inf in place of the rest.
+
+    The last one is found by halving the range of float32 numbers, which is exact, since sorting a
+    vocabulary takes far longer on CPU.
+
+    Args:
+      scores: 0 or less, -inf among them.
+      top_k: 0 for all.
+    """
+    size = scores.shape[-1]
+    count = jnp.where(top_k > 0, jnp.minimum(top_k, size), size)
+    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.int32)
+    # The bits of a negative number grow as it falls. 0 and -0, which are equal, both become 0.
+    order = jnp.where(scores < 0, bits ^ 0x7FFFFFFF, 0)
+
+    def halved(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = jnp.sum(order >= middle[:, None], axis=-1) >= count
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    # The least order is that of -inf: every score reaches it, and none reaches 1.
+    low = jnp.full(count.shape, np.float32(-np.inf).view(np.int32) ^ 0x7FFFFFFF, jnp.int32)
+    low, _ = jax.lax.fori_loop(0, 31, halved, (low, jnp.ones_like(low)))
+    return jnp.where(order >= low[:, None], scores, -jnp.inf)
 
 
 def nucleus(
@@ -133,7 +187,7 @@ def draw_after(
     columns: Int[AnyArray, "batch"],
     sampling: Sampling,
 ) -> Int[Array, "batch"]:
-    """The next token after one state of every row.
+    """The next token after one state of every row, by the first random number of the row.
 
     Args:
       head: the part of the model's parameters that `unembed` reads.
@@ -169,16 +223,3 @@ def log_probabilities(
     chosen = jnp.take_along_axis(logs, jnp.asarray(tokens)[:, None], axis=-1)[:, 0]
     values, ids = jax.lax.top_k(logs, top)
     return LogProbabilities(chosen, values, ids.astype(jnp.int32))
-
-
-def sampling_of(rows: list[tuple[float, float, float]], height: int) -> Sampling:
-    """The settings of some rows as arrays, with rows that draw nothing to fill up.
-
-    Args:
-      rows: temperature, top_p and random number of each.
-      height: rows of the arrays.
-    """
-    filled = np.zeros((3, height), np.float32)
-    filled[1] = 1
-    filled[:, : len(rows)] = np.array(rows, np.float32).reshape(-1, 3).T
-    return Sampling(*filled)

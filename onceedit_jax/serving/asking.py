@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from onceedit_jax.decoding.options import GREEDY, SamplingSettings
 from onceedit_jax.serving.problems import Problem
 from onceedit_jax.serving.reasons import Reasons
 from onceedit_jax.serving.schemas import FinishReason
@@ -24,9 +25,7 @@ class Ask:
       edited: whether the plug-in may speak; without it the target answers as before all edits.
       max_tokens: of the answer; None takes `usual_tokens`, or fewer where no more fit.
       usual_tokens: of an answer.
-      temperature: 0 for the most likely tokens.
-      top_p: see `Sampling`.
-      seed: of what is drawn; None draws anew every time.
+      sampling: how tokens are chosen.
       stops: texts that end the answer.
       logprobs: how many of the likeliest tokens are told with each token; None tells nothing.
       reasons: tell why an edit speaks in the answer, or none does.
@@ -38,9 +37,7 @@ class Ask:
     edited: bool = True
     max_tokens: int | None = None
     usual_tokens: int = 16
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
+    sampling: SamplingSettings = GREEDY
     stops: tuple[str, ...] = ()
     logprobs: int | None = None
     reasons: bool = False

@@ -1,6 +1,7 @@
 """Requests for text as asks, and their answers in OpenAI's form, whole or in parts."""
 
 import codecs
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from onceedit_jax.decoding.sampling import COLDEST
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.serving.asking import Ask, Begun, Ended, Piece, Ranked
 from onceedit_jax.serving.schemas import (
     AnswerMessage,
@@ -241,7 +242,13 @@ def _ask(
     chat: bool,
     ranked: int | None,
 ) -> Ask:
-    temperature = request.temperature or 0.0
+    sampling = SamplingSettings(
+        request.temperature or 0.0,
+        1.0 if request.top_p is None else request.top_p,
+        max(request.top_k or 0, 0),
+        # Without a seed every answer is drawn anew.
+        secrets.randbits(63) if request.seed is None else request.seed,
+    )
     return Ask(
         prompt=prompt,
         target=model.target,
@@ -249,9 +256,7 @@ def _ask(
         edited=model.edited,
         max_tokens=most,
         usual_tokens=usual,
-        temperature=temperature if temperature >= COLDEST else 0.0,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        seed=request.seed,
+        sampling=sampling,
         stops=request.stops,
         logprobs=ranked,
     )

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from onceedit_jax.decoding.draws import Draw, after_draft, sampling_of
 from onceedit_jax.decoding.joining_rows import Fresh, JoiningRows
+from onceedit_jax.decoding.options import GREEDY
 from onceedit_jax.decoding.prefix_batching import head_of, padded
-from onceedit_jax.decoding.sampling import draw_after, log_probabilities, sampling_of
+from onceedit_jax.decoding.sampling import draw_after, log_probabilities
 from onceedit_jax.distributed.mesh import to_host, using
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
@@ -242,16 +244,16 @@ class Engine:
             if row.drafts is None:
                 undrawn[i] = 0
                 continue
-            for column, (proposed, _) in enumerate(steps):
-                token = fused[i, column]
-                if token != proposed and row.ticket.ask.temperature > 0:
-                    undrawn[i] = column
-                    break
-                decided[i].append(_Decided(column, token))
-                if token != proposed:
-                    break
+            tokens, last = after_draft(
+                [token for token, _ in steps],
+                [fused[i, column] for column in range(len(steps))],
+                draws=row.draws,
+            )
+            decided[i] = [_Decided(column, token) for column, token in enumerate(tokens)]
+            if last is not None:
+                undrawn[i] = last
         if undrawn:
-            asked = {lines[i]: (column, rows[i].next_sampling()) for i, column in undrawn.items()}
+            asked = {lines[i]: (column, rows[i].next_draw(column)) for i, column in undrawn.items()}
             drawn = self._draw(states, asked)
             for i, column in undrawn.items():
                 decided[i].append(_Decided(column, int(drawn[lines[i]])))
@@ -286,16 +288,15 @@ class Engine:
     def _draw(
         self,
         states: Float[Array, "batch columns hidden"],
-        asked: dict[int, tuple[int, tuple[float, float, float]]],
+        asked: dict[int, tuple[int, Draw]],
     ) -> Int[np.ndarray, "batch"]:
-        """Next tokens of some lines of `states`, each after a column and by its own settings."""
+        """Next tokens of some lines of `states`, each after a column and drawn in its own way."""
         height = states.shape[0]
-        columns, settings = np.zeros(height, np.int32), [(0.0, 1.0, 0.0)] * height
-        for line, (column, sampling) in asked.items():
-            columns[line], settings[line] = column, sampling
-        tokens = draw_after(
-            self._head, self._config, states, columns, sampling_of(settings, height)
-        )
+        columns = np.zeros(height, np.int32)
+        draws = [Draw(GREEDY, np.zeros(1, np.float32))] * height
+        for line, (column, draw) in asked.items():
+            columns[line], draws[line] = column, draw
+        tokens = draw_after(self._head, self._config, states, columns, sampling_of(draws, height))
         hosted: np.ndarray = to_host(tokens)
         return hosted
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.draws import Draw, random_numbers
 from onceedit_jax.decoding.text_writer import TextWriter
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.ensemble.preparation import PreparedTarget
@@ -87,9 +89,6 @@ class Row:
     def __post_init__(self) -> None:
         ask = self.ticket.ask
         self._writer = TextWriter(ask.stops, strip=ask.chat)
-        # Each prompt of a request has random numbers of its own.
-        seed = None if ask.seed is None else [ask.seed % 2**64, self.ticket.index]
-        self._random = np.random.default_rng(seed)
         self._blank = True
 
     @classmethod
@@ -116,12 +115,19 @@ class Row:
         """What is told when it begins."""
         return Begun(len(self.head), self.alpha, self.edit, self.edits.revision, self.reasons)
 
-    def next_sampling(self) -> tuple[float, float, float]:
-        """Temperature, top_p, and a random number for the next token, another one every time."""
-        ask = self.ticket.ask
-        if ask.temperature == 0:
-            return 0.0, 1.0, 0.0
-        return ask.temperature, ask.top_p, float(self._random.random(dtype=np.float32))
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn; otherwise the most likely ones are taken."""
+        return self.ticket.ask.sampling.draws
+
+    def next_draw(self, column: int) -> Draw:
+        """How a token is drawn, after the answer so far and `column` tokens more."""
+        return Draw(self.ticket.ask.sampling, self._numbers[[len(self.tokens) + column]])
+
+    @cached_property
+    def _numbers(self) -> Float[np.ndarray, "steps"]:
+        # Each prompt of a request has random numbers of its own.
+        return random_numbers(self.ticket.ask.sampling.seed, self.ticket.index, self.limit)
 
     def accept(self, tokens: Sequence[Ranked]) -> list[Event]:
         """Add tokens up to where the answer ends, and tell of it.

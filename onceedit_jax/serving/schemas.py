@@ -42,6 +42,9 @@ class _Sampling(RequestRecord):
         default=None, description="0 (the default) takes the most likely token."
     )
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(
+        default=None, description="0 (the default) or -1 for all tokens; not in OpenAI's interface."
+    )
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool | None = None

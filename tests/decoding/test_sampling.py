@@ -1,5 +1,6 @@
 """Drawing tokens: the same as by sorting a vocabulary and summing it up, whatever its size."""
 
+import drawn_by_numpy
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,25 +8,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onceedit_jax.decoding import sampling as sampling_module
+from onceedit_jax.decoding.draws import Draw, sampling_of
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.decoding.sampling import (
     GROUPS,
-    Sampling,
     draw,
     inverse_cdf,
     log_probabilities,
     nucleus,
-    sampling_of,
 )
 
+drawn_from = jax.jit(sampling_module.drawn_from)
+likeliest_k = jax.jit(sampling_module.likeliest_k)
 SIZES = (5, GROUPS - 1, GROUPS + 3, 3 * GROUPS + 1)
 rows = st.lists(st.floats(-8, 8, width=32), min_size=5, max_size=5)
 parts = st.floats(1 / 64, 1, width=32)
 
 
+def sampling(rows):
+    """Rows of settings, each with the numbers that draw its tokens."""
+    return sampling_of([Draw(each, np.float32(numbers)) for each, numbers in rows], len(rows))
+
+
 def tokens(logits, temperature=1.0, top_p=1.0, uniform=0.5):
-    count = len(logits)
-    settings = [(temperature, top_p, uniform)] * count
-    return np.asarray(draw(jnp.asarray(logits, jnp.float32), sampling_of(settings, count)))
+    rows = sampling([(SamplingSettings(temperature, top_p), [uniform])] * len(logits))
+    return np.asarray(draw(jnp.asarray(logits, jnp.float32), rows))
 
 
 @given(rows, parts)
@@ -39,6 +47,75 @@ def test_the_nucleus_is_the_fewest_of_the_likeliest_tokens(logits, top_p):
     least = kept[kept > 0].min()
     assert own[own > least * (1 + 1e-5)].sum() < top_p + 1e-5
     assert (kept[own >= least] > 0).all()
+
+
+levels = st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=7, max_size=7)
+
+
+@given(
+    st.lists(levels, min_size=3, max_size=3), st.lists(st.integers(0, 9), min_size=3, max_size=3)
+)
+def test_the_k_likeliest_are_those_of_a_sort(scores, top_k):
+    """With as many ties as the few levels give."""
+    scores = np.float32(scores)
+    scores = np.where(scores > 4, -np.inf, scores - scores.max(axis=1, keepdims=True))
+    found = np.asarray(likeliest_k(jnp.asarray(scores), np.int32(top_k)))
+    for row, kept, k in zip(scores, found, top_k, strict=True):
+        least = -np.inf if k == 0 else np.sort(row)[::-1][:k][-1]
+        np.testing.assert_array_equal(kept, np.where(row >= least, row, -np.inf))
+
+
+def test_the_k_likeliest_are_told_apart_by_the_last_bit():
+    close = -np.float32(3e-9) * (1 + np.arange(8) * np.finfo(np.float32).eps)
+    scores = np.float32([[-1e30, *close, -2.0, 0.0, -0.0], [-np.inf, *close, -1e-30, -5, -7]])
+    for k in range(1, scores.shape[1] + 1):
+        found = np.asarray(likeliest_k(jnp.asarray(scores), np.int32([k, k])))
+        least = np.sort(scores)[:, ::-1][:, k - 1 : k]
+        np.testing.assert_array_equal(found, np.where(scores >= least, scores, -np.inf))
+
+
+mixed = st.builds(
+    SamplingSettings,
+    temperature=st.sampled_from([0.25, 0.7, 1.0, 3.0]),
+    top_p=parts,
+    top_k=st.integers(0, 9),
+)
+
+
+@given(st.lists(mixed, min_size=3, max_size=3), st.integers(0, 2**32 - 1))
+def test_tokens_are_drawn_from_the_distribution_that_a_sort_gives(settings, seed):
+    """Each row by settings of its own."""
+    generator = np.random.default_rng(seed)
+    logits, uniform = 3 * generator.normal(size=(3, 7)), generator.random((3, 1))
+    logits = logits.astype(np.float32)
+    rows = sampling(list(zip(settings, uniform, strict=True)))
+    found = np.asarray(drawn_from(jnp.asarray(logits), rows), np.float64)
+    expected = [drawn_by_numpy.weights(*each) for each in zip(logits, settings, strict=True)]
+    shares = found / found.sum(axis=1, keepdims=True)
+    for ours, theirs, each in zip(shares, expected, settings, strict=True):
+        # Rounding decides where the sum is top_p to the last bits.
+        ends = np.cumsum(np.sort(theirs)[::-1])
+        if np.abs(ends - each.top_p).min() > 1e-5 or each.top_p == 1:
+            np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [
+    (0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.6), (0.9, 12, 0.8), (2.0, 3, 0.4), (1.0, 60, 0.99),
+])  # fmt: skip
+def test_distributions_are_those_of_transformers(temperature, top_k, top_p):
+    torch = pytest.importorskip("torch")
+    warpers = pytest.importorskip("transformers.generation.logits_process")
+    logits = 4 * np.random.default_rng(top_k).normal(size=(4, 50)).astype(np.float32)
+    rows = sampling([(SamplingSettings(temperature, top_p, top_k), [0.5])] * 4)
+    found = np.asarray(drawn_from(jnp.asarray(logits), rows))
+    scores = warpers.TemperatureLogitsWarper(temperature)(None, torch.tensor(logits))
+    if top_k:
+        scores = warpers.TopKLogitsWarper(top_k)(None, scores)
+    if top_p < 1:
+        scores = warpers.TopPLogitsWarper(top_p)(None, scores)
+    expected = torch.softmax(scores, dim=-1).numpy()
+    assert ((found > 0) == (expected > 0)).all()
+    np.testing.assert_allclose(found / found.sum(axis=1, keepdims=True), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -63,19 +140,19 @@ def test_the_ends_of_the_interval_draw_a_token_that_may_be(uniform):
 def test_tokens_come_as_often_as_they_are_likely():
     logits = jnp.log(jnp.array([0.5, 0.2, 0.3]))
     count = 3000
-    uniform = np.random.default_rng(0).random(count, np.float32)
-    drawn = draw(
-        jnp.broadcast_to(logits, (count, 3)),
-        Sampling(np.ones(count, np.float32), np.ones(count, np.float32), uniform),
-    )
+    uniform = np.random.default_rng(0).random((count, 1), np.float32)
+    rows = sampling([(SamplingSettings(1.0), each) for each in uniform])
+    drawn = draw(jnp.broadcast_to(logits, (count, 3)), rows)
     shares = np.bincount(np.asarray(drawn), minlength=3) / count
     assert np.abs(shares - [0.5, 0.2, 0.3]).max() < 0.03
 
 
 def test_every_row_has_settings_of_its_own():
-    logits = jnp.broadcast_to(jnp.log(jnp.array([0.4, 0.35, 0.25])), (3, 3))
-    settings = sampling_of([(0.0, 1.0, 0.9), (1.0, 1.0, 0.9), (1.0, 0.5, 0.9)], 3)
-    assert draw(logits, settings).tolist() == [0, 2, 1]
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.4, 0.35, 0.25])), (4, 3))
+    settings = [(0.0, 1.0, 0), (1.0, 1.0, 0), (1.0, 0.5, 0), (1.0, 1.0, 2)]
+    rows = sampling([(SamplingSettings(*each), [0.1, 0.9]) for each in settings])
+    assert draw(logits, rows).tolist() == [0, 0, 0, 0]
+    assert draw(logits, rows, 1).tolist() == [0, 2, 1, 1]
 
 
 def test_temperature_sharpens_and_flattens():
