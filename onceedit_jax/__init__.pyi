@@ -16,6 +16,7 @@ from .decoding.fused import fused_continuation as fused_continuation
 from .decoding.greedy import Continuation as Continuation
 from .decoding.greedy import StopTokens as StopTokens
 from .decoding.greedy import greedy_continuation as greedy_continuation
+from .decoding.options import SamplingSettings as SamplingSettings
 from .editing.artifact import EditedPlugin as EditedPlugin
 from .editing.artifact_info import BaseInfo as BaseInfo
 from .editing.artifact_info import EditEntry as EditEntry

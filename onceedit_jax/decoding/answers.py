@@ -1,4 +1,4 @@
-"""Greedy answers: of a target alone, of a token-by-token fusion, and of drafts that are checked.
+"""Answers: of a target alone, of a token-by-token fusion, and of drafts that are checked.
 
 The target alone and the token-by-token fusion run inside one compiled loop. A draft is checked in
 one pass of the target, whatever its length.
@@ -13,10 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.draws import TAKEN, Draws, after_draft, draw_each
 from onceedit_jax.decoding.fused import Prompts, Spelling, fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_continuation
 from onceedit_jax.decoding.numbers import check_states, check_written
 from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
+from onceedit_jax.decoding.sampled import sampled_continuation
 from onceedit_jax.decoding.stopping import Answer
 from onceedit_jax.distributed.bucketing import group_height, round_up
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, to_host
@@ -90,18 +92,29 @@ def own_texts(
 
 
 def own_tokens(
-    model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int
+    model: Writer,
+    prompts: Sequence[Prompt],
+    stops: StopTokens,
+    *,
+    max_new_tokens: int,
+    draws: Draws = TAKEN,
 ) -> list[list[int]]:
     """`own_answers` to any number of prompts."""
     answers: list[list[int]] = []
     for start in range(0, len(prompts), PROMPTS):
         group = prompts[start : start + PROMPTS]
-        answers += own_answers(model, group, stops, max_new_tokens=max_new_tokens)
+        drawn = draws.of(range(start, start + len(group)))
+        answers += own_answers(model, group, stops, max_new_tokens=max_new_tokens, draws=drawn)
     return answers
 
 
 def own_answers(
-    model: Writer, prompts: Sequence[Prompt], stops: StopTokens, *, max_new_tokens: int
+    model: Writer,
+    prompts: Sequence[Prompt],
+    stops: StopTokens,
+    *,
+    max_new_tokens: int,
+    draws: Draws = TAKEN,
 ) -> list[list[int]]:
     """A model's own answers: each prompt's new tokens, without the one that ended them.
 
@@ -110,18 +123,19 @@ def own_answers(
       prompts: at most `PROMPTS` of them.
       stops: tokens that end its answers, from `answer_stops`.
       max_new_tokens: length of the longest answer.
+      draws: how tokens are drawn, if they are.
 
     Raises:
       InputError: a prompt and its answer are longer than the model's context.
     """
     rows = [model.format.encode(prompt) for prompt in prompts]
     model.config.check_length(max(map(len, rows)) + max_new_tokens - 1)  # the last is not read
-    written = greedy_continuation(
-        *model.model,
-        *shared_batch(mesh_of(model.params), rows, largest=PROMPTS),
-        stops,
-        steps=max_new_tokens,
-    )
+    batch = shared_batch(mesh_of(model.params), rows, largest=PROMPTS)
+    sampling = draws.sampling(max_new_tokens, height=batch[0].shape[0])
+    if sampling is None:
+        written = greedy_continuation(*model.model, *batch, stops, steps=max_new_tokens)
+    else:
+        written = sampled_continuation(*model.model, *batch, stops, sampling, steps=max_new_tokens)
     tokens, lengths = to_host(written.tokens).tolist(), to_host(written.length).tolist()
     check_written(written, *model.model, rows)
     return [row[:length] for row, length in zip(tokens, lengths[: len(rows)], strict=False)]
@@ -139,6 +153,7 @@ def fused_answers(
     spelling: Spelling,
     *,
     max_new_tokens: int,
+    draws: Draws = TAKEN,
 ) -> list[list[int]]:
     """Answers of the fused system token by token, in as few compiled loops as the texts allow.
 
@@ -153,6 +168,7 @@ def fused_answers(
       state: the rule's state for this pair.
       spelling: of the target's tokens, by the plug-in.
       max_new_tokens: length of the longest answer.
+      draws: how tokens are drawn from the rule's distribution, if they are.
 
     Raises:
       InputError: a prompt and its answer are longer than a model's context.
@@ -164,7 +180,8 @@ def fused_answers(
     while open_rows := _open_rows(texts.answers, max_new_tokens):
         # Copies of an open row fill up the batch: they end when it does, so they cost no step.
         rows = open_rows + open_rows[:1] * (height - len(open_rows))
-        limit = max_new_tokens - min(len(texts.answers[i].tokens) for i in rows)
+        lengths = [len(texts.answers[i].tokens) for i in rows]
+        limit = max_new_tokens - min(lengths)
         plugin_texts, target_texts = texts.of_plugin(rows), texts.of_target(rows)
         # One of the target's tokens may be several of the plug-in's.
         plugin.config.check_length(max(map(len, plugin_texts)) + texts.most_pieces * limit)
@@ -181,6 +198,7 @@ def fused_answers(
             rule=rule,
             steps=max_new_tokens,
             limit=limit,
+            sampling=draws.of(rows).sampling(max_new_tokens, height=height, written=lengths),
         )
         check_written(written, *target.model, target_texts)
         decided = zip(open_rows, plugin_texts, _tokens_of_rows(written), strict=False)
@@ -272,12 +290,13 @@ def checked_answers(
     next_tokens: NextTokens,
     *,
     max_new_tokens: int,
+    draws: Draws = TAKEN,
 ) -> list[list[int]]:
     """Answers from drafts, with one pass of the target for each draft.
 
     The pass runs over all tokens of a draft. They are accepted while the fusion agrees with them.
-    Where it does not, the fusion's own token is taken, and the cache is rolled back. So the result
-    is the same as with one pass for each token.
+    Where it does not, the fusion's own token is taken, or one of the target's is drawn, and the
+    cache is rolled back. So the result is the same as with one pass for each token.
 
     Args:
       target: the target.
@@ -285,6 +304,7 @@ def checked_answers(
       reader: reads the drafts.
       next_tokens: the fusion.
       max_new_tokens: length of the longest answer.
+      draws: how tokens are drawn, if they are.
     """
     heads = [target.format.encode(prompt) for prompt in prompts]
     answers = [Answer(target.format) for _ in prompts]
@@ -300,11 +320,20 @@ def checked_answers(
         states = to_host(cached.advance(texts, [len(steps) for steps in every]))
         check_states(states, *target.model, texts[0])
         decided = _decisions(proposals, states, next_tokens)
+        columns: dict[int, int] = {}  # of the rows that go on with a token that is drawn
         for i, steps in proposals.items():
-            for token, (proposed, _) in zip(decided[i], steps, strict=True):
+            proposed = [token for token, _ in steps]
+            tokens, column = after_draft(proposed, decided[i], draws=draws.settings.draws)
+            for token in tokens:
                 answers[i].add(token)
-                if token != proposed or answers[i].ended:
-                    break
+            if column is not None and not answers[i].ended:
+                columns[i] = column
+        if columns:
+            before = np.stack([states[i, column] for i, column in columns.items()])
+            rows = [draws.next(i, 1, written=len(answers[i].tokens)) for i in columns]
+            drawn = draw_each(*target.model, before, rows)
+            for i, token in zip(columns, drawn, strict=True):
+                answers[i].add(token)
     return [answer.tokens for answer in answers]
 
 

@@ -17,9 +17,12 @@ from onceedit_jax.decoding.greedy import (
     Continuation,
     StopTokens,
     likeliest,
-    write_greedily,
+    reading,
+    write_tokens,
 )
 from onceedit_jax.decoding.prefix_batching import common_prefix
+from onceedit_jax.decoding.sampled import chosen
+from onceedit_jax.decoding.sampling import Sampling, draw
 from onceedit_jax.distributed.bucketing import bucket, doubling, pad_rows, row_positions
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.cache import Cache, init_cache, rollback
@@ -94,6 +97,7 @@ def tokens_at(
     cache: Cache,
     fresh: Fresh,
     columns: Int[AnyArray, "columns"],
+    sampling: Sampling | None = None,
 ) -> tuple[Int[Array, "columns"], Bool[Array, ""], Cache]:
     """A model's next tokens after some of the fresh ones, and whether their logits are numbers.
 
@@ -103,10 +107,12 @@ def tokens_at(
       cache: of the text; it is donated.
       fresh: the end of the text.
       columns: `[C]`, places among the fresh tokens.
+      sampling: how the token after each column is drawn, in C rows (default: the most likely one).
     """
     states, cache = _run(params, config, cache, fresh)
     logits = unembed(params, config, states[0, columns])
-    return most_likely(logits), jnp.isfinite(jnp.max(logits, axis=-1)).all(), cache
+    tokens = most_likely(logits) if sampling is None else draw(logits, sampling)
+    return tokens, jnp.isfinite(jnp.max(logits, axis=-1)).all(), cache
 
 
 @partial(jax.jit, static_argnames=("config", "steps"), donate_argnames="cache")
@@ -170,10 +176,11 @@ def write_on(
     blank: Bool[AnyArray, "one"],
     place: Int[AnyArray, "one"],
     limit: Int[Array, ""] | int,
+    sampling: Sampling | None = None,
     *,
     steps: int,
 ) -> Continuation:
-    """What a model writes greedily after a text, up to its end.
+    """What a model writes after a text, up to its end.
 
     Args:
       params: its parameters.
@@ -184,21 +191,17 @@ def write_on(
       blank: `[1]`, whether the answer in it holds only blanks so far.
       place: `[1]`, of the answer in `stops.progress`.
       limit: the most tokens of this call, at most K.
+      sampling: how tokens are drawn, in one row (default: the most likely ones).
       steps: K, the most tokens that the result has room for.
     """
 
-    def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
-        return likeliest(unembed(params, config, carry[0]))
-
-    def read(carry: Any, token: Any, step: Any, running: Any) -> Any:
-        place = jnp.where(running, first + step, -1)
-        hidden, cache = hidden_states(params, config, token[:, None], place[:, None], carry[1])
-        return hidden[:, 0], cache
+    def choose(carry: Any, step: Any) -> tuple[jax.Array, jax.Array]:
+        return chosen(unembed(params, config, carry[0]), sampling, step)
 
     first = jnp.max(fresh.positions, axis=1) + 1
     states, cache = _run(params, config, cache, fresh)
-    return write_greedily(
-        choose, read, (_last(states, fresh), cache), first > 0, stops,
+    return write_tokens(
+        choose, reading(params, config, first), (_last(states, fresh), cache), first > 0, stops,
         steps=steps, limit=limit, blank=blank, place=place,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Greedy text of a plug-in and a target, fused token by token inside one compiled loop.
+"""Text of a plug-in and a target, fused token by token inside one compiled loop.
 
 A table spells every token of the target in tokens of the plug-in. So the plug-in reads what the
 target writes without a step on the host.
@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from onceedit_jax.decoding.greedy import Continuation, StopTokens, prefill, write_greedily
-from onceedit_jax.fusion.step import fused_step
+from onceedit_jax.decoding.greedy import Continuation, StopTokens, prefill, write_tokens
+from onceedit_jax.decoding.sampled import probability_of
+from onceedit_jax.decoding.sampling import Sampling, draw
+from onceedit_jax.fusion.step import fused_logits, fused_step
 from onceedit_jax.fusion.types import FusionInputs, FusionRule
 from onceedit_jax.models.cache import Cache
 from onceedit_jax.models.config import ModelConfig
@@ -63,11 +65,12 @@ def fused_continuation(
     rule: FusionRule,
     steps: int,
     limit: int | Int[Array, ""],
+    sampling: Sampling | None = None,
 ) -> Continuation:
     """The fused system's next token, again and again, until every row stops or waits.
 
     A row waits after a token that has no spelling. That token is written. The probabilities are
-    those of the target.
+    those of the target. Tokens that are drawn are drawn from the rule's distribution.
 
     Args:
       plugin_params: parameters of the edited plug-in.
@@ -84,11 +87,13 @@ def fused_continuation(
       rule: the fusion rule; it reads both models' logits.
       steps: K, the most tokens that the result has room for.
       limit: the most tokens of this call, at most K; another value compiles nothing new.
+      sampling: how tokens are drawn, with K random numbers of each row; the rule needs a
+        `distribution` (default: the rule's own tokens).
     """
     plugin, target = _Model(plugin_params, plugin_config), _Model(target_params, target_config)
     first = jnp.max(target_prompts.positions, axis=1) + 1
-    loop = _Loop(plugin, target, first, alpha, state, spelling, rule)
-    return write_greedily(
+    loop = _Loop(plugin, target, first, alpha, state, spelling, rule, sampling)
+    return write_tokens(
         loop.choose,
         loop.read,
         loop.start(plugin_prompts, target_prompts, steps),
@@ -141,6 +146,7 @@ class _Loop(NamedTuple):
     state: Any
     spelling: Spelling
     rule: FusionRule
+    sampling: Sampling | None
 
     def start(self, plugin_prompts: Prompts, target_prompts: Prompts, steps: int) -> _Carry:
         """Run the prompts, with room for `steps` more tokens of the target."""
@@ -149,13 +155,15 @@ class _Loop(NamedTuple):
         plugin = _PluginCarry(state, jnp.max(plugin_prompts.positions, axis=1) + 1, cache)
         return plugin, _TargetCarry(*prefill(*self.target, *target_prompts, room=steps))
 
-    def choose(self, carry: _Carry) -> tuple[jax.Array, jax.Array]:
+    def choose(self, carry: _Carry, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The next tokens `[B]`, and the target's probabilities of them."""
         logits = self.target.logits(carry[1].state)
         inputs = FusionInputs(self.plugin.logits(carry[0].state), logits, self.alpha)
-        token = fused_step(self.rule, self.state, inputs).tokens
-        chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-        return token, jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1))
+        if self.sampling is None:
+            token = fused_step(self.rule, self.state, inputs).tokens
+        else:
+            token = draw(fused_logits(self.rule, self.state, inputs), self.sampling, step)
+        return token, probability_of(token, logits)
 
     def read(self, carry: _Carry, token: jax.Array, step: jax.Array, running: jax.Array) -> _Carry:
         """Both models' carry after a target token `[B]` of each running row."""

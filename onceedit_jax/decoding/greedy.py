@@ -53,8 +53,8 @@ class Continuation(NamedTuple):
     stopped: Bool[Array, "batch"]
 
 
-def write_greedily(
-    choose: Callable[[Any], tuple[jax.Array, jax.Array]],
+def write_tokens(
+    choose: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
     read: Callable[[Any, jax.Array, jax.Array, jax.Array], Any],
     carry: Any,
     active: Bool[Array | np.ndarray, "batch"],
@@ -66,12 +66,13 @@ def write_greedily(
     place: Int[Array | np.ndarray, "batch"] | None = None,
     pauses: Bool[Array, "vocab"] | None = None,
 ) -> Continuation:
-    """The loop of all greedy writing: choose a token, stop or read it, choose the next one.
+    """The loop of all writing: choose a token, stop or read it, choose the next one.
 
     The model runs after a row's last token only if another row needs that pass.
 
     Args:
-      choose: from the carry to the next tokens `[B]` and their probabilities `[B]`.
+      choose: from the carry and the number of tokens written before to the next tokens `[B]` and
+        their probabilities `[B]`.
       read: from the carry, tokens `[B]`, the number of tokens written before them (a scalar) and
         which rows are running `[B]` to the carry after these tokens.
       carry: the models' states and caches after the prompts.
@@ -88,7 +89,7 @@ def write_greedily(
 
     def write(step: Any, written: Continuation, so_far: Any, running: Any, carry: Any) -> Any:
         blank, place = so_far
-        token, probability = choose(carry)
+        token, probability = choose(carry, step)
         ends = jnp.where(blank, stops.at_start[token], stops.in_text[token])
         stopped, running = running & ends, running & ~ends
         written = Continuation(
@@ -162,24 +163,47 @@ def greedy_continuation(
     ends, none = jnp.asarray(stops.in_text), jnp.zeros_like(blank)
     barred = jnp.stack([none, ends, ends | (none if glued is None else glued), ends | blank])
 
-    def choose(carry: Any) -> tuple[jax.Array, jax.Array]:
+    def choose(carry: Any, step: Any) -> tuple[jax.Array, jax.Array]:
         logits = unembed(params, config, carry[0])
         if opens is not None:
             logits = jnp.where(barred[carry[2]], -jnp.inf, logits)
         return likeliest(logits)
 
     def read(carry: Any, token: Any, step: Any, running: Any) -> Any:
-        place = jnp.where(running, first + step, -1)
-        hidden, cache = hidden_states(params, config, token[:, None], place[:, None], carry[1])
+        after = read_on(carry, token, step, running)
         if opens is None:
-            return hidden[:, 0], cache
-        return hidden[:, 0], cache, 3 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
+            return after
+        return *after, 3 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
 
     first = jnp.max(positions, axis=1) + 1
+    read_on = reading(params, config, first)
     carry: Any = prefill(params, config, tokens, positions, room=steps)
     if opens is not None:
         carry = (*carry, opens)
-    return write_greedily(choose, read, carry, first > 0, stops, steps=steps)
+    return write_tokens(choose, read, carry, first > 0, stops, steps=steps)
+
+
+def reading(
+    params: Params, config: ModelConfig, first: Int[Array, "batch"]
+) -> Callable[[Any, Any, Any, Any], tuple[jax.Array, Cache]]:
+    """How one model reads a token of every running row, for `write_tokens`.
+
+    Args:
+      params: parameters of the decoder.
+      config: its configuration.
+      first: `[B]` int32, the position of each row's first new token.
+
+    Returns:
+      The function; its carry begins with the states `[B, D]` and the cache.
+    """
+
+    def read(carry: Any, token: Any, step: Any, running: Any) -> tuple[jax.Array, Cache]:
+        place = jnp.where(running, first + step, -1)
+        hidden, cache = hidden_states(params, config, token[:, None], place[:, None], carry[1])
+        assert cache is not None
+        return hidden[:, 0], cache
+
+    return read
 
 
 def likeliest(

@@ -1,9 +1,14 @@
 """A small model drafts for a target that answers by itself: the same tokens, in fewer passes.
 
-Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192), greedy and across vocabularies: a
-draft is text, which the target's tokenizer reads. One pass of the target checks all its tokens.
+Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) across vocabularies: a draft is text,
+written greedily, which the target's tokenizer reads. One pass of the target checks all its tokens.
 What the target would have written is kept, so that a draft changes how long an answer takes and
 never what it says.
+
+Where tokens are drawn, the pass draws the target's token at every place by the random number of
+that place, and drafted tokens that equal it are kept. So a token d is kept as often as the target
+draws it, p(d), and otherwise the token has the distribution of the others, `p(v) / (1 - p(d))`: the
+paper's rule for a draft that is not drawn itself. The answer is the one without drafts.
 """
 
 from collections.abc import Sequence
@@ -14,9 +19,11 @@ import numpy as np
 
 from onceedit_jax.decoding.answers import Writer
 from onceedit_jax.decoding.cached_text import CachedText, tokens_at, write_on, write_surely
+from onceedit_jax.decoding.draws import TAKEN, Draw, Draws, sampling_of
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.numbers import check_written, not_finite
 from onceedit_jax.decoding.prefix_batching import common_prefix
+from onceedit_jax.decoding.sampling import Sampling
 from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.config import ModelConfig
@@ -52,12 +59,19 @@ class Helper(NamedTuple):
 
 
 def helped_answer(
-    target: Writer, helper: Helper, prompt: Prompt, stops: StopTokens, *, max_new_tokens: int
+    target: Writer,
+    helper: Helper,
+    prompt: Prompt,
+    stops: StopTokens,
+    *,
+    max_new_tokens: int,
+    draws: Draws = TAKEN,
 ) -> list[int]:
     """A target's own answer to one prompt, without the token that ended it.
 
     It is that of `own_answers`. A pass over several tokens may round otherwise than one over a
-    single token, so two tokens that are as likely as rounding can tell may change places.
+    single token, so two tokens that are as likely as rounding can tell may change places, and so
+    may two between whose shares a random number lies.
 
     Args:
       target: the target.
@@ -65,6 +79,7 @@ def helped_answer(
       prompt: the prompt.
       stops: tokens that end the answer.
       max_new_tokens: length of the longest answer.
+      draws: how the tokens of the one answer are drawn, if they are.
 
     Raises:
       InputError: the target cannot be asked this, or prompt and answer are longer than its context.
@@ -72,7 +87,7 @@ def helped_answer(
     """
     head = target.format.encode(prompt)
     target.config.check_length(len(head) + max_new_tokens - 1)  # the last is not read
-    checks = _Checks(*target.model, len(head) + max_new_tokens + CHECKED)
+    checks = _Checks(*target.model, len(head) + max_new_tokens + CHECKED, draws)
     drafts = _Drafts(helper, target.format, prompt, max_new_tokens)
     answer, credit = _Answer(stops, max_new_tokens), CREDIT
     while credit > 0 and not answer.ended:
@@ -81,13 +96,13 @@ def helped_answer(
         draft = drafts.after(answer.tokens, limit)
         if draft is None:
             break
-        decided = checks.after(head + answer.tokens, draft.tokens)
+        decided = checks.after(head, answer.tokens, draft.tokens)
         accepted = common_prefix(draft.tokens, decided)
         answer.extend(decided[: accepted + 1])
         cost = helper.step * draft.steps + helper.column * len(draft.tokens)
         credit = min(CREDIT, credit + accepted - cost)
     if not answer.ended:
-        answer.extend(checks.rest(head + answer.tokens, answer, stops, max_new_tokens))
+        answer.extend(checks.rest(head, answer, stops, max_new_tokens))
     return answer.tokens
 
 
@@ -147,30 +162,48 @@ class _Answer:
 class _Checks(CachedText):
     """The target's text: its prompt, its answer and the draft that it has read last."""
 
-    def after(self, text: Sequence[int], draft: Sequence[int]) -> list[int]:
-        """The target's own tokens after a text, and after it with each token of a draft."""
+    def __init__(self, params: Any, config: ModelConfig, columns: int, draws: Draws) -> None:
+        super().__init__(params, config, columns)
+        self._draws = draws
+
+    def after(self, head: Sequence[int], answer: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """The target's own tokens after an answer, and after it with each token of a draft."""
+        text = [*head, *answer]
         fresh = self.fresh([*text, *draft], smallest=NARROWEST if draft else 1)
         last = len(text) - 1 - int(fresh.keep[0])
         width = fresh.tokens.shape[1]
         columns = np.minimum(last + np.arange(min(CHECKED, width)), width - 1)
-        tokens, sound, self.cache = tokens_at(self.params, self.config, self.cache, fresh, columns)
+        tokens, sound, self.cache = tokens_at(
+            *(self.params, self.config, self.cache, fresh, columns),
+            self._by_column(len(answer), len(columns)),
+        )
         if not sound:
             raise not_finite(self.params, self.config, text)
         decided: list[int] = to_host(tokens).tolist()
         return decided[: len(draft) + 1]
 
     def rest(
-        self, text: Sequence[int], answer: _Answer, stops: StopTokens, steps: int
+        self, head: Sequence[int], answer: _Answer, stops: StopTokens, steps: int
     ) -> list[int]:
-        """What the target writes after a text by itself, with the token that ends it."""
+        """What the target writes after an answer by itself, with the token that ends it."""
+        text = [*head, *answer.tokens]
         so_far, fresh = (np.array([answer.blank]), answer.place), self.fresh(text, smallest=1)
+        sampling = self._draws.sampling(steps, height=1, written=[len(answer.tokens)])
         written = write_on(
-            self.params, self.config, self.cache, fresh, stops, *so_far, answer.room, steps=steps
+            *(self.params, self.config, self.cache, fresh, stops, *so_far, answer.room, sampling),
+            steps=steps,
         )
-        check_written(written, self.params, self.config, [list(text)])
+        check_written(written, self.params, self.config, [text])
         count = int(to_host(written.length)[0]) + int(to_host(written.stopped)[0])
         tokens: list[int] = to_host(written.tokens)[0, :count].tolist()
         return tokens
+
+    def _by_column(self, written: int, count: int) -> Sampling | None:
+        """How the next tokens of an answer are drawn, with a row for each of them."""
+        if not self._draws.settings.draws:
+            return None
+        settings, numbers = self._draws.next(0, count, written=written)
+        return sampling_of([Draw(settings, number) for number in numbers[:, None]], count)
 
 
 class _Opening(NamedTuple):

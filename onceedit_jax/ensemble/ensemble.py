@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from onceedit_jax.data.records import Pair
-from onceedit_jax.decoding.options import Speculate
+from onceedit_jax.decoding.options import GREEDY, SamplingSettings, Speculate
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.generation import Answers, answer, answer_alone, generate
 from onceedit_jax.ensemble.preparation import prepare_plugin, prepare_target
@@ -196,19 +196,39 @@ class Ensemble:
         """See `onceedit_jax.ensemble.scoring.score`."""
         return score(self.prepared_plugin, self.prepared, pairs)
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 20) -> Answers:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 20,
+        sampling: SamplingSettings = GREEDY,
+    ) -> Answers:
         """See `onceedit_jax.ensemble.generation.generate`."""
-        return generate(self.prepared_plugin, self.prepared, prompts, max_new_tokens=max_new_tokens)
+        pair = self.prepared_plugin, self.prepared
+        return generate(*pair, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
 
-    def answers(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 20) -> list[list[str]]:
+    def answers(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 20,
+        sampling: SamplingSettings = GREEDY,
+    ) -> list[list[str]]:
         """See `onceedit_jax.ensemble.generation.answer`."""
-        return answer(self.prepared_plugin, self.prepared, prompts, max_new_tokens=max_new_tokens)
+        pair = self.prepared_plugin, self.prepared
+        return answer(*pair, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
 
     def answers_alone(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 20
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 20,
+        sampling: SamplingSettings = GREEDY,
     ) -> list[list[str]]:
         """See `onceedit_jax.ensemble.generation.answer_alone`."""
-        return answer_alone(self.prepared, prompts, max_new_tokens=max_new_tokens)
+        return answer_alone(
+            self.prepared, prompts, max_new_tokens=max_new_tokens, sampling=sampling
+        )
 
 
 def _chosen(chat: bool | None, system: str | None) -> bool | None:

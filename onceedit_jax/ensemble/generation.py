@@ -1,4 +1,4 @@
-"""Greedy answers of every target: alone, fused, and both."""
+"""Answers of every target: alone, fused, and both."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from onceedit_jax.decoding.answers import (
     own_tokens,
     trusted_answers,
 )
+from onceedit_jax.decoding.draws import TAKEN, Draws
+from onceedit_jax.decoding.options import GREEDY, SamplingSettings
 from onceedit_jax.decoding.speculation import helped_answer
 from onceedit_jax.decoding.stopping import text_of, text_stops
 from onceedit_jax.distributed.mesh import using
@@ -22,6 +24,7 @@ from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.helping import may_help
 from onceedit_jax.ensemble.hops import Hop, follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
+from onceedit_jax.ensemble.rule_checks import check_draws
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.text.prompts import Prompt, check_prompts
@@ -31,7 +34,7 @@ Alphas = Float[np.ndarray, "prompts"]
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Greedy answers to N prompts.
+    """Answers to N prompts.
 
     Attributes:
       alphas: `[N]`; of a prompt with hops, after them.
@@ -56,12 +59,17 @@ def generate(
     *,
     max_new_tokens: int = 20,
     alphas: Alphas | None = None,
+    sampling: SamplingSettings = GREEDY,
 ) -> Answers:
-    """Greedy answers of every target, before and after.
+    """Answers of every target, before and after.
 
     An answer ends at an end token or after `max_new_tokens`, in plain text also at a newline.
     Prompts below the threshold are answered by the target alone, and the plug-in does not run for
     them.
+
+    Tokens that are drawn are drawn from the target's own distribution. For a prompt that the
+    plug-in speaks for, words that it drafts and the target accepts still stand, and a rule that
+    reads both models' logits draws from its own distribution.
 
     Args:
       plugin: the prepared plug-in.
@@ -72,20 +80,23 @@ def generate(
       max_new_tokens: longest answer.
       alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate). With given alphas
         no hop is taken.
+      sampling: how each next token is chosen (default: the most likely one). Every target draws a
+        prompt's tokens by the same random numbers, before and after.
 
     Raises:
       InputError: a prompt is empty, a conversation of several turns for a target that is not asked
-        in chat, or `max_new_tokens` is below 1.
+        in chat, `max_new_tokens` is below 1, or tokens are drawn and a rule has no distribution.
     """
-    before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens)
+    check_draws([target.rule for target in targets], sampling)
+    before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        asked = _Asked.of(plugin, targets, prompts, alphas)
+        asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
         after, active = [], asked.active
         for target, texts in zip(targets, before, strict=True):
             fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
-            anew = asked.prompts_at(~active & asked.changed)
-            alone = iter(_own_texts(target, anew, max_new_tokens))
+            anew = asked.at(~active & asked.changed)
+            alone = iter(_own_texts(target, *anew, max_new_tokens))
             after.append(
                 [
                     next(fused) if speaks else next(alone) if changed else text
@@ -103,26 +114,32 @@ def answer(
     *,
     max_new_tokens: int = 20,
     alphas: Alphas | None = None,
+    sampling: SamplingSettings = GREEDY,
 ) -> list[list[str]]:
     """Each target's fused answers to N prompts, without those before the edit.
 
     Arguments and errors are those of `generate`.
     """
     _check(prompts, max_new_tokens)
+    check_draws([target.rule for target in targets], sampling)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        asked = _Asked.of(plugin, targets, prompts, alphas)
+        asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
         active, answers = asked.active, []
-        rest = asked.prompts_at(~active)
+        rest = asked.at(~active)
         for target in targets:
             fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
-            alone = iter(_own_texts(target, rest, max_new_tokens))
+            alone = iter(_own_texts(target, *rest, max_new_tokens))
             answers.append([next(fused if speaks else alone) for speaks in active])
     return answers
 
 
 def answer_alone(
-    targets: Sequence[PreparedTarget], prompts: Sequence[Prompt], *, max_new_tokens: int = 20
+    targets: Sequence[PreparedTarget],
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 20,
+    sampling: SamplingSettings = GREEDY,
 ) -> list[list[str]]:
     """Each target's answers to N prompts, as if there were no plug-in.
 
@@ -133,13 +150,21 @@ def answer_alone(
     answers = []
     for target in targets:
         with using(target.mesh):
-            answers.append(_own_texts(target, prompts, max_new_tokens))
+            draws = _draws_for(prompts, sampling)
+            answers.append(_own_texts(target, prompts, draws, max_new_tokens))
     return answers
 
 
-def _own_texts(target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+def _draws_for(prompts: Sequence[Prompt], sampling: SamplingSettings) -> Draws:
+    """How the answers to all prompts of a call are drawn."""
+    return Draws(sampling, tuple(range(len(prompts))))
+
+
+def _own_texts(
+    target: PreparedTarget, prompts: Sequence[Prompt], draws: Draws, max_new_tokens: int
+) -> list[str]:
     """Answers of a target alone."""
-    return target.texts(_own_tokens(target, prompts, max_new_tokens))
+    return target.texts(_own_tokens(target, prompts, draws, max_new_tokens))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +177,7 @@ class _Asked:
       alphas: of each.
       edits: the place of the edit that each asks for.
       active: those that are fused.
+      draws: how the answers are drawn, if they are.
     """
 
     prompts: Sequence[Prompt]
@@ -159,6 +185,7 @@ class _Asked:
     alphas: Alphas
     edits: Int[np.ndarray, "prompts"]
     active: Bool[np.ndarray, "prompts"]
+    draws: Draws
 
     @classmethod
     def of(
@@ -167,20 +194,22 @@ class _Asked:
         targets: Sequence[PreparedTarget],
         prompts: Sequence[Prompt],
         alphas: Alphas | None,
+        draws: Draws,
     ) -> "_Asked":
         hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
         prompts = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
         alphas, edits = plugin.judged(prompts, alphas, targets)
-        return cls(prompts, hops, alphas, edits, plugin.active(alphas))
+        return cls(prompts, hops, alphas, edits, plugin.active(alphas), draws)
 
     @property
     def changed(self) -> Bool[np.ndarray, "prompts"]:
         """Prompts with hops."""
         return np.array([bool(hops) for hops in self.hops], bool)
 
-    def prompts_at(self, chosen: Bool[np.ndarray, "prompts"]) -> list[Prompt]:
-        """Some of the prompts."""
-        return [self.prompts[i] for i in np.flatnonzero(chosen).tolist()]
+    def at(self, chosen: Bool[np.ndarray, "prompts"]) -> tuple[list[Prompt], Draws]:
+        """Some of the prompts, and how their answers are drawn."""
+        places = np.flatnonzero(chosen).tolist()
+        return [self.prompts[i] for i in places], self.draws.of(places)
 
 
 def continuations(
@@ -190,6 +219,7 @@ def continuations(
     *,
     until: Sequence[str],
     max_new_tokens: int,
+    draws: Draws = TAKEN,
 ) -> list[str]:
     """Texts that go on after N prompts as they are, over several lines and with their spaces.
 
@@ -201,35 +231,38 @@ def continuations(
       prompts: N texts.
       until: texts that end them, none empty; drafts end by their own rules.
       max_new_tokens: length of the longest.
+      draws: how tokens are drawn, if they are.
 
     Raises:
       InputError: as for `generate`.
     """
     _check(prompts, max_new_tokens)
+    check_draws([target.rule], draws.settings)
     form = dataclasses.replace(target.format, goes_on=True, until=tuple(until))
     stops = text_stops(form, target.target.model.config.vocab_size)
     target = dataclasses.replace(target, format=form, stops=stops)
     with using(plugin.mesh):
         plugin.drafter.forget()
-        asked = _Asked.of(plugin, [target], prompts, None)
+        asked = _Asked.of(plugin, [target], prompts, None, draws)
         fused = iter(_fused_tokens(plugin, target, asked, max_new_tokens))
-        alone = iter(_own_tokens(target, asked.prompts_at(~asked.active), max_new_tokens))
+        alone = iter(_own_tokens(target, *asked.at(~asked.active), max_new_tokens))
         tokens = [next(fused if speaks else alone) for speaks in asked.active]
     return [text_of(form, answer) for answer in tokens]
 
 
 def _own_tokens(
-    target: PreparedTarget, prompts: Sequence[Prompt], max_new_tokens: int
+    target: PreparedTarget, prompts: Sequence[Prompt], draws: Draws, max_new_tokens: int
 ) -> list[list[int]]:
     """Answers of a target alone, in its tokens.
 
     Several prompts share the passes of the target already; for a single one the plug-in drafts.
     """
     writer, helper, stops = target.writer, target.helper, target.stops
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "draws": draws}
     single = helper if len(prompts) == 1 else None
     if single is not None and may_help(single, writer.params, target.mesh, target.speculate):
-        return [helped_answer(writer, single, prompts[0], stops, max_new_tokens=max_new_tokens)]
-    return own_tokens(writer, prompts, stops, max_new_tokens=max_new_tokens)
+        return [helped_answer(writer, single, prompts[0], stops, **how)]
+    return own_tokens(writer, prompts, stops, **how)
 
 
 def _fused_texts(
@@ -244,8 +277,9 @@ def _fused_tokens(
 ) -> list[list[int]]:
     """Fused answers of a target to the active prompts among all, in its tokens."""
     if target.rule.reads == "nothing":
-        told = plugin.told(target.rule, asked.prompts_at(asked.active), asked.edits[asked.active])
-        return _own_tokens(target, told, max_new_tokens)
+        prompts, draws = asked.at(asked.active)
+        told = plugin.told(target.rule, prompts, asked.edits[asked.active])
+        return _own_tokens(target, told, draws, max_new_tokens)
     answers: dict[int, list[int]] = {}
     trusted = np.flatnonzero(asked.active & plugin.trusted(target.rule, asked.alphas)).tolist()
     if trusted:
@@ -281,6 +315,7 @@ def _token_by_token(
         target.state,
         target.spelling,
         max_new_tokens=max_new_tokens,
+        draws=asked.draws.of(places),
     )
 
 
@@ -300,7 +335,10 @@ def _checked(
     prompts, edits = [asked.prompts[i] for i in places], asked.edits[places]
     reader = target.reader(plugin, prompts, edits)
     told = plugin.told(target.rule, prompts, edits)
-    return checked_answers(target.writer, told, reader, next_tokens, max_new_tokens=max_new_tokens)
+    draws = asked.draws.of(places)
+    return checked_answers(
+        target.writer, told, reader, next_tokens, max_new_tokens=max_new_tokens, draws=draws
+    )
 
 
 def _check(prompts: Sequence[Prompt], max_new_tokens: int) -> None:

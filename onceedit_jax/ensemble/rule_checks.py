@@ -1,5 +1,8 @@
-"""Refuses a fusion rule and a gate that do not fit together."""
+"""Refuses a fusion rule that does not fit a gate, or what is asked of it."""
 
+from collections.abc import Iterable
+
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import FittedGate
@@ -17,3 +20,18 @@ def check_rule(rule: FusionRule, gate: FittedGate) -> None:
             f"the rule {rule.name} tells a target the edit that a prompt asks for, and the gate "
             f"{gate.name} does not know which one it is; use the gate fact"
         )
+
+
+def check_draws(rules: Iterable[FusionRule], sampling: SamplingSettings) -> None:
+    """Refuse to draw tokens by a rule that decides them by a search.
+
+    Raises:
+      InputError: tokens are drawn, and a rule reads both models' logits without a distribution.
+    """
+    for rule in rules:
+        if sampling.draws and rule.reads == "logits" and rule.distribution is None:
+            raise InputError(
+                f"temperature={sampling.temperature}: the rule {rule.name} with these settings "
+                "decides tokens by a search, and has no distribution to draw from; set "
+                "temperature=0, or use draft, context, vocabulary, or relative with search=lookup"
+            )

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from onceedit_jax.fusion.batching import batchwise
 from onceedit_jax.fusion.types import FusedStep, FusionInputs, FusionRule
@@ -27,6 +28,23 @@ def fused_step(rule: FusionRule, state: Any, inputs: FusionInputs) -> FusedStep:
     step = rule.step(state, inputs)
     tokens = _own_where_closed(step.tokens, inputs.alpha, inputs.target_logits)
     return FusedStep(tokens, step.losses)
+
+
+def fused_logits(
+    rule: FusionRule, state: Any, inputs: FusionInputs
+) -> Float[Array, "batch target_vocab"]:
+    """Logits of the distribution that a rule fuses, `[B, Vl]`; tokens are drawn from them.
+
+    Where alpha is 0 they are the target's, whatever the rule says.
+
+    Args:
+      rule: a fusion rule with a `distribution`.
+      state: what `rule.prepare` returned for this pair.
+      inputs: both models' view of B texts.
+    """
+    assert rule.distribution is not None
+    shares = rule.distribution(state, inputs)
+    return jnp.where(inputs.alpha[:, None] > 0, jnp.log(shares), inputs.target_logits)
 
 
 def _own_token(tokens: jax.Array, alpha: jax.Array, target_logits: jax.Array) -> jax.Array:

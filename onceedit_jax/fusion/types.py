@@ -113,7 +113,7 @@ class FusionRule:
       settings: the rule's own settings record, for reports.
       distribution: from the state and the inputs of one step to P over the target's vocabulary,
         `[B, Vl]`, up to a factor for each row; `step` takes its largest entry. None for a rule that
-        has none: it cannot score given texts.
+        has none: it cannot score given texts, and if it reads logits no token can be drawn.
     """
 
     name: str

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation, write_greedily
+from onceedit_jax.decoding.greedy import StopTokens, greedy_continuation, write_tokens
 from onceedit_jax.distributed.bucketing import pad_rows, row_positions
 from onceedit_jax.models.decoder import forward
 
@@ -86,8 +86,8 @@ def test_a_row_with_text_stops_at_a_token_that_does_not_stop_an_empty_row():
     stops = StopTokens(np.zeros(2, bool), always, np.zeros(2, bool))
 
     def written(**options):
-        return write_greedily(
-            lambda carry: (np.array([1, 1]), np.ones(2)),
+        return write_tokens(
+            lambda carry, step: (np.array([1, 1]), np.ones(2)),
             lambda carry, token, step, running: carry,
             np.int32(0),
             np.ones(2, bool),

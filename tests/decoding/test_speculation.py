@@ -11,7 +11,9 @@ from tiny_tokenizers import with_template
 
 from onceedit_jax.decoding import cached_text, speculation
 from onceedit_jax.decoding.answers import Writer, own_answers
+from onceedit_jax.decoding.draws import Draws
 from onceedit_jax.decoding.greedy import StopTokens
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.decoding.speculation import CHECKED, CREDIT, Helper, helped_answer
 from onceedit_jax.decoding.stopping import answer_stops, text_of, text_stops
 from onceedit_jax.errors import RunError
@@ -68,12 +70,24 @@ def passes(monkeypatch):
         return cached_text.tokens_at(*arguments)
 
     def rest(*arguments, steps):
-        seen.append(("alone", arguments[-1]))
+        seen.append(("alone", arguments[6]))
         return cached_text.write_on(*arguments, steps=steps)
 
     monkeypatch.setattr(speculation, "tokens_at", checked)
     monkeypatch.setattr(speculation, "write_on", rest)
     return seen
+
+
+def test_tokens_that_are_drawn_are_those_that_the_target_draws_alone(words, passes):
+    """With a draft that is right about as often as not."""
+    stops = stops_at(words)
+    for seed in range(4):
+        draws = Draws(SamplingSettings(0.7, 0.95, 20, seed), (2,))
+        how = {"max_new_tokens": LONG, "draws": draws}
+        passes.clear()
+        found = helped_answer(words, helper(words, step=0.02), PROMPTS[0], stops, **how)
+        assert [found] == own_answers(words, [PROMPTS[0]], stops, **how)
+        assert LONG / CHECKED < len(passes) < LONG
 
 
 @pytest.mark.parametrize("length", [1, LONG])

@@ -16,6 +16,7 @@ from onceedit_jax.data.records import EditRecord, Pair, UnrelatedRow
 from onceedit_jax.decoding import answers as answers_module
 from onceedit_jax.decoding import speculation
 from onceedit_jax.decoding.greedy import Continuation
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.ensemble import (
@@ -158,6 +159,9 @@ def test_a_single_prompt_is_answered_as_without_drafts(plugin, targets, helped):
     assert all(used.params is on.prepared_plugin.decoding_params for _, used, *_ in helped)
     on.answers(prompts, max_new_tokens=14)  # several share their passes
     assert len(helped) == 2
+    how = {"max_new_tokens": 14, "sampling": SamplingSettings(1.0)}
+    assert on.answers(prompts[:1], **how) == off.answers(prompts[:1], **how) != expected.after
+    assert len(helped) == 3
 
 
 def test_a_text_goes_on_as_without_drafts(plugin, targets, helped):
@@ -215,6 +219,42 @@ def test_answers_equal_those_of_one_token_at_a_time(plugin, targets, rule):
         ensemble = Ensemble(plugin, targets, rule=rule, gate=gates.fixed(alpha))
         for t, texts in enumerate(ensemble.answers(QUESTIONS, max_new_tokens=14)):
             assert texts == stepwise_answers(ensemble, t, QUESTIONS, max_new_tokens=14)
+
+
+@pytest.mark.parametrize(("rule", "alpha"), [(fusion.draft(), 0.02), (fusion.vocabulary(), 0.4)])
+def test_answers_that_are_drawn_equal_those_of_one_token_at_a_time(plugin, targets, rule, alpha):
+    """Against a plain loop that draws from sorted float64 distributions by the same numbers."""
+    how = {"max_new_tokens": 10, "sampling": SamplingSettings(0.9, top_p=0.95, top_k=40, seed=5)}
+    ensemble = Ensemble(plugin, targets[:1], rule=rule, gate=gates.fixed(alpha))
+    (texts,) = ensemble.answers(QUESTIONS, **how)
+    assert texts == stepwise_answers(ensemble, 0, QUESTIONS, **how)
+    assert texts != ensemble.answers(QUESTIONS, max_new_tokens=10)[0]
+
+
+def test_an_answer_that_is_drawn_depends_on_its_own_prompt_and_place(plugin, targets):
+    ensemble, sampling = Ensemble(plugin, targets), SamplingSettings(1.5, seed=2)
+    how = {"max_new_tokens": 8, "sampling": sampling}
+    prompts = [UNRELATED[0].prompt, RECORDS[0].prompt, UNRELATED[1].prompt, UNRELATED[1].prompt]
+    both = ensemble.generate(prompts, **how)
+    assert ensemble.answers(prompts, **how) == both.after
+    assert ensemble.answers_alone(prompts, **how) == both.before
+    other = SamplingSettings(1.5, seed=3)
+    assert both.before != ensemble.answers_alone(prompts, max_new_tokens=8, sampling=other)
+    for before, after in zip(both.before, both.after, strict=True):
+        assert [after[i] for i in (0, 2, 3)] == [before[i] for i in (0, 2, 3)]
+        assert before[2] != before[3]
+        # A fact is not drawn by lot.
+        assert after[1] == RECORDS[0].target != before[1]
+    few = ensemble.answers([prompts[0], "the dog ran", prompts[2]], **how)
+    assert [[texts[0], texts[2]] for texts in few] == [[texts[0], texts[2]] for texts in both.after]
+
+
+def test_a_rule_that_searches_has_nothing_to_draw_from(plugin, targets):
+    rule = dataclasses.replace(fusion.vocabulary(), distribution=None)
+    ensemble = Ensemble(plugin, targets[:1], rule=rule, alpha_threshold=0.0)
+    for method in (ensemble.generate, ensemble.answers):
+        with pytest.raises(InputError, match=r"temperature=1: the rule .* has no distribution"):
+            method(["Who?"], sampling=SamplingSettings(1))
 
 
 def test_an_answer_is_accepted_up_to_where_the_plugin_would_write_the_text_differently(

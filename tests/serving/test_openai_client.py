@@ -8,6 +8,7 @@ import openai
 import pytest
 from serving.conftest import FIRST, openai_client
 
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, load_target
 
@@ -122,6 +123,19 @@ def test_a_seed_gives_the_same_words_again_and_others_give_others(client):
     assert len({drawn(seed) for seed in range(4)}) > 1
     greedy = text_of(said(client, [{"role": "user", "content": OTHER}], max_tokens=12))
     assert drawn(2, top_p=1e-6) == greedy  # a nucleus of one token
+    assert drawn(2, extra_body={"top_k": 1}) == greedy
+    assert drawn(2, extra_body={"top_k": -1}) == drawn(2, extra_body={"top_k": 0}) == drawn(2)
+
+
+def test_what_is_drawn_is_what_the_ensemble_draws_in_process(client, ensemble):
+    settings = SamplingSettings(1.2, top_p=0.9, top_k=30, seed=7)
+    for prompt in (FIRST[1].prompt, OTHER):
+        (texts,) = ensemble.answers([prompt], max_new_tokens=12, sampling=settings)
+        answer = said(
+            client, [{"role": "user", "content": prompt}], max_tokens=12,
+            temperature=1.2, top_p=0.9, seed=7, extra_body={"top_k": 30},
+        )  # fmt: skip
+        assert [text_of(answer).strip()] == texts
 
 
 def test_a_fact_stands_at_any_temperature(client):
@@ -209,6 +223,7 @@ REFUSED = [
     ({"model": "nobody"}, openai.NotFoundError, "no model 'nobody'; there are target"),
     ({"n": 2}, openai.BadRequestError, "n: "),
     ({"temperature": -1}, openai.BadRequestError, "temperature: "),
+    ({"top_k": 1.5}, openai.BadRequestError, "top_k: "),
     ({"presence_penalty": 1}, openai.BadRequestError, "presence_penalty: "),
     ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools: "),
     ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format.type"),
@@ -236,7 +251,7 @@ def test_fields_that_change_nothing_are_taken(client):
 @pytest.mark.parametrize(("changes", "kind", "words"), REFUSED)
 def test_errors_are_those_that_the_client_knows(client, changes, kind, words):
     options = {"model": "target", "messages": ASKED} | changes
-    extra = {key: options.pop(key) for key in ("tools",) if key in options}
+    extra = {key: options.pop(key) for key in ("tools", "top_k") if key in options}
     with pytest.raises(kind) as caught:
         client.chat.completions.create(**options, extra_body=extra)
     assert words in caught.value.body["message"]
