@@ -1,13 +1,14 @@
 """`onceedit generate`: each target's answers to prompts, before and after the edit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from onceedit_jax.cli.rules import RuleOptions, fusion_arguments
-from onceedit_jax.decoding.options import Speculate
+from onceedit_jax.decoding.options import GREEDY, SamplingSettings, Speculate
+from onceedit_jax.errors import InputError
 from onceedit_jax.evaluation.options import EnsembleOptions
 
 if TYPE_CHECKING:
@@ -36,12 +37,19 @@ class GenerateOptions(EnsembleOptions):
     speculate: Speculate = "off"
 
 
-def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOptions) -> None:
+def generate(
+    options: Annotated[GenerateOptions, arg(name="")], rule: RuleOptions, sampling: SamplingSettings
+) -> None:
     """Answer prompts with each target, before and after the edit, and show alpha."""
     from onceedit_jax.cli.progress import table_progress
     from onceedit_jax.decoding.answers import PROMPTS
     from onceedit_jax.evaluation.from_files import open_ensemble
 
+    if not sampling.draws and replace(sampling, temperature=0.0) != GREEDY:
+        raise InputError(
+            f"temperature={sampling.temperature}: nothing is drawn, and top_p, top_k and seed "
+            "would change nothing; give --temperature above 0, or leave them out"
+        )
     fusion = fusion_arguments(rule, options.edited, verify=options.verify)
     with table_progress() as on_block:
         ensemble = open_ensemble(
@@ -53,7 +61,9 @@ def generate(options: Annotated[GenerateOptions, arg(name="")], rule: RuleOption
         )
     groups = -(-len(options.prompt) // PROMPTS)
     ensemble = ensemble.unrolled_for(groups * options.max_new_tokens)
-    answers = ensemble.generate(options.prompt, max_new_tokens=options.max_new_tokens)
+    answers = ensemble.generate(
+        options.prompt, max_new_tokens=options.max_new_tokens, sampling=sampling
+    )
     names, numbers = [each.name for each in ensemble.targets], ensemble.plugin.info.numbers
     print_answers(options.prompt, names, answers, numbers)
     if options.explain:

@@ -9,7 +9,7 @@ probability is that of the rule's distribution P, token by token after the true 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -18,6 +18,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from onceedit_jax.decoding.answers import Writer, own_tokens
+from onceedit_jax.decoding.draws import Draws
+from onceedit_jax.decoding.options import SamplingSettings
 from onceedit_jax.decoding.stopping import text_of, text_stops
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, Target, load_target
@@ -47,6 +49,14 @@ Window = tuple[list[int], list[int]]
 _T = TypeVar("_T")
 
 
+class _Wanted(NamedTuple):
+    """What a request wants of a continuation: its stops, its length, and how it is drawn."""
+
+    until: tuple[str, ...]
+    length: int
+    sampling: SamplingSettings
+
+
 @register_model("onceedit")
 class OnceEditLM(TemplateLM):  # type: ignore[misc]
     """A target LLM, with an edited plug-in beside it or alone."""
@@ -65,6 +75,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         max_length: int | None = None,
         max_gen_toks: int = 256,
         add_bos_token: bool = True,
+        seed: int = 0,
         **others: Any,
     ) -> None:
         """Load the models; arguments are texts, as `--model_args` gives them.
@@ -81,6 +92,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
           max_length: longest text in the target's tokens (default: its context).
           max_gen_toks: longest answer of a task that names none.
           add_bos_token: begin texts with the target's BOS, if its tokenizer does.
+          seed: of the answers that a task draws.
           others: what the harness gives to all models, see `IGNORED`.
 
         Raises:
@@ -102,6 +114,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
             raise InputError(f"{given[0]}: there is no plug-in to fuse; give edited=DIR too")
         self.add_bos: bool = bool(add_bos_token)
         self.max_gen_toks: int = int(max_gen_toks)
+        self.seed: int = int(seed)
         longest = self.target.model.config.max_positions
         self.max_length: int = longest if max_length is None else int(max_length)
         if not 1 <= self.max_length <= longest:
@@ -199,37 +212,42 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
                 yield i, make_disjoint_window(window)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations, each up to the first of its stops.
+        """Continuations, each up to the first of its stops; drawn where a task asks for that.
+
+        A request's place among all of them chooses its random numbers, so that a question that is
+        asked several times has several answers.
 
         Raises:
-          InputError: a task that samples, or a context without room for an answer.
+          InputError: a setting that no token can be drawn by, or a context without room for an
+            answer.
         """
         found: dict[int, str] = {}
-        groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
+        groups: dict[_Wanted, list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault(self._wanted(request.args[1]), []).append(i)
-        for (until, length), places in groups.items():
+        for wanted, places in groups.items():
             for part in _parts(places, PART):
                 prompts = [requests[i].args[0] for i in part]
-                for i, text in zip(part, self._written(prompts, until, length), strict=True):
+                draws = Draws(wanted.sampling, tuple(part))
+                for i, text in zip(part, self._written(prompts, wanted, draws), strict=True):
                     found[i] = text
                     self.cache_hook.add_partial("generate_until", requests[i].args, found[i])
         return [found[i] for i in range(len(requests))]
 
-    def _wanted(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
-        """The stops and the length of a continuation."""
+    def _wanted(self, options: Mapping[str, Any]) -> "_Wanted":
         known = normalize_gen_kwargs(dict(options), self.max_gen_toks)
-        if known.get("do_sample"):
-            raise InputError(
-                "a task that draws its answers (do_sample); the model onceedit answers greedily: "
-                "give --gen_kwargs do_sample=False, or leave the task out"
-            )
+        # As in transformers, whose temperature is 1 where a task names none.
+        warm = float(known.get("temperature", 1.0)) if known.get("do_sample") else 0.0
+        sampling = SamplingSettings(
+            warm, float(known.get("top_p") or 1), max(int(known.get("top_k") or 0), 0), self.seed
+        )
         until = known.get("until") or []
         stops = [until] if isinstance(until, str) else until
-        return tuple(text for text in stops if text), int(known["max_gen_toks"])
+        return _Wanted(tuple(text for text in stops if text), int(known["max_gen_toks"]), sampling)
 
-    def _written(self, prompts: list[str], until: tuple[str, ...], length: int) -> list[str]:
+    def _written(self, prompts: list[str], wanted: "_Wanted", draws: Draws) -> list[str]:
         """What goes on after prompts, up to the stops."""
+        length = wanted.length
         target, tokenizer = self.target, self.target.tokenizer
         room = self.max_length - length
         for prompt in prompts:
@@ -239,12 +257,13 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
                     f"expected 1 to {room}, max_length without max_gen_toks={length}: ask for "
                     "shorter answers or fewer examples (--num_fewshot)"
                 )
+        how: dict[str, Any] = {"max_new_tokens": length, "draws": draws}
         if self.pair is not None:
-            return continuations(*self.pair, prompts, until=until, max_new_tokens=length)
-        form = PromptFormat(tokenizer, goes_on=True, until=until)
+            return continuations(*self.pair, prompts, until=wanted.until, **how)
+        form = PromptFormat(tokenizer, goes_on=True, until=wanted.until)
         stops = text_stops(form, target.model.config.vocab_size)
         writer = Writer(target.model.params, target.model.config, form)
-        written = own_tokens(writer, prompts, stops, max_new_tokens=length)
+        written = own_tokens(writer, prompts, stops, **how)
         return [text_of(form, tokens) for tokens in written]
 
 

@@ -99,6 +99,18 @@ def test_facts_are_edited_and_asked_for(onceedit, files):
     fixed = ("--rule", "vocabulary", "--gate", "fixed", "--fixed-alpha", "0.25")
     asked = onceedit("generate", *pair, *fixed, "--prompt", "Who?", "--max-new-tokens", "2")
     assert "0.25" in asked.out and "target" in asked.out
+    drawn = [
+        onceedit("generate", *pair, *fixed, "--prompt", "Who?", "--max-new-tokens", "2",
+                 "--temperature", "2", "--top-k", "90", "--top-p", "0.99", "--seed", seed).out
+        for seed in "112"
+    ]  # fmt: skip
+    assert drawn[0] == drawn[1] != asked.out and drawn[0] != drawn[2]
+    for flags, message in (
+        (("--top-k", "5"), "temperature=0.0: nothing is drawn"),
+        (("--temperature", "1", "--top-p", "2"), "setting top_p=2.0: expected"),
+    ):
+        with pytest.raises(InputError, match=message):
+            onceedit("generate", *pair, "--prompt", "Who?", *flags)
     with pytest.raises(InputError, match="fusion rule draft: no setting table"):
         onceedit("generate", *pair, "--prompt", "Who?", "--table", "exact")
 

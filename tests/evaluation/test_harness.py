@@ -147,6 +147,22 @@ def test_an_edit_moves_what_asks_for_it_and_nothing_else(folder, edited, unedite
     assert told[1].startswith(" Vinterby")
 
 
+def test_a_task_may_draw_its_answers(folder, edited, unedited):
+    """A question that is asked again has another answer, and the same in every run."""
+    model = OnceEditLM(str(folder), edited=str(edited), max_length=64)
+    drawn = {"until": ["\n"], "max_gen_toks": 12, "temperature": 1.5, "top_p": 0.95, "top_k": 90}
+    greedy = {**drawn, "do_sample": False}
+    requests = [(OTHER, drawn), (EDITED, drawn), (OTHER, drawn), (OTHER, greedy)]
+    first, fact, again, plain = told = model.generate_until(asked("generate_until", requests))
+    assert told == model.generate_until(asked("generate_until", requests))
+    assert len({first, again, plain}) == 3 and fact.startswith(" Vinterby")
+    assert plain == unedited.generate_until(asked("generate_until", [(OTHER, greedy)]))[0]
+    alone = asked("generate_until", [(OTHER, {**drawn, "do_sample": True})])
+    assert [first] == unedited.generate_until(alone) == model.generate_until(alone)
+    other = OnceEditLM(str(folder), max_length=64, seed=1)
+    assert [first] != other.generate_until(alone)
+
+
 @pytest.fixture
 def task(tmp_path):
     rows = [
@@ -206,8 +222,9 @@ def test_wrong_arguments_are_named(folder, arguments, message):
 
 
 def test_what_it_cannot_do_is_refused(unedited):
-    with pytest.raises(InputError, match="do_sample"):
-        unedited.generate_until(asked("generate_until", [(OTHER, {"do_sample": True})]))
+    with pytest.raises(InputError, match="top_p=2"):
+        options = {"do_sample": True, "top_p": 2.0}
+        unedited.generate_until(asked("generate_until", [(OTHER, options)]))
     with pytest.raises(InputError, match="expected 1 to 32"):
         unedited.generate_until(asked("generate_until", [(PAIRS[3][0], {"max_gen_toks": 32})]))
     with pytest.raises(InputError, match="plain text"):
