@@ -1,10 +1,13 @@
 """Which number draws which token, what the check of a draft adds, and refused settings."""
 
+import drawn_by_numpy
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from onceedit_jax.decoding.draws import TAKEN, Draws, after_draft, random_numbers
 from onceedit_jax.decoding.options import SamplingSettings
+from onceedit_jax.decoding.sampling import draw
 from onceedit_jax.errors import InputError
 
 WARM = SamplingSettings(0.8, 0.9, 5, seed=3)
@@ -21,6 +24,21 @@ def test_a_prompt_has_the_same_numbers_wherever_it_stands_in_a_batch():
         np.testing.assert_array_equal(alone, expected[3:])
     assert len(np.unique(whole.uniform[:3])) == 18
     assert whole.top_k.tolist() == [5, 5, 5, 0] and whole.temperature[3] == 0
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_tokens_of_many_prompts_have_the_distribution_that_they_are_drawn_from(step):
+    """By chi-square, whose 99.99% quantile is 25.7 for the six tokens that can be drawn."""
+    settings = SamplingSettings(0.8, top_k=6, seed=11)
+    logits = np.float32([0.3, -1.0, 2.0, 1.1, -4.0, 0.9, 0.0, -2.0])
+    sampling = Draws(settings, tuple(range(4000))).sampling(2, height=4000)
+    drawn = np.asarray(draw(jnp.tile(logits, (4000, 1)), sampling, step))
+    expected = 4000 * drawn_by_numpy.weights(logits, settings)
+    found = np.bincount(drawn, minlength=len(logits))
+    assert not found[expected == 0].any()
+    can = expected > 0
+    assert can.sum() == 6
+    assert ((found[can] - expected[can]) ** 2 / expected[can]).sum() < 25.7
 
 
 def test_nothing_is_drawn_where_the_temperature_is_0():
