@@ -70,7 +70,7 @@ def passes(monkeypatch):
         return cached_text.tokens_at(*arguments)
 
     def rest(*arguments, steps):
-        seen.append(("alone", arguments[6]))
+        seen.append(("alone", arguments[7]))
         return cached_text.write_on(*arguments, steps=steps)
 
     monkeypatch.setattr(speculation, "tokens_at", checked)
