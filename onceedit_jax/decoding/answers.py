@@ -19,7 +19,7 @@ from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_contin
 from onceedit_jax.decoding.numbers import check_states, check_written
 from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
 from onceedit_jax.decoding.sampled import sampled_continuation
-from onceedit_jax.decoding.stopping import Answer
+from onceedit_jax.decoding.stopping import Answer, places_of
 from onceedit_jax.distributed.bucketing import group_height, round_up
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, to_host
 from onceedit_jax.fusion.types import FusionRule
@@ -198,6 +198,7 @@ def fused_answers(
             rule=rule,
             steps=max_new_tokens,
             limit=limit,
+            place=places_of([texts.answers[i] for i in rows], stops),
             sampling=draws.of(rows).sampling(max_new_tokens, height=height, written=lengths),
         )
         check_written(written, *target.model, target_texts)

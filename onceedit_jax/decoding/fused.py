@@ -65,6 +65,7 @@ def fused_continuation(
     rule: FusionRule,
     steps: int,
     limit: int | Int[Array, ""],
+    place: Int[Array, "batch"] | None = None,
     sampling: Sampling | None = None,
 ) -> Continuation:
     """The fused system's next token, again and again, until every row stops or waits.
@@ -83,10 +84,11 @@ def fused_continuation(
       blank: `[B]` bool, rows whose answer holds only blanks so far.
       state: the rule's state for this pair.
       spelling: of the target's tokens, by the plug-in.
-      stops: tokens that end a row.
+      stops: what ends a row.
       rule: the fusion rule; it reads both models' logits.
       steps: K, the most tokens that the result has room for.
       limit: the most tokens of this call, at most K; another value compiles nothing new.
+      place: `[B]`, of each row in `stops.progress` (default: 0).
       sampling: how tokens are drawn, with K random numbers of each row; the rule needs a
         `distribution` (default: the rule's own tokens).
     """
@@ -102,6 +104,7 @@ def fused_continuation(
         steps=steps,
         limit=limit,
         blank=blank,
+        place=place,
         pauses=spelling.counts == 0,
     )
 

@@ -44,11 +44,14 @@ class SamplingSettings:
           InputError: naming the setting, its value and what was expected.
         """
         for name in ("temperature", "top_p", "top_k", "seed"):
-            value, whole = getattr(self, name), name in ("top_k", "seed")
+            value = getattr(self, name)
+            whole = name in ("top_k", "seed")
             kind = numbers.Integral if whole else numbers.Real
             if isinstance(value, bool) or not isinstance(value, kind):
                 expected = "a whole number" if whole else "a number"
                 raise InputError(f"setting {name}={value!r}: expected {expected}")
+            # NumPy's numbers become Python's, which have no width.
+            object.__setattr__(self, name, (int if whole else float)(getattr(self, name)))
         check_settings(
             self,
             above_zero=["top_p"],

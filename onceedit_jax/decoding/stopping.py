@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Int
 
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.text_writer import TextWriter
 from onceedit_jax.distributed.bucketing import bucket
+from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.text.prompts import PromptFormat
 from onceedit_jax.text.words import is_unspaced
 
@@ -53,9 +54,15 @@ def text_stops(format: PromptFormat, vocab_size: int) -> StopTokens:
 
 
 def text_of(format: PromptFormat, answer: Sequence[int]) -> str:
-    """An answer in tokens as a text with its spaces, up to the first of `format.until`."""
+    """An answer in tokens as a text with its spaces, without what `format.until` ends.
+
+    The texts cut it one after another, in their order: so does the lm-evaluation-harness.
+    """
     data = format.tokenizer.decode_bytes(answer, continuation=True)
-    return TextWriter(format.until).add(data, final=True)
+    text = data.decode("utf-8", "replace")
+    for stop in format.until:
+        text = text.partition(stop)[0]
+    return text
 
 
 def progress_table(
@@ -65,8 +72,8 @@ def progress_table(
 
     Args:
       pieces: the bytes of each token.
-      until: the texts, none empty. Of texts with more than `PLACES` beginnings together, those that
-        come last are left out; they have to be looked for afterwards.
+      until: the texts, none empty. A text that would make more than `PLACES` beginnings of those so
+        far is left out; it has to be looked for afterwards.
       vocab_size: V; tokens without bytes leave a row where it is.
     """
     ends, known = list[bytes](), {b""}
@@ -184,3 +191,15 @@ class Answer:
 
     def _text(self, tokens: list[int]) -> bytes:
         return self.format.tokenizer.decode_bytes(tokens, continuation=True)
+
+
+def places_of(answers: Sequence[Answer], stops: StopTokens) -> Int[Array, "answers"] | None:
+    """Where answers that go on stand in `stops.progress`; None if there is none."""
+    if stops.progress is None:
+        return None
+    progress = to_host(stops.progress)
+    places = [0] * len(answers)
+    for i, answer in enumerate(answers):
+        for token in answer.tokens:
+            places[i] = int(progress[places[i], token])
+    return jnp.asarray(places, jnp.int32)

@@ -190,14 +190,23 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """The log-probability of whole texts: the target's own, as nothing asks for an edit."""
-        totals = [0.0] * len(requests)
+        totals, kept = [0.0] * len(requests), 0
         for part in _batches(self._windows(request.args[0] for request in requests)):
             scored = self._loglikelihood_tokens([(None, *window) for _, window in part])
             for (i, _), (log_probability, _) in zip(part, scored, strict=True):
                 totals[i] += log_probability
-        for request, total in zip(requests, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+            # Every text before that of the last window is whole.
+            kept = self._keep(requests, totals, kept, part[-1][0])
+        self._keep(requests, totals, kept, len(requests))
         return totals
+
+    def _keep(
+        self, requests: Sequence[Instance], totals: Sequence[float], start: int, end: int
+    ) -> int:
+        """Let the harness's cache have the totals of some texts; where to go on."""
+        for i in range(start, end):
+            self.cache_hook.add_partial("loglikelihood_rolling", requests[i].args, totals[i])
+        return end
 
     def _windows(self, texts: Iterable[str]) -> Iterator[tuple[int, Window]]:
         """The windows of texts, with the number of each one's text; one text at a time."""
@@ -238,8 +247,12 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         known = normalize_gen_kwargs(dict(options), self.max_gen_toks)
         # As in transformers, whose temperature is 1 where a task names none.
         warm = float(known.get("temperature", 1.0)) if known.get("do_sample") else 0.0
+        top_p, top_k = known.get("top_p"), known.get("top_k")
         sampling = SamplingSettings(
-            warm, float(known.get("top_p") or 1), max(int(known.get("top_k") or 0), 0), self.seed
+            temperature=warm,
+            top_p=1.0 if top_p is None else float(top_p),
+            top_k=max(int(top_k or 0), 0),  # other programs say -1 for all tokens
+            seed=self.seed,
         )
         until = known.get("until") or []
         stops = [until] if isinstance(until, str) else until

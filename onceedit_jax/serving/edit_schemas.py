@@ -128,4 +128,4 @@ class JobList(AnswerRecord):
     object: Literal["list"] = "list"
     data: list[Job]
     total: int = Field(description="How many there are of those that were asked for.")
-    has_more: bool = Field(description="Whether older ones come after the last of `data`.")
+    has_more: bool = Field(description="Whether there are older ones: give a larger `limit`.")

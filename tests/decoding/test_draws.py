@@ -57,6 +57,7 @@ def test_a_draft_stands_up_to_where_the_rule_takes_another_token(proposed, decid
 
 
 @pytest.mark.parametrize(("settings", "message"), [
+    ({"temperature": np.float64("inf")}, "temperature=inf: expected a finite number"),
     ({"temperature": -0.1}, "temperature=-0.1: must be 0 or more"),
     ({"temperature": float("nan")}, "temperature=nan: expected a finite number"),
     ({"temperature": True}, "temperature=True: expected a number"),

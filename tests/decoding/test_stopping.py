@@ -33,6 +33,14 @@ def test_more_texts_than_there_are_places_are_left_out():
     assert table[table[0, 2], 1] == len(table) - 1
 
 
+def test_texts_that_end_a_text_cut_it_in_their_order(writer):
+    form = dataclasses.replace(writer.format, until=("sat", "the cat sat"))
+    tokens = writer.format.tokenizer.encode("dogs the cat sat on the mat")
+    assert text_of(form, tokens) == "dogs the cat "
+    last = dataclasses.replace(form, until=form.until[::-1])
+    assert text_of(last, tokens) == "dogs "
+
+
 @pytest.fixture(scope="module")
 def writer(tiny_model):
     model, tokenizer = tiny_model(80, 1)
