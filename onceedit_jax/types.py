@@ -16,13 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+
+from onceedit_jax.host_array import HostArray as HostArray
 
 Params = dict[str, Any]
 """A model's parameters: nested dicts of arrays; `models.parameters.init_params` has the layout."""
-
-HostArray = NDArray[Any]
-"""An array in the memory of this host."""
 
 AnyArray = jax.Array | np.ndarray
 """An array on a device or in the memory of this host."""

@@ -22,10 +22,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.host_array import HostArray
 from onceedit_jax.storage.bounded import check_regular, foreign, parse_json, read_text
 from onceedit_jax.storage.safetensors_files import DTYPES, read_header, write_aligned
 from onceedit_jax.storage.text_files import check_place
-from onceedit_jax.types import HostArray
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")

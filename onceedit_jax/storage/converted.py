@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onceedit_jax.errors import InputError, RunError
+from onceedit_jax.host_array import HostArray
 from onceedit_jax.storage.bounded import one_line
 from onceedit_jax.storage.checksums import DamagedError, map_sealed, sha256_of, write_sealed
 from onceedit_jax.storage.locks import locked
 from onceedit_jax.storage.sources import cache_folder, known_sha256
-from onceedit_jax.types import HostArray
 
 VARIABLE = "ONCEEDIT_CONVERTED_GB"
 MOST_GIGABYTES = 20.0

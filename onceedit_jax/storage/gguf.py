@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from onceedit_jax.errors import InputError
+from onceedit_jax.host_array import HostArray
 from onceedit_jax.storage.bounded import check_regular
 from onceedit_jax.storage.schema import shown
-from onceedit_jax.types import HostArray
 
 _SCALARS = {
     0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4",

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onceedit_jax.errors import InputError
@@ -51,7 +52,7 @@ def parse_record(kind: Any, value: Any, place: str) -> Any:
 
 def _record(kind: Any, value: Any, place: str) -> Any:
     values = _checked(dict, value, place)
-    kinds, parsed = get_type_hints(kind), {}
+    kinds, parsed = _types(kind), {}
     for field in dataclasses.fields(kind):
         if field.name in values:
             where = f"{place}, {field.name}" if place.endswith(".json") else f"{place}.{field.name}"
@@ -60,6 +61,10 @@ def _record(kind: Any, value: Any, place: str) -> Any:
             there = ", ".join(values) or "nothing"
             raise InputError(f"{place}: no {field.name}; there are {there:.200}. {_REMEDY}")
     return kind(**parsed)
+
+
+# A ledger of thousands of edits asks for those of one class each time.
+_types = lru_cache(get_type_hints)
 
 
 def _checked(kind: Any, value: Any, place: str) -> Any:

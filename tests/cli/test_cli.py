@@ -98,6 +98,13 @@ def test_help_imports_no_jax():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("module", ["editing.ledger_file", "editing.artifact_info", "data.loaders"])
+def test_what_reads_no_weights_imports_no_jax(module):
+    """So that `revert`, `list` and `history` answer at once."""
+    program = f"import sys, onceedit_jax.{module}; sys.exit('jax' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", program]).returncode
+
+
 def test_the_version_is_printed():
     assert onceedit("--version").stdout == f"onceedit {version('onceedit-jax')}\n"
 
