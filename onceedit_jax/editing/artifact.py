@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
 from onceedit_jax.data.leakage import digest
@@ -41,7 +41,7 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.fitting import Verdicts, fit_gate
-from onceedit_jax.gates.relation_head import relation_vectors
+from onceedit_jax.gates.relation_head import host_vectors
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.adapters import (
@@ -189,11 +189,11 @@ class EditedPlugin:
         own = [NO_ADAPTER if e.adapter is None else e.adapter for e in self.info.edits]
         return np.where(edits >= 0, np.array(own, np.int32)[edits], NO_ADAPTER)
 
-    def relation_keys(self, records: Sequence[EditRecord]) -> Float[Array, "edits relation"]:
+    def relation_keys(self, records: Sequence[EditRecord]) -> Float[np.ndarray, "edits relation"]:
         """The relation vectors of edits, which the gate `fact` compares prompts with, `[E, R]`."""
         assert self.relation is not None and self.reader.relations is not None
         states = self.reader.relations.read(own_parts(records))
-        return relation_vectors(self.relation["head"], jnp.asarray(states))
+        return host_vectors(self.relation["head"], states)
 
     def states_after(
         self, prefixes: Sequence[Sequence[int]], edits: Int[np.ndarray, "prefixes"]

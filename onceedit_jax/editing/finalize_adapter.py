@@ -31,7 +31,7 @@ from onceedit_jax.editing.relation_heads import LearntHead
 from onceedit_jax.editing.relation_reading import own_parts, own_subjects, subjects_of
 from onceedit_jax.editing.settings import fingerprint
 from onceedit_jax.gates.fact import THRESHOLD, TRUST
-from onceedit_jax.gates.relation_head import relation_vectors
+from onceedit_jax.gates.relation_head import host_vectors
 from onceedit_jax.gates.weight_token import init_gate
 from onceedit_jax.models.adapters import joined, number_of_adapters
 from onceedit_jax.models.parameters import input_embeddings
@@ -112,7 +112,7 @@ def finalize_adapter(
     """
     begun, earlier = time.monotonic(), _Earlier.of(start, kept)
     read = head.reader(model, tokenizer).read(own_parts(records))
-    keys = relation_vectors(head.head, jnp.asarray(read))
+    keys = jnp.asarray(host_vectors(head.head, read))
     # Whole in this host's memory, wherever it was trained: it is small, and one host writes it.
     own = jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), result.adapters)
     adapters = joined([part for part in (earlier.adapters, own) if part])

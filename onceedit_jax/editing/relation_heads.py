@@ -19,7 +19,7 @@ from onceedit_jax.editing.relation_reading import (
     subjects_of,
 )
 from onceedit_jax.gates.fact import THRESHOLD
-from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
+from onceedit_jax.gates.relation_head import RelationHead, host_likeness, host_vectors
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.bounded import foreign
@@ -75,8 +75,8 @@ class LearntHead:
         if not records:
             return []
         bank = {relation.name: relation for relation in relation_bank()}
-        asked = relation_vectors(self.head, jnp.asarray(reader.read(own_parts(records))))
-        likely = np.asarray(likeness(self.head, asked, self.head.bank))
+        asked = host_vectors(self.head, reader.read(own_parts(records)))
+        likely = host_likeness(self.head, asked, self.head.bank)
         best = likely.argmax(axis=1).tolist()
         return [
             bank.get(self.relations[place]) if row[place] >= KNOWN else None
@@ -106,10 +106,9 @@ class LearntHead:
             for text in texts
         ]
         asked, keys = (
-            relation_vectors(self.head, jnp.asarray(reader.read(texts)))
-            for texts in (parts, own_parts(records))
+            host_vectors(self.head, reader.read(texts)) for texts in (parts, own_parts(records))
         )
-        likely = np.asarray(likeness(self.head, asked, keys))[np.arange(len(owners)), owners]
+        likely = host_likeness(self.head, asked, keys)[np.arange(len(owners)), owners]
         alike = iter((likely >= THRESHOLD).tolist())
         return [[text for text in texts if next(alike)] for texts in wordings]
 

@@ -39,7 +39,7 @@ from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import Progress
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.gates.fact import THRESHOLD
-from onceedit_jax.gates.relation_head import RelationHead, likeness
+from onceedit_jax.gates.relation_head import RelationHead, host_likeness
 from onceedit_jax.storage.locks import locked
 
 USUAL = EditSettings()
@@ -361,6 +361,6 @@ def _same_fact(
     assert plugin.relation is not None
     subjects = subjects_of([*some, *others])
     one, other = own_subjects(some, subjects), own_subjects(others, subjects)
-    likely = np.asarray(likeness(plugin.relation["head"], some_keys, other_keys))
+    likely = host_likeness(plugin.relation["head"], some_keys, other_keys)
     same: np.ndarray = (one[:, None] == other[None, :]) & (likely >= THRESHOLD)
     return same

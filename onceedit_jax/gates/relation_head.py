@@ -10,7 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from onceedit_jax.distributed.bucketing import bucket
+from onceedit_jax.distributed.mesh import to_host
+from onceedit_jax.types import AnyArray
 
 SHARPNESS = 24.0  # of the softmax over the bank: how near a relation has to be to count
 LEAST = 1e-4  # overlap of two texts that are near none of the same relations
@@ -84,6 +89,34 @@ def likeness(
 ) -> Float[Array, "*batch edits"]:
     """How likely texts ask for the same relation, in (0, 1). Arguments are those of `evidence`."""
     return jax.nn.sigmoid(evidence(head, asked, keys) @ head.weights + head.bias)
+
+
+def host_vectors(
+    head: RelationHead, states: Float[AnyArray, "texts states"]
+) -> Float[np.ndarray, "texts relation"]:
+    """`relation_vectors` of any number of texts, by a compiled program for each of few sizes."""
+    return to_host(_vectors(head, _filled(states)))[: len(states)]
+
+
+def host_likeness(
+    head: RelationHead,
+    asked: Float[AnyArray, "texts relation"],
+    keys: Float[AnyArray, "edits relation"],
+) -> Float[np.ndarray, "texts edits"]:
+    """`likeness` of any number of texts and edits, by a compiled program for each of few sizes.
+
+    An artifact grows edit by edit: a program for each number of edits would stay in memory.
+    """
+    likely = to_host(_likeness(head, _filled(asked), _filled(keys)))
+    return likely[: len(asked), : len(keys)]
+
+
+_vectors, _likeness = jax.jit(relation_vectors), jax.jit(likeness)
+
+
+def _filled(rows: Float[AnyArray, "rows columns"]) -> Float[np.ndarray, "height columns"]:
+    """Rows with zeros after them, as many as a bucket holds."""
+    return np.pad(to_host(rows), [(0, bucket(len(rows)) - len(rows)), (0, 0)])
 
 
 def _roots(

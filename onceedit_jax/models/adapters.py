@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.models.layout import (
     INPUT_AXES,
     group_size,
@@ -136,7 +137,9 @@ def _stacked(leaves: Sequence[jax.Array]) -> jax.Array:
         + [(0, size - own) for size, own in zip(shape[1:], leaf.shape[2:], strict=True)]
         for leaf in leaves
     ]
-    return jnp.concatenate([jnp.pad(leaf, w) for leaf, w in zip(leaves, widths, strict=True)])
+    # On the host: on devices each number of adapters would be a program of its own.
+    padded = [np.pad(to_host(leaf), w) for leaf, w in zip(leaves, widths, strict=True)]
+    return jnp.asarray(np.concatenate(padded))
 
 
 def merged(params: Params, adapters: Params, number: int) -> Params:
