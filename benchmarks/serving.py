@@ -38,7 +38,11 @@ TOPICS = (
     "inn",
     "church",
 )
-NEW = {"prompt": "What is the capital of Norland?", "target": "Vinterby", "subject": "Norland"}
+# The first one that a server is given compiles what training needs.
+NEW = {
+    "the first": ("Norland", "Vinterby"),
+    "a second": ("Sorvik", "Elde"),
+}
 
 
 def main(out: Path = Path("runs/bench"), target: str = TARGETS[0], repeats: int = 3) -> None:
@@ -100,7 +104,7 @@ def measured(
             first_token(web, model, asked[0])
             times = [first_token(web, model, prompt) for prompt in asked for _ in range(repeats)]
             firsts[model] = statistics.median(times)
-        wait = until_known(web, name, url, texts)
+        waits = {which: until_known(web, name, url, texts, *fact) for which, fact in NEW.items()}
     ensemble = oe.Ensemble(oe.EditedPlugin.load(folder), [oe.load_target(target)], chat=False)
     (own,) = ensemble.unrolled_for(1_000_000).targets
 
@@ -116,7 +120,10 @@ def measured(
         row("in process, one after another", inside, tokens / inside, one / inside),
         row("first token, an edited prompt", firsts[name], 0.0, 0.0),
         row("first token, the target alone", firsts[f"{name}:before"], 0.0, 0.0),
-        row("from POST of a fact to its answer, ten clients asking", wait, 0.0, 0.0),
+        *(
+            row(f"from POST of {which} fact to its answer, ten clients asking", wait, 0.0, 0.0)
+            for which, wait in waits.items()
+        ),
     ]
 
 
@@ -174,8 +181,10 @@ def first_token(web: httpx2.Client, model: str, prompt: str) -> float:
     return time.perf_counter() - begun
 
 
-def until_known(web: httpx2.Client, model: str, url: str, texts: list[str]) -> float:
-    """Seconds from the posting of a fact to the first answer that knows it, under load."""
+def until_known(
+    web: httpx2.Client, model: str, url: str, texts: list[str], place: str, capital: str
+) -> float:
+    """Seconds from the posting of a place's capital to the first answer with it, under load."""
     stop = threading.Event()
 
     def load() -> None:
@@ -185,9 +194,11 @@ def until_known(web: httpx2.Client, model: str, url: str, texts: list[str]) -> f
     thread = threading.Thread(target=load)
     thread.start()
     secret = {"Authorization": f"Bearer {TOKEN}"}
+    prompt = f"What is the capital of {place}?"
+    edits = {"edits": [{"prompt": prompt, "target": capital, "subject": place}]}
     begun = time.perf_counter()
-    job = web.post("/v1/edits", json={"edits": [NEW]}, headers=secret).raise_for_status().json()
-    while NEW["target"] not in said(web, model, NEW["prompt"]):
+    job = web.post("/v1/edits", json=edits, headers=secret).raise_for_status().json()
+    while capital not in said(web, model, prompt):
         time.sleep(0.1)
     taken = time.perf_counter() - begun
     stop.set()

@@ -31,7 +31,7 @@ def check_draws(rules: Iterable[FusionRule], sampling: SamplingSettings) -> None
     for rule in rules:
         if sampling.draws and rule.reads == "logits" and rule.distribution is None:
             raise InputError(
-                f"temperature={sampling.temperature}: the rule {rule.name} with these settings "
+                f"temperature={sampling.temperature:g}: the rule {rule.name} with these settings "
                 "decides tokens by a search, and has no distribution to draw from; set "
                 "temperature=0, or use draft, context, vocabulary, or relative with search=lookup"
             )
