@@ -45,7 +45,8 @@ def write_head(folder: Path, head: RelationHead) -> None:
 
 def read_head(folder: Path, info: EditInfo, *, verify: bool = True) -> RelationHead:
     """The relation head of an artifact."""
-    return RelationHead(**_on_device(read_tree(folder, HEAD, info, verify=verify)))
+    tree = read_tree(folder, HEAD, info, verify=verify)
+    return RelationHead(**jax.tree.map(jnp.asarray, tree))
 
 
 def write_adapter(
@@ -100,7 +101,7 @@ def read_adapters(
         return None, np.zeros(
             (0, read_head(folder, info, verify=verify).projection.shape[1]), np.float32
         )
-    factors = joined([_on_device(trees[number]["factors"]) for number in numbers])
+    factors = joined([trees[number]["factors"] for number in numbers])
     return factors, np.stack(keys)
 
 
@@ -118,10 +119,6 @@ def _name(number: int) -> str:
 
 def _place(folder: Path, number: int) -> Path:
     return folder / _name(number)
-
-
-def _on_device(tree: Any) -> Any:
-    return jax.tree.map(jnp.asarray, tree)
 
 
 # Artifacts of one base share its parameters.

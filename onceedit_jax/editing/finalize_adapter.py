@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord, contradicting
-from onceedit_jax.distributed.mesh import to_host
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.artifact_info import (
     EditEntry,
@@ -113,9 +112,7 @@ def finalize_adapter(
     begun, earlier = time.monotonic(), _Earlier.of(start, kept)
     read = head.reader(model, tokenizer).read(own_parts(records))
     keys = jnp.asarray(host_vectors(head.head, read))
-    # Whole in this host's memory, wherever it was trained: it is small, and one host writes it.
-    own = jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), result.adapters)
-    adapters = joined([part for part in (earlier.adapters, own) if part])
+    adapters = joined([part for part in (earlier.adapters, result.adapters) if part])
     row, time_now = number_of_adapters(adapters) - 1, now()
     new = [
         EditEntry.of(record, id=earlier.next_id + i, added=time_now, adapter=row)

@@ -221,12 +221,10 @@ def usual_part(models: Sequence[LoadedModel]) -> int:
     Args:
       models: the targets.
     """
-    largest = max(models, key=lambda model: parameter_count(model.config))
-    if platform_of(largest.params) != "cpu":
-        return MOST_IN_PART
-    part = MOST_IN_PART
-    while part > 1 and part * parameter_count(largest.config) > PARAMETERS_IN_PART:
-        part //= 2
+    part, largest = MOST_IN_PART, max(parameter_count(model.config) for model in models)
+    if platform_of(models[0].params) == "cpu":
+        while part > 1 and part * largest > PARAMETERS_IN_PART:
+            part //= 2
     return part
 
 

@@ -243,7 +243,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
                     self.cache_hook.add_partial("generate_until", requests[i].args, found[i])
         return [found[i] for i in range(len(requests))]
 
-    def _wanted(self, options: Mapping[str, Any]) -> "_Wanted":
+    def _wanted(self, options: Mapping[str, Any]) -> _Wanted:
         known = normalize_gen_kwargs(dict(options), self.max_gen_toks)
         # As in transformers, whose temperature is 1 where a task names none.
         warm = float(known.get("temperature", 1.0)) if known.get("do_sample") else 0.0
@@ -258,7 +258,7 @@ class OnceEditLM(TemplateLM):  # type: ignore[misc]
         stops = [until] if isinstance(until, str) else until
         return _Wanted(tuple(text for text in stops if text), int(known["max_gen_toks"]), sampling)
 
-    def _written(self, prompts: list[str], wanted: "_Wanted", draws: Draws) -> list[str]:
+    def _written(self, prompts: list[str], wanted: _Wanted, draws: Draws) -> list[str]:
         """What goes on after prompts, up to the stops."""
         length = wanted.length
         target, tokenizer = self.target, self.target.tokenizer

@@ -32,7 +32,7 @@ from onceedit_jax.models.layout import (
     stack_layers,
 )
 from onceedit_jax.models.products import einsum
-from onceedit_jax.types import Params
+from onceedit_jax.types import AnyArray, Params
 
 Factors = Mapping[str, Mapping[str, jax.Array]]
 NO_FACTORS: Factors = MappingProxyType({})
@@ -120,7 +120,8 @@ def _gather(adapters: Params, chosen: jax.Array) -> Params:
 def joined(parts: Sequence[Params]) -> Params:
     """The adapters of several trees as one, in their order; all are of the same matrices.
 
-    Smaller ranks and fewer layers are filled up with zeros, which add nothing.
+    Smaller ranks and fewer layers are filled up with zeros, which add nothing. The result is whole,
+    wherever its parts were trained: it is small, and one host writes it.
     """
     leaves, structures = zip(*(jax.tree.flatten(part) for part in parts), strict=True)
     assert len(set(structures)) == 1, "adapters of different matrices"
@@ -129,7 +130,7 @@ def joined(parts: Sequence[Params]) -> Params:
     return adapters
 
 
-def _stacked(leaves: Sequence[jax.Array]) -> jax.Array:
+def _stacked(leaves: Sequence[AnyArray]) -> jax.Array:
     """Leaves of equal ranks, filled up to one shape: layers in front, other axes at the end."""
     shape = np.max([leaf.shape[1:] for leaf in leaves], axis=0).tolist()
     widths = [
