@@ -91,18 +91,14 @@ class TopKTable(NamedTuple):
         self, probabilities: Float[Array | np.ndarray, "batch vocab"]
     ) -> Float[Array, "batch anchors"]:
         """See `Table`."""
-        shares = probabilities.T
-
-        # One of the k entries of all rows at a time: `[V, B]` is the largest array.
-        def add(sums: jax.Array, entry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            anchors, values = entry
-            return sums.at[anchors].add(values[:, None] * shares), None
-
         dtype = jnp.result_type(probabilities, self.values)
-        zeros = jnp.zeros((self.mean_row.shape[0], shares.shape[1]), dtype)
-        sums, _ = jax.lax.scan(add, zeros, (self.indices.T, self.values.T))
+        zeros = jnp.zeros((self.mean_row.shape[0], probabilities.shape[0]), dtype)
+        arguments = zeros, self.indices.T, self.values.T, jnp.asarray(probabilities).T
+        # A GPU waits for the host between two turns of a loop, longer than a turn takes.
+        sums = jax.lax.platform_dependent(*arguments, cpu=add_by_entry, default=add_at_once)
         rest = jnp.matmul(probabilities, self.rest, precision="highest")
-        return sums.T + rest[:, None] * self.mean_row
+        relative: jax.Array = sums.T + rest[:, None] * self.mean_row
+        return relative
 
     def to_relative_of(
         self,
@@ -209,6 +205,31 @@ class ExactTable(NamedTuple):
     def num_anchors(self) -> int:
         """See `Table`."""
         return self.anchors.shape[0]
+
+
+def add_by_entry(
+    sums: Float[Array, "anchors batch"],
+    anchors: Int[Array, "k vocab"],
+    values: Float[Array, "k vocab"],
+    shares: Float[Array, "vocab batch"],
+) -> Float[Array, "anchors batch"]:
+    """`sums[anchors[i, v]] += values[i, v] shares[v]`; `[V, B]` is the largest array."""
+
+    def add(sums: jax.Array, entry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        at, value = entry
+        return sums.at[at].add(value[:, None] * shares), None
+
+    return jax.lax.scan(add, sums, (anchors, values))[0]
+
+
+def add_at_once(
+    sums: Float[Array, "anchors batch"],
+    anchors: Int[Array, "k vocab"],
+    values: Float[Array, "k vocab"],
+    shares: Float[Array, "vocab batch"],
+) -> Float[Array, "anchors batch"]:
+    """`add_by_entry` in one scatter; what it adds has the size `[k, V, B]` unless it is fused."""
+    return sums.at[anchors].add(values[..., None] * shares)
 
 
 def lookup_table(table: DenseTable | TopKTable | ExactTable) -> Int[Array, "anchors"]:

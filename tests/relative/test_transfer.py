@@ -157,6 +157,16 @@ def test_p_r_is_linear_in_p_and_its_gradient_is_a_row_product(kind):
     np.testing.assert_allclose(gradient, np.asarray(weights) @ whole(made).T, atol=2e-5)
 
 
+@pytest.mark.parametrize("add", [tables.add_by_entry, tables.add_at_once])
+def test_a_cpu_and_a_gpu_add_the_same_in_different_order(add):
+    made, shares = table("topk", k=4), distributions(1).T
+    entries = np.zeros((V, A), np.float64)
+    rows = np.repeat(np.arange(V)[:, None], 4, axis=1)
+    np.add.at(entries, (rows, np.asarray(made.indices)), np.asarray(made.values))
+    sums = add(jnp.ones((A, 3)), made.indices.T, made.values.T, shares)
+    np.testing.assert_allclose(sums, 1 + entries.T @ np.asarray(shares, np.float64), rtol=1e-5)
+
+
 def test_the_exact_table_stores_no_block_of_r_for_its_gradient(monkeypatch):
     monkeypatch.setattr(tables, "BLOCK", 16)
     made, p = table("exact"), distributions(1, count=2)
