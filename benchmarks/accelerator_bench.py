@@ -165,6 +165,14 @@ def random_params(config: ModelConfig, dtype: str) -> Params:
     return {**init_params(one, outer, dtype), "layers": jax.lax.map(layer, jnp.stack(keys))}
 
 
+def unstacked_params(config: ModelConfig, dtype: str) -> Params:
+    """Random parameters with unstacked layers, made one by one: there is never a stack of them."""
+    outer, *keys = jax.random.split(jax.random.key(0, impl="rbg"), config.num_layers + 1)
+    one = dataclasses.replace(config, num_layers=1, sliding_layers=(), rope_layers=())
+    make = jax.jit(partial(init_params, one, dtype=dtype))
+    return {**make(outer), "layers": tuple(make(key)["layers"] for key in keys)}
+
+
 class Measurement(NamedTuple):
     """One row to be: what it is of, and the function that measures the rest."""
 
@@ -213,9 +221,11 @@ class Bench:
         """Drop all weights and tables."""
         self._kept.clear()
 
-    def params(self, model: Model) -> Params:
-        """A model's random weights in bfloat16; they stay until the next pair."""
-        return self._once(("params", model.name), lambda: random_params(model.config, COMPUTE))
+    def params(self, model: Model, *, stacked: bool = True) -> Params:
+        """A model's random weights in bfloat16; they stay until the next pair or other layout."""
+        self._kept.pop(("params", model.name, not stacked), None)  # memory may hold one only
+        make = random_params if stacked else unstacked_params
+        return self._once(("params", model.name, stacked), lambda: make(model.config, COMPUTE))
 
     def tables(self, pair: Pair) -> tuple[BuiltTable, BuiltTable]:
         """Both transfer tables of a pair, built the first time; they stay until the next pair."""
@@ -232,9 +242,10 @@ class Bench:
         return timed_table(input_embeddings(self.params(model)), anchors, model.config.num_tokens)
 
     def step_seconds(self, model: Model, rows: int) -> float:
-        """Seconds of a model's decoding step, measured the first time."""
+        """Seconds of a model's decoding step with unstacked layers, measured the first time."""
         if (model.name, rows) not in self._steps:
-            self._steps[model.name, rows] = self.decoding(self.params(model), model.config, rows)
+            params = self.params(model, stacked=False)
+            self._steps[model.name, rows] = self.decoding(params, model.config, rows)
         return self._steps[model.name, rows]
 
     def step_costs(self, model: Model, rows: int) -> StepCosts:

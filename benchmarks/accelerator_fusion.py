@@ -182,7 +182,7 @@ def drafted_answer(
       accepted: tokens of each draft that are accepted.
       length: tokens of the answer.
     """
-    params, count = bench.params(target), bench.sizes.draft
+    params, count = bench.params(target, stacked=False), bench.sizes.draft
     prompt = random_prompts(plugin.config, 1, bench.sizes.prompt).tokens[0].tolist()
     alpha = (jnp.arange(count) < accepted).astype(jnp.float32)
     cached = CachedRows(params, target.config, room=2 * length)
@@ -226,7 +226,8 @@ def _drafts_row(bench: Bench, pair: Pair, share: float) -> Row:
     sizes, (plugin, target, _) = bench.sizes, pair
     accepted, length = round(share * sizes.draft), sizes.answer
     prompts = random_prompts(target.config, 1, sizes.prompt)
-    alone = writing(bench.params(target), target.config, prompts, steps=length)["whole"]
+    params = bench.params(target, stacked=False)
+    alone = writing(params, target.config, prompts, steps=length)["whole"]
     write = partial(drafted_answer, bench, plugin, target, accepted=accepted, length=length)
     rounds = write().rounds
     taken = seconds_each({"alone": alone, "drafted": write}, repeats=sizes.repeats)
@@ -260,10 +261,10 @@ DRAFTS = Part(
     "drafts",
     "Draft and check beside the target alone",
     _drafts,
-    "One prompt. Acceptance is set by alpha: 1 at the accepted tokens of every draft, 0 after "
-    "them. Both sides read the prompt first; the plug-in reads the text anew for each draft, as in "
-    "the library. The plan has neither: it counts the plug-in's steps and one step of the target "
-    "for each draft.",
+    "One prompt; the target's layers are unstacked. Acceptance is set by alpha: 1 at the accepted "
+    "tokens of every draft, 0 after them. Both sides read the prompt first; the plug-in reads the "
+    "text anew for each draft, as in the library. The plan has neither: it counts the plug-in's "
+    "steps and one step of the target for each draft.",
 )
 SEARCHED = Part(
     "search",

@@ -69,8 +69,8 @@ class Batch(NamedTuple):
       gate_columns: the column where each row's gate is read.
       gate_labels: 1 for rows about an edit, 0 for unrelated ones.
       gate_mask: 0 for rows that do not train the gate or only fill the batch.
-      stream: float32, the residual stream below the layers that are trained; None where the whole
-        model runs.
+      stream: in the compute dtype, the residual stream below the layers that are trained; None
+        where the whole model runs.
     """
 
     tokens: Int[Array, "lines length"]
@@ -237,8 +237,8 @@ def make_batch(
     tokens, positions, segments = packed_lines([row.tokens for row in rows], places, shape[:2])
     stream = None
     if even is not None:
-        depth = next(iter(even.streams.values())).shape[1]
-        stream = np.zeros((*shape[:2], depth), np.float32)
+        one = next(iter(even.streams.values()))
+        stream = np.zeros((*shape[:2], one.shape[1]), one.dtype)
         for row, (line, first) in zip(rows, places, strict=True):
             stream[line, first : first + len(row.tokens)] = even.streams[row.tokens]
     answers = [

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.distributed.bucketing import doubling, pack, round_up
@@ -26,7 +27,9 @@ from onceedit_jax.models.products import as_operands
 from onceedit_jax.types import Params
 
 LINES, WIDTH = 8, 128  # of one batch, into which rows are packed: one program runs them all
-STREAMS = 4096  # rows whose streams are kept at once: with 25 tokens of 576 numbers each, 240 MB
+STREAMS = (
+    4096  # rows whose streams are kept at once: 25 tokens each, of 576 numbers, are 120 to 240 MB
+)
 
 
 @dataclasses.dataclass
@@ -94,7 +97,7 @@ def lower_streams(
     height = round_up(LINES, batch_multiple(mesh))
     shape = round_up(1 + max(line for line, _ in places), height), width
     lines = packed_lines(distinct, places, shape)
-    states = np.empty((*shape, config.hidden_size), np.float32)
+    states = np.empty((*shape, config.hidden_size), jnp.dtype(config.compute_dtype))
     for start in range(0, len(states), height):
         batch = tuple(array[start : start + height] for array in lines)
         with using(mesh):

@@ -278,23 +278,27 @@ def _epoch(
 ) -> tuple[Any, tuple[float, float, float]]:
     """One pass over the rows: the new state; and means of loss, reliability and gate accuracy."""
     sums = np.zeros(len(StepOutcome._fields))
-    for i, batch in enumerate(batches):
+    done, coming = 0, iter(batches)
+    batch = next(coming, None)
+    while batch is not None:
         with using(mesh):
             state, outcome = run(state, batch=_shared(mesh, batch))
-        values = np.array([float(value) for value in outcome])
+        batch = next(coming, None)  # made while the devices compute
+        done += 1
+        values = np.array(jax.device_get(outcome))
         if not np.isfinite(values[0]):
             raise RunError(
                 f"the loss or its gradient became {values[0]} in epoch {epoch + 1}, "
-                f"step {i + 1}: lower learning_rate (now {settings.learning_rate}) or set "
+                f"step {done}: lower learning_rate (now {settings.learning_rate}) or set "
                 "clip_norm; the last checkpoint is untouched"
             )
         sums += values
         on_step(
             Progress(
                 epoch=epoch + 1,
-                step=epoch * steps + i + 1,
+                step=epoch * steps + done,
                 steps=steps * epochs,
-                loss=sums[0] / (i + 1),
+                loss=sums[0] / done,
                 reliability=_share(sums[1], sums[2]),
                 gate_accuracy=_share(sums[3], sums[4]),
             )

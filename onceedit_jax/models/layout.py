@@ -12,9 +12,9 @@ import numpy as np
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import AnyArray, Params
 
-# What a scan copies, step after step, in the time that compiling unrolled layers takes: bytes, as
-# measured on a CPU (docs/concepts/models.md).
-_REPAID = 200e9
+# What a scan copies, step after step, in the time that compiling unrolled layers takes longer:
+# bytes by platform, as measured (docs/concepts/models.md).
+_REPAID = {"cpu": 200e9, "gpu": 20e12}
 #: How many axes, after the layer axis, of a layer's matrix are contracted with its input.
 INPUT_AXES = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
 
@@ -150,14 +150,27 @@ def _groups_at(params: Params, count: int) -> tuple[tuple[Params, ...], tuple[Pa
 def repays_unrolling(params: Params, steps: int) -> bool:
     """Whether unstacked layers save, in so many steps, the time that they take to compile.
 
-    A scan over stacked layers copies all of them at every step. That was measured on a CPU, with
-    float32 weights; of narrower ones the compiler keeps wide copies, which take too much memory.
+    A scan over stacked layers copies all of them at every step. On a CPU that was measured with
+    float32 weights; of narrower ones the compiler keeps wide copies, which take too much memory. On
+    a GPU both layouts must fit into memory while one is made of the other.
 
     Args:
       params: the model's parameters.
       steps: the steps that are expected, of one shape.
     """
-    leaves = jax.tree.leaves(params["layers"])
-    if jax.default_backend() != "cpu" or any(leaf.dtype != jnp.float32 for leaf in leaves):
+    leaves, platform = jax.tree.leaves(params["layers"]), jax.default_backend()
+    size = sum(leaf.nbytes for leaf in leaves)
+    if platform not in _REPAID or steps * size < _REPAID[platform]:
         return False
-    return bool(steps * sum(leaf.nbytes for leaf in leaves) >= _REPAID)
+    if platform == "cpu":
+        return bool(all(leaf.dtype == jnp.float32 for leaf in leaves))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    return bool(held <= free_memory(leaves[0].addressable_shards[0].device))
+
+
+def free_memory(device: jax.Device) -> float:
+    """Bytes of a device's memory that JAX may still use; without end where it does not count."""
+    counted = device.memory_stats() or {}
+    if "bytes_limit" not in counted:
+        return float("inf")
+    return float(counted["bytes_limit"] - counted["bytes_in_use"])

@@ -18,7 +18,7 @@ from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.dtypes import default_compute_dtype
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.parameters import init_params
-from onceedit_jax.models.products import as_operands, einsum
+from onceedit_jax.models.products import as_operands, einsum, product_of_more_rows
 from onceedit_jax.models.weights import load_model
 
 CONFIG = tiny_config(40)
@@ -168,3 +168,35 @@ def test_a_short_product_has_the_gradients_of_the_same_product_in_float32(spec, 
     ones = jnp.ones_like(exact)  # has no more digits than bfloat16
     for mine, wanted, tolerance in zip(our_back(ones), back(ones), (1e-2, 1e-5), strict=True):
         np.testing.assert_allclose(mine.astype(jnp.float32), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("spec", "left", "right"),
+    [
+        ("btd,df->btf", (1, 1, 4), (4, 6)),
+        ("btd,dhk->bthk", (3, 2, 4), (4, 2, 5)),
+        ("bthk,hkd->btd", (1, 5, 2, 3), (2, 3, 4)),
+        ("...d,vd->...v", (2, 4), (6, 4)),
+    ],
+)
+def test_a_product_of_more_rows_is_that_of_its_own_rows(spec, left, right):
+    x, y = (
+        jax.random.normal(jax.random.key(i), shape).astype(jnp.bfloat16)
+        for i, shape in enumerate((left, right))
+    )
+    np.testing.assert_allclose(product_of_more_rows(spec, x, y), einsum(spec, x, y), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "rows", "width", "padded"),
+    [("cuda", 1, 1024, True), ("cuda", 16, 1024, False), ("cuda", 1, 64, False),
+     ("cpu", 1, 1024, False)],
+)  # fmt: skip
+def test_few_rows_get_more_where_a_gpu_multiplies_them_by_large_weights(
+    platform, rows, width, padded
+):
+    shapes = (rows, 1, 1024), (1024, width)
+    x, y = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes)
+    product = jax.jit(lambda x, y: einsum("btd,df->btf", x, y))
+    lowered = jax.export.export(product, platforms=[platform])(x, y).mlir_module()
+    assert ("stablehlo.pad" in lowered) == padded
