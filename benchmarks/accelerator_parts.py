@@ -200,8 +200,9 @@ DECODING = Part(
     _decoding,
     "One compiled loop writes all tokens (`greedy_continuation`); the time of a first token is "
     "taken off, and the rest divided by the steps. Layers are unstacked, as in a server and where "
-    "many answers are asked for. Weights, cache and operands are bfloat16, sums are float32. `GB a step` is every weight and every cached token once, and the share is these "
-    "bytes over the time and the peak.",
+    "many answers are asked for. Weights, cache and operands are bfloat16, sums are float32. "
+    "`GB a step` is every weight and every cached token once, and the share is these bytes over "
+    "the time and the peak.",
 )
 PREFILL = Part(
     "prefill",

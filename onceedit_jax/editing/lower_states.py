@@ -27,9 +27,7 @@ from onceedit_jax.models.products import as_operands
 from onceedit_jax.types import Params
 
 LINES, WIDTH = 8, 128  # of one batch, into which rows are packed: one program runs them all
-STREAMS = (
-    4096  # rows whose streams are kept at once: 25 tokens each, of 576 numbers, are 120 to 240 MB
-)
+STREAMS = 4096  # rows whose streams are kept at once: 120 or 240 MB for 25 tokens of 576 numbers
 
 
 @dataclasses.dataclass

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from support import tiny_config
 
+from onceedit_jax.models import layout
 from onceedit_jax.models.layout import (
     group_size,
     lower_part,
+    repays_unrolling,
     split_layers,
     stack_layers,
     unstack_layers,
@@ -89,3 +91,28 @@ def test_on_one_cpu_a_lower_part_shares_the_memory_of_the_whole():
 def test_layers_are_split_inside_a_compiled_function():
     split = jax.jit(lambda params: split_layers(params, (2, 3)))(PARAMS)
     assert equal(split, split_layers(PARAMS, (2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "steps", "free", "repays"),
+    [
+        ("cpu", "float32", 1e9, 0, True),
+        ("cpu", "float32", 10, 0, False),
+        ("cpu", "bfloat16", 1e9, 0, False),  # the compiler keeps wide copies
+        ("gpu", "bfloat16", 1e9, 1e9, True),
+        ("gpu", "bfloat16", 1e6, 1e9, False),  # a GPU copies a hundred times as fast
+        ("gpu", "bfloat16", 1e9, 1e5, False),  # no room for both layouts
+        ("tpu", "bfloat16", 1e9, 1e9, False),  # not measured
+    ],
+)
+def test_unrolling_repays_by_the_platforms_copies(
+    platform, dtype, steps, free, repays, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(layout, "free_memory", lambda device: free)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
+    assert repays_unrolling(params, int(steps)) == repays
+
+
+def test_a_device_that_counts_no_memory_has_no_limit():
+    assert layout.free_memory(jax.devices()[0]) > 0
