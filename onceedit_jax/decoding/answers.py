@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.draft_reading import DraftReader
 from onceedit_jax.decoding.draws import TAKEN, Draws, after_draft, draw_each
 from onceedit_jax.decoding.fused import Prompts, Spelling, fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_continuation
+from onceedit_jax.decoding.many_rows import many_continuations
 from onceedit_jax.decoding.numbers import check_states, check_written
 from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
 from onceedit_jax.decoding.sampled import sampled_continuation
@@ -100,6 +101,9 @@ def own_tokens(
     draws: Draws = TAKEN,
 ) -> list[list[int]]:
     """`own_answers` to any number of prompts."""
+    if len(prompts) > PROMPTS and not mesh_of(model.params).is_multi_process:
+        rows = [model.format.encode(prompt) for prompt in prompts]
+        return many_continuations(*model.model, rows, stops, steps=max_new_tokens, draws=draws)
     answers: list[list[int]] = []
     for start in range(0, len(prompts), PROMPTS):
         group = prompts[start : start + PROMPTS]

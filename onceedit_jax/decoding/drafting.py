@@ -1,8 +1,6 @@
-"""The plug-in drafts text, and the target's tokenizer reads it, so that words match.
+"""The plug-in drafts text: its greedy continuation, held as bytes and remembered.
 
-In a fusion of tokens, one vocabulary's " Wash" competes with the other's " Washington", and both
-lose. So the plug-in's greedy continuation is held as bytes. It proposes the next token that the
-target's tokenizer reads in (text so far + draft).
+`draft_reading` has what a target's tokenizer reads in it.
 """
 
 import dataclasses
@@ -11,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
 
 from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.decoding.numbers import check_written
@@ -26,7 +23,7 @@ from onceedit_jax.types import Params
 
 DRAFT_TOKENS = 32  # the most plug-in tokens of a draft
 FIRST_TOKENS = 8  # written first where the rest is seldom read
-ROWS = 32  # drafts written at once
+ROWS = 64  # drafts written at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,167 +189,6 @@ class Drafter:
             end,
             written.whole,
         )
-
-
-class DraftReader:
-    """Reads drafts in one target's tokens, while the target's answers grow.
-
-    A row gets a new draft when its draft is used up, or when an accepted token differs from it.
-
-    The plug-in continues the prompt as it reads it, after a space. In chat an answer begins without
-    that space: it is then part of `texts`, and the target reads the draft from the next byte.
-
-    Attributes:
-      texts: of each row, the bytes so far.
-      accepted: of each row, how many tokens of the answer `texts` holds.
-      used: of each row, how many bytes of its draft `texts` holds.
-      drafts: of each row, the current draft.
-    """
-
-    def __init__(
-        self,
-        drafter: Drafter,
-        target: Tokenizer,
-        prompts: Sequence[str],
-        *,
-        adapters: Sequence[int] | None = None,
-        spaced: bool = True,
-        whole: bool = True,
-    ) -> None:
-        """Begin with empty answers.
-
-        Args:
-          drafter: writes the drafts.
-          target: the target's tokenizer.
-          prompts: of the B rows, as the plug-in reads them.
-          adapters: the adapter that writes each row's drafts (default: none).
-          spaced: whether the target's answers begin with the space that joins prompt and answer.
-          whole: ask for whole drafts. Without it drafts come in two parts, the second when the
-            first is used up. That is quicker where true tokens are accepted, since most of these
-            differ from the draft after one or two words.
-        """
-        self.drafter, self.target, self.whole, self.spaced = drafter, target, whole, spaced
-        self.prompts = [prompt.encode("utf-8") for prompt in prompts]
-        self.adapters = [NO_ADAPTER] * len(prompts) if adapters is None else list(adapters)
-        self.texts = list(self.prompts)
-        self.accepted = [0] * len(prompts)
-        self.used = [0] * len(prompts)
-        self.drafts: list[Draft | None] = [None] * len(prompts)
-
-    def view(self, answers: Sequence[Sequence[int]]) -> dict[str, Shaped[np.ndarray, "batch"]]:
-        """`drafted` `[B]`, the next tokens (-1 for none), and the plug-in's `probability` `[B]`.
-
-        Args:
-          answers: B answers so far, in the target's tokens; each continues the one of the previous
-            call.
-        """
-        rows = range(len(answers))
-        self._follow(answers, rows)
-        tokens, probabilities = zip(*(self._read(i, self.used[i]) for i in rows), strict=True)
-        return {
-            "drafted": np.array(tokens, np.int32),
-            "probability": np.array(probabilities, np.float32),
-        }
-
-    def ahead(
-        self, answers: Sequence[Sequence[int]], rows: Sequence[int]
-    ) -> list[list[tuple[int, float]]]:
-        """All tokens that the drafts of some rows propose, if each of them is accepted.
-
-        Args:
-          answers: as for `view`.
-          rows: the rows to read; other rows get no draft.
-
-        Returns:
-          For each of `rows`, tokens and probabilities as `view` would give them one by one, up to
-          where the row would need a new draft; at least one token.
-        """
-        self._follow(answers, rows)
-        return [self._read_on(i) for i in rows]
-
-    def _follow(self, answers: Sequence[Sequence[int]], rows: Sequence[int]) -> None:
-        for i, answer in enumerate(answers):
-            for token in answer[self.accepted[i] :]:
-                self._accept(i, self.target.decode_bytes([token], continuation=True))
-            self.accepted[i] = len(answer)
-        without = [i for i in rows if self.drafts[i] is None]
-        self._draft(without, whole=self.whole)
-        self._draft([i for i in rows if self._is_paused(i)], whole=True)
-
-    def _draft(self, rows: Sequence[int], *, whole: bool) -> None:
-        """Get a draft for a row that has none, or the rest of the draft that it has."""
-        for i in rows:
-            if self.drafts[i] is None:
-                self.used[i] = 0
-        starts = [self._start(i) for i in rows]
-        for i, draft in zip(rows, self.drafter.drafts(starts, whole=whole), strict=True):
-            self.drafts[i] = draft
-            if not self.spaced and self.texts[i] == self.prompts[i] and draft.data[:1] == b" ":
-                self.texts[i], self.used[i] = self.texts[i] + b" ", 1
-
-    def _start(self, i: int) -> Start:
-        """Where the current draft of a row begins."""
-        text = self.texts[i][: len(self.texts[i]) - self.used[i]]
-        opens = not text[len(self.prompts[i]) :].strip()
-        return Start(text, opens, self.adapters[i])
-
-    def _is_paused(self, i: int) -> bool:
-        """Whether the first part of a row's draft is used up, and the draft has more."""
-        draft = self.drafts[i]
-        return draft is not None and not draft.whole and self.used[i] == len(draft.data)
-
-    def _read_on(self, i: int) -> list[tuple[int, float]]:
-        draft, start = self.drafts[i], self.used[i]
-        assert draft is not None
-        steps = [self._read(i, start)]
-        while steps[-1][0] not in (-1, self.target.end_id):
-            piece = self.target.decode_bytes([steps[-1][0]], continuation=True)
-            differs = not piece or not draft.data[start:].startswith(piece)
-            start += len(piece)
-            if differs or (start == len(draft.data) and draft.end is None):
-                break
-            steps.append(self._read(i, start))
-        return steps
-
-    def _joined(self, i: int, piece: bytes) -> bytes:
-        """The bytes that a piece of an answer without the joining space adds to a row's text."""
-        prompt, draft = self.prompts[i], self.drafts[i]
-        if not piece or self.texts[i] not in (prompt, prompt + b" "):
-            return piece
-        if piece[:1].isspace():  # the target writes a space itself
-            self.texts[i], self.used[i] = prompt, 0
-        elif self.texts[i] == prompt and not (draft and draft.data.startswith(piece)):
-            return b" " + piece
-        return piece
-
-    def _accept(self, i: int, piece: bytes) -> None:
-        if not self.spaced:
-            piece = self._joined(i, piece)
-        draft, start = self.drafts[i], self.used[i]
-        if draft is not None and not draft.whole:
-            rest = draft.data[start:]
-            if len(piece) > len(rest) and piece.startswith(rest):  # the piece needs more of it
-                self._draft([i], whole=True)
-                draft = self.drafts[i]
-        self.texts[i] += piece
-        if draft is None:
-            return
-        self.used[i] += len(piece)
-        agrees = draft.data[start:].startswith(piece)
-        used_up = self.used[i] == len(draft.data) and draft.end is None and draft.whole
-        if not agrees or used_up:
-            self.drafts[i] = None
-
-    def _read(self, i: int, start: int) -> tuple[int, float]:
-        """The next token of the draft from byte `start`, and the plug-in's probability of it."""
-        draft = self.drafts[i]
-        assert draft is not None
-        rest = draft.data[start:]
-        if not rest:
-            return (self.target.end_id, draft.end) if draft.end is not None else (-1, 0.0)
-        token = self.target.encode_bytes(rest, continuation=True)[0]
-        piece = self.target.decode_bytes([token], continuation=True)
-        return token, draft.probability(start, start + len(piece))
 
 
 def _by_length(start: Start) -> tuple[int, Start]:

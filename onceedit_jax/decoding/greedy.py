@@ -53,6 +53,18 @@ class Continuation(NamedTuple):
     stopped: Bool[Array, "batch"]
 
 
+class SoFar(NamedTuple):
+    """What decides whether a token ends a row.
+
+    Attributes:
+      blank: `[B]` bool, rows that hold only blanks so far.
+      place: `[B]` int16, of each row in `StopTokens.progress`.
+    """
+
+    blank: Bool[AnyArray, "batch"]
+    place: Int[AnyArray, "batch"]
+
+
 def write_tokens(
     choose: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
     read: Callable[[Any, jax.Array, jax.Array, jax.Array], Any],
@@ -88,22 +100,13 @@ def write_tokens(
     limit = steps if limit is None else jnp.minimum(limit, steps)
 
     def write(step: Any, written: Continuation, so_far: Any, running: Any, carry: Any) -> Any:
-        blank, place = so_far
         token, probability = choose(carry, step)
-        ends = jnp.where(blank, stops.at_start[token], stops.in_text[token])
-        stopped, running = running & ends, running & ~ends
-        written = Continuation(
-            written.tokens.at[:, step].set(token),
-            written.probabilities.at[:, step].set(probability),
-            written.length + running,
-            written.stopped | stopped,
+        written, so_far, running = add_tokens(
+            token, probability, step, written, so_far, running, stops
         )
         if pauses is not None:
             running = running & ~pauses[token]
-        if stops.progress is not None:
-            place = stops.progress[place, token]
-            running = running & (place < len(stops.progress) - 1)
-        return step + 1, written, (blank & stops.blank[token], place), running, carry
+        return step + 1, written, so_far, running, carry
 
     def is_running(state: Any) -> Any:
         step, _, _, running, _ = state
@@ -114,16 +117,55 @@ def write_tokens(
         carry = read(carry, written.tokens[:, step - 1], step - 1, running)
         return write(step, written, so_far, running, carry)
 
-    empty = _empty(active.shape[0], steps)
+    empty = nothing_written(active.shape[0], steps)
     blank = jnp.ones(active.shape[0], bool) if blank is None else blank
     place = jnp.zeros(active.shape[0]) if place is None else place
-    so_far = blank, jnp.asarray(place, jnp.int16)
+    so_far = SoFar(jnp.asarray(blank), jnp.asarray(place, jnp.int16))
     first = write(jnp.int32(0), empty, so_far, active & (limit > 0), carry)
     written: Continuation = jax.lax.while_loop(is_running, read_and_write, first)[1]
     return written
 
 
-def _empty(rows: int, steps: int) -> Continuation:
+def add_tokens(
+    token: Int[AnyArray, "batch"],
+    probability: Float[AnyArray, "batch"],
+    step: Int[AnyArray, ""],
+    written: Continuation,
+    so_far: SoFar,
+    running: Bool[AnyArray, "batch"],
+    stops: StopTokens,
+) -> tuple[Continuation, SoFar, Bool[AnyArray, "batch"]]:
+    """Add a token to every running row, or stop the row with it.
+
+    Args:
+      token: `[B]`, the tokens.
+      probability: `[B]`, of each.
+      step: the column of `written` that they go to.
+      written: what this loop has written.
+      so_far: what decides whether a token ends a row.
+      running: `[B]`, rows that are written.
+      stops: tokens that end a row.
+
+    Returns:
+      The same with the tokens: `written`, `so_far` and `running`.
+    """
+    blank, place = so_far
+    ends = jnp.where(blank, stops.at_start[token], stops.in_text[token])
+    stopped, running = running & ends, running & ~ends
+    written = Continuation(
+        written.tokens.at[:, step].set(token),
+        written.probabilities.at[:, step].set(probability),
+        written.length + running,
+        written.stopped | stopped,
+    )
+    if stops.progress is not None:
+        place = stops.progress[place, token]
+        running = running & (place < len(stops.progress) - 1)
+    return written, SoFar(blank & stops.blank[token], place), running
+
+
+def nothing_written(rows: int, steps: int) -> Continuation:
+    """What a loop has written before its first step."""
     return Continuation(
         jnp.zeros((rows, steps), jnp.int32),
         jnp.zeros((rows, steps), jnp.float32),

@@ -4,9 +4,9 @@ So requests that arrive one after another are decoded together, and none waits f
 row's columns may lie anywhere in the cache, because a query attends by positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, using
 from onceedit_jax.models.cache import Cache, init_cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import AnyArray
+
+R = TypeVar("R")
 
 NARROWEST = 32  # columns of a prefill
 SHORTEST = 128  # columns of a cache
@@ -57,7 +59,16 @@ class JoiningRows:
       used: how many of them are written.
     """
 
-    def __init__(self, params: Any, config: ModelConfig, *, largest: int, context: int) -> None:
+    def __init__(
+        self,
+        params: Any,
+        config: ModelConfig,
+        *,
+        largest: int,
+        context: int,
+        spare: int | None = None,
+        rounded: Callable[[int], int] | None = None,
+    ) -> None:
         """Begin without rows.
 
         Args:
@@ -65,11 +76,16 @@ class JoiningRows:
           config: its configuration.
           largest: the most rows.
           context: tokens of a row at most.
+          spare: columns of a cache beyond those (default: `SPARE`).
+          rounded: from the tokens of a prompt to the columns of its prefill (default: few shapes,
+            `NARROWEST` times a power of two).
         """
         self.params: Any = params
         self.config: ModelConfig = config
         self.largest: int = largest
         self.context: int = context
+        self.spare: int = SPARE if spare is None else spare
+        self.rounded = rounded or (lambda size: doubling(size, smallest=NARROWEST))
         self.mesh: Mesh = mesh_of(params)
         self.clear()
 
@@ -103,7 +119,7 @@ class JoiningRows:
           the rows; N' is N rounded up.
         """
         longest = max(map(len, rows))
-        width = min(doubling(longest, smallest=NARROWEST), max(longest, self.context))
+        width = min(self.rounded(longest), max(longest, self.context))
         self._make_room(len(rows), longest, width)
         assert self.cache is not None
         free = [place for place in range(self.height) if place not in self.lengths]
@@ -142,6 +158,26 @@ class JoiningRows:
         self.lengths |= {place: row.keep + len(row.tokens) for place, row in fresh.items()}
         return states
 
+    def write(self, loop: Callable[..., tuple[R, Cache]], steps: int) -> R:
+        """Let a compiled loop write; the caller adds to `lengths` what rows have got.
+
+        Args:
+          loop: called with the parameters, the configuration, the cache, which it may donate, and
+            by name the `limit` of its steps; it writes a column of all rows at each of them.
+          steps: how many steps it could use.
+
+        Returns:
+          What the loop returns besides the cache.
+        """
+        assert self.cache is not None
+        if self.used == self.capacity:
+            self._repack(self.height, max(self.lengths.values()) + steps, self.lengths)
+        limit = np.int32(min(steps, self.capacity - self.used))
+        with using(self.mesh):
+            found, self.cache = loop(self.params, self.config, self.cache, limit=limit)
+        self.used = int(self.cache["length"])
+        return found
+
     def leave(self, place: int) -> None:
         """Give a row's place to others; the last row takes the cache with it."""
         del self.lengths[place]
@@ -164,7 +200,7 @@ class JoiningRows:
     def _columns(self, needed: int) -> int:
         """Columns of a cache that needs so many: half as many more, within what rows may fill."""
         usual = doubling(needed * 3 // 2, smallest=SHORTEST)
-        return max(needed, min(usual, self.context + SPARE))
+        return max(needed, min(usual, self.context + self.spare))
 
     def _repack(self, height: int, columns: int, lengths: Mapping[int, int]) -> None:
         """Move every row's tokens to the first columns, in a cache of another shape if needed."""

@@ -11,7 +11,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
 from onceedit_jax.decoding.numbers import check_states
-from onceedit_jax.distributed.bucketing import batch_of, bucket, pad_rows, round_up, row_positions
+from onceedit_jax.distributed.bucketing import (
+    batch_of,
+    bucket,
+    pad_rows,
+    round_up,
+    row_positions,
+    slices,
+)
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, shard_batch, to_host, using
 from onceedit_jax.models.argmax import most_likely
 from onceedit_jax.models.cache import Cache, init_cache, rollback
@@ -63,8 +70,8 @@ def states_after(
     prefixes_of_row: dict[int, list[tuple[int, int]]] = {}
     for prefix, (row, column) in enumerate(places):
         prefixes_of_row.setdefault(row, []).append((prefix, column))
-    for start in range(0, len(order), ROWS):
-        chosen = order[start : start + ROWS]
+    for part in slices(len(order), ROWS):
+        chosen = order[part]
         with using(mesh):
             batch = shared_batch(mesh, [list(rows[i]) for i in chosen], largest=ROWS)
             hidden = to_host(_hidden(params, config, *batch))

@@ -1,5 +1,6 @@
 """Bucketed shapes: all rounding of ragged sizes is here, so that few shapes are compiled."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,17 @@ def group_height(rows: int, largest: int) -> int:
     So a single row is cheap, and there are few shapes to compile.
     """
     return next(height for height in (1, max(1, largest // 4), largest) if rows <= height)
+
+
+def slices(rows: int, largest: int) -> list[slice]:
+    """Batches of rows: whole ones of the largest height, and what is left in quarters of it.
+
+    So rows that are sorted by length, and do not fill a batch, are padded less. The heights are
+    those of `group_height`.
+    """
+    whole = rows - rows % largest
+    starts = [*range(0, whole, largest), *range(whole, rows, max(1, largest // 4))]
+    return [slice(start, stop) for start, stop in itertools.pairwise([*starts, rows])]
 
 
 def pad_rows(

@@ -90,7 +90,7 @@ def generate(
     check_draws([target.rule for target in targets], sampling)
     before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
     with using(plugin.mesh):
-        plugin.drafter.forget()
+        plugin.recall.forget()
         asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
         after, active = [], asked.active
         for target, texts in zip(targets, before, strict=True):
@@ -123,7 +123,7 @@ def answer(
     _check(prompts, max_new_tokens)
     check_draws([target.rule for target in targets], sampling)
     with using(plugin.mesh):
-        plugin.drafter.forget()
+        plugin.recall.forget()
         asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
         active, answers = asked.active, []
         rest = asked.at(~active)
@@ -242,7 +242,7 @@ def continuations(
     stops = text_stops(form, target.target.model.config.vocab_size)
     target = dataclasses.replace(target, format=form, stops=stops)
     with using(plugin.mesh):
-        plugin.drafter.forget()
+        plugin.recall.forget()
         asked = _Asked.of(plugin, [target], prompts, None, draws)
         fused = iter(_fused_tokens(plugin, target, asked, max_new_tokens))
         alone = iter(_own_tokens(target, *asked.at(~asked.active), max_new_tokens))
@@ -289,6 +289,12 @@ def _fused_tokens(
         answers.update(zip(trusted, drafts, strict=True))
     chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in answers]
     write = _checked if target.rule.reads == "draft" else _token_by_token
+    if len(chosen) > PROMPTS:
+        # Those of similar length are read together, and all first drafts are written together.
+        chosen.sort(key=lambda i: len(target.format.encode(asked.prompts[i])))
+        if target.rule.reads == "draft":
+            reader = target.reader(plugin, [asked.prompts[i] for i in chosen], asked.edits[chosen])
+            reader.draft(range(len(chosen)), whole=True)
     for start in range(0, len(chosen), PROMPTS):
         places = chosen[start : start + PROMPTS]
         tokens = write(plugin, target, asked, places, max_new_tokens)

@@ -83,7 +83,7 @@ def fused_likelihoods(
     if not asked:
         return found
     with using(plugin.mesh):
-        plugin.drafter.forget()
+        plugin.recall.forget()
         alphas, edits = plugin.judged([prompts[i] for i in asked], None, [target])
         active = plugin.active(alphas)
         reached = [i for i, speaks in zip(asked, active, strict=True) if speaks]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from onceedit_jax.decoding.answers import Writer
-from onceedit_jax.decoding.drafting import Drafter, DraftReader
+from onceedit_jax.decoding.draft_reading import DraftReader
+from onceedit_jax.decoding.drafting import Drafter
 from onceedit_jax.decoding.fused import Spelling
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.options import Speculate
@@ -23,6 +24,7 @@ from onceedit_jax.editing.gate_features import PromptReader
 from onceedit_jax.editing.relation_reading import as_written
 from onceedit_jax.ensemble.helping import helper_for
 from onceedit_jax.ensemble.placement import placed, spread, spread_plugin
+from onceedit_jax.ensemble.recall import Recall
 from onceedit_jax.ensemble.rule_checks import check_rule
 from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
@@ -60,6 +62,7 @@ class PreparedPlugin:
       side: the plug-in as rules see it while they are prepared.
       decoding_params: its parameters in the layout that it decodes with.
       drafter: makes and remembers its drafts.
+      recall: of drafts and of the gate's verdicts.
       reader: reads prompts for the gate.
       hops: how many inner phrases of a question may give way to the answers of edits.
     """
@@ -72,6 +75,7 @@ class PreparedPlugin:
     side: ModelSide
     decoding_params: Any
     drafter: Drafter
+    recall: Recall
     reader: PromptReader
     hops: int = 0
 
@@ -91,15 +95,11 @@ class PreparedPlugin:
         """
         check_prompts(prompts)
         with using(self.mesh):
-            texts = [plain_text(prompt) for prompt in prompts]
-            return self.reader.verdicts(self.gate.gate, self.gate.state, texts)
+            judge = partial(self.reader.verdicts, self.gate.gate, self.gate.state)
+            return self.recall.verdicts([plain_text(prompt) for prompt in prompts], judge)
 
     def alphas(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "batch"]:
-        """Alpha of each prompt by the gate, `[N]` float32.
-
-        Raises:
-          InputError: a prompt is empty.
-        """
+        """Alpha of each prompt by the gate, `[N]` float32; raises what `verdicts` raises."""
         return self.verdicts(prompts).alphas
 
     def judged(
@@ -317,6 +317,7 @@ def prepare_plugin(
     laid = dataclasses.replace(spread_plugin(mesh, plugin), **whole)
     fitted = dataclasses.replace(fitted, state=placed(mesh, fitted.state))
     params = unstack_layers(laid.params) if unrolled else laid.params
+    drafter = Drafter(params, laid.config, plugin.tokenizer, laid.adapters)
     return PreparedPlugin(
         laid,
         rule,
@@ -325,7 +326,8 @@ def prepare_plugin(
         mesh,
         side,
         params,
-        Drafter(params, laid.config, plugin.tokenizer, laid.adapters),
+        drafter,
+        Recall(drafter),
         _reader(mesh, plugin, laid),
         hops,
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from onceedit_jax.data.records import Pair
 from onceedit_jax.decoding.answers import View
+from onceedit_jax.decoding.draft_reading import proposed_along
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
@@ -77,7 +78,7 @@ def score(
     prompts = [pair.prompt for pair in pairs]
     check_prompts(prompts)
     with using(plugin.mesh):
-        plugin.drafter.forget()
+        plugin.recall.forget()
         hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
         asked = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
         alphas, edits = plugin.judged(asked, alphas, targets)
@@ -192,9 +193,12 @@ def views_of(
         states = _states(plugin, own[0], prompts, own[1], active, edits)
         for t, view in zip(reads_logits, states, strict=True):
             views[t] = view
-    for t, target in enumerate(targets):
-        if target.rule.reads == "draft":
-            views[t] = _drafted(plugin, target, prompts, texts[t], active, edits)
+    reads_drafts = [t for t, target in enumerate(targets) if target.rule.reads == "draft"]
+    own = [targets[t] for t in reads_drafts], [texts[t] for t in reads_drafts]
+    if reads_drafts:
+        drafted = _drafted(plugin, own[0], prompts, own[1], active, edits)
+        for t, view in zip(reads_drafts, drafted, strict=True):
+            views[t] = view
     return views
 
 
@@ -226,25 +230,27 @@ def _states(
 
 def _drafted(
     plugin: PreparedPlugin,
-    target: PreparedTarget,
+    targets: Sequence[PreparedTarget],
     prompts: Sequence[Prompt],
-    texts: Sequence[Text],
+    texts: Sequence[Sequence[Text]],
     active: Bool[np.ndarray, "texts"],
     edits: Int[np.ndarray, "texts"],
-) -> View:
-    """What the drafts propose at every answer token, the true tokens fed to their reader."""
+) -> list[View]:
+    """What the drafts propose at every answer token, the true tokens fed to their readers."""
     chosen = np.flatnonzero(active).tolist()
     if not chosen:
-        return {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
-    answers = [texts[i].answer for i in chosen]
-    reader = target.reader(plugin, [prompts[i] for i in chosen], edits[chosen], whole=False)
-    # All texts go on together, so that drafts are made in whole batches.
-    steps = [
-        reader.view([answer[: min(step, len(answer) - 1)] for answer in answers])
-        for step in range(max(len(answer) for answer in answers))
-    ]
-    table = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
-    return {
-        name: np.concatenate([column[: len(a), i] for i, a in enumerate(answers)])
-        for name, column in table.items()
-    }
+        nothing = {"drafted": np.zeros(0, np.int32), "probability": np.zeros(0, np.float32)}
+        return [nothing for _ in targets]
+    asked = [prompts[i] for i in chosen], edits[chosen]
+    readers = [target.reader(plugin, *asked, whole=False) for target in targets]
+    answers = [[own[i].answer for i in chosen] for own in texts]
+    views: list[View] = []
+    for rows in proposed_along(readers, answers):
+        steps = [step for row in rows for step in row]
+        views.append(
+            {
+                "drafted": np.array([token for token, _ in steps], np.int32),
+                "probability": np.array([chance for _, chance in steps], np.float32),
+            }
+        )
+    return views

@@ -103,7 +103,14 @@ def evaluate_block(
 
     Arguments are those of `evaluate`.
     """
-    ensemble = plain_unless_chosen(ensemble)
+    with ensemble.prepared_plugin.recall.keeping():
+        return _measured(plain_unless_chosen(ensemble), records, mode, max_new_tokens)
+
+
+def _measured(
+    ensemble: Ensemble, records: Sequence[EditRecord], mode: Mode, max_new_tokens: int
+) -> Block:
+    """See `evaluate_block`."""
     every = questions(records)
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}

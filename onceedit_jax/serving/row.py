@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float
 
-from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.draft_reading import DraftReader
 from onceedit_jax.decoding.draws import Draw, random_numbers
 from onceedit_jax.decoding.text_writer import TextWriter
 from onceedit_jax.distributed.mesh import to_host

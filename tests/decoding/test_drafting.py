@@ -1,5 +1,7 @@
 """Drafting: the target reads the plug-in's text in its own tokens, and may differ from it."""
 
+from collections import defaultdict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ from support import byte_level_tokenizer
 
 from onceedit_jax.decoding import drafting
 from onceedit_jax.decoding.answers import trusted_answers
-from onceedit_jax.decoding.drafting import Draft, Drafter, DraftReader, Start
+from onceedit_jax.decoding.draft_reading import DraftReader, proposed_along
+from onceedit_jax.decoding.drafting import Draft, Drafter, Start
 from onceedit_jax.decoding.stopping import ends_word, glued_tokens
 from onceedit_jax.fusion.mixing import drafted_token
 from onceedit_jax.text.prompts import PromptFormat
@@ -126,6 +129,46 @@ def test_drafts_written_in_parts_propose_the_tokens_of_whole_drafts(tiny_model, 
         for view, other in zip(views[0], others, strict=True):
             assert view["drafted"].tolist() == other["drafted"].tolist()
             np.testing.assert_allclose(view["probability"], other["probability"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_known_answers_are_read_along_as_step_by_step(tiny_model, target, spaced, whole):
+    model, tokenizer = tiny_model()
+    drafter = Drafter(model.params, model.config, tokenizer)
+    prompts = ["the cat", "Who wrote", "Where is"]
+    (draft, *_) = drafter.drafts([Start(b"the cat", True)], whole=True)
+    texts = [draft.data + b" on", b" the river", b" it"]
+    answers = [
+        [coding.encode_bytes(text, continuation=True) for text in texts]
+        for coding in (target, tokenizer)
+    ]
+    drafter.forget()
+    readers = [
+        DraftReader(drafter, coding, prompts, spaced=spaced, whole=whole)
+        for coding in (target, tokenizer)
+    ]
+    found = proposed_along(readers, answers)
+    for coding, rows, ours in zip((target, tokenizer), answers, found, strict=True):
+        stepwise = DraftReader(drafter, coding, prompts, spaced=spaced, whole=True)
+        for step in range(max(map(len, rows))):
+            view = stepwise.view([row[: min(step, len(row) - 1)] for row in rows])
+            for i, row in enumerate(rows):
+                if step < len(row):
+                    assert ours[i][step][0] == view["drafted"][i]
+                    np.testing.assert_allclose(ours[i][step][1], view["probability"][i], rtol=1e-4)
+        assert [len(row) for row in ours] == [len(row) for row in rows]
+
+
+def test_drafts_of_all_targets_are_written_together(target):
+    script = Script(defaultdict(lambda: draft(" ran"), {b"Q": draft(" cat")}))
+    calls = []
+    plain = script.drafts
+    script.drafts = lambda starts, *, whole: calls.append(len(starts)) or plain(starts, whole=whole)
+    readers = [DraftReader(script, target, ["Q", "P"]) for _ in range(2)]
+    rows = [target.encode_bytes(text, continuation=True) for text in (b" cat", b" dog ran")]
+    proposed_along(readers, [rows, rows])
+    assert calls[0] == 4  # one call for both rows of both readers, before those of each reader
 
 
 def scores(drafted, pi, target_probs, alpha):

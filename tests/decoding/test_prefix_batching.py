@@ -14,7 +14,7 @@ from onceedit_jax.decoding.prefix_batching import (
     states_after,
     tokens_after,
 )
-from onceedit_jax.distributed.bucketing import bucket, pad_rows
+from onceedit_jax.distributed.bucketing import bucket, pad_rows, slices
 from onceedit_jax.errors import InputError
 from onceedit_jax.models.decoder import forward, unembed
 from onceedit_jax.models.parameters import init_params
@@ -147,3 +147,11 @@ def test_cached_rows_give_the_states_at_their_ends(model):
 def test_a_common_prefix_ends_at_the_first_difference():
     assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
     assert common_prefix([], [1]) == 0
+
+
+def test_rows_that_do_not_fill_a_batch_are_in_quarters_of_it():
+    for rows, largest in ((0, 16), (16, 16), (37, 16), (3, 4), (5, 64)):
+        parts = slices(rows, largest)
+        assert [i for part in parts for i in range(rows)[part]] == list(range(rows))
+        sizes = [part.stop - part.start for part in parts]
+        assert [size for size in sizes if size > largest // 4] == [largest] * (rows // largest)

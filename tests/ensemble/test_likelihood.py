@@ -5,7 +5,7 @@ import pytest
 from editing_cases import RECORDS, UNRELATED
 
 from onceedit_jax import fusion, gates
-from onceedit_jax.decoding.drafting import DraftReader
+from onceedit_jax.decoding.draft_reading import DraftReader
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.ensemble.likelihood import fused_likelihoods, own_likelihoods
 from onceedit_jax.ensemble.scoring import Text
