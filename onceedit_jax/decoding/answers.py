@@ -103,7 +103,8 @@ def own_tokens(
     """`own_answers` to any number of prompts."""
     if len(prompts) > PROMPTS and not mesh_of(model.params).is_multi_process:
         rows = [model.format.encode(prompt) for prompt in prompts]
-        return many_continuations(*model.model, rows, stops, steps=max_new_tokens, draws=draws)
+        how: dict[str, Any] = {"steps": max_new_tokens, "draws": draws}
+        return [each.tokens for each in many_continuations(*model.model, rows, stops, **how)]
     answers: list[list[int]] = []
     for start in range(0, len(prompts), PROMPTS):
         group = prompts[start : start + PROMPTS]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from onceedit_jax.decoding.greedy import greedy_continuation
+from onceedit_jax.decoding.many_rows import Opening, Written, many_continuations
 from onceedit_jax.decoding.numbers import check_written
 from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.stopping import draft_stops, ends_word, glued_tokens
@@ -23,7 +24,7 @@ from onceedit_jax.types import Params
 
 DRAFT_TOKENS = 32  # the most plug-in tokens of a draft
 FIRST_TOKENS = 8  # written first where the rest is seldom read
-ROWS = 64  # drafts written at once
+ROWS = 16  # drafts written in one compiled call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,24 +50,6 @@ class Draft:
         starts = (0, *self.ends[:-1])
         inside = [p for s, p in zip(starts, self.probabilities, strict=True) if start <= s < stop]
         return float(np.prod(inside)) if inside else 1.0
-
-
-class _Written(NamedTuple):
-    """What the plug-in has written after a text.
-
-    Attributes:
-      tokens: its tokens.
-      probabilities: of each token.
-      end: of the token that ended it; None where none did.
-    """
-
-    tokens: list[int]
-    probabilities: list[float]
-    end: float | None
-
-    @property
-    def whole(self) -> bool:
-        return self.end is not None or len(self.tokens) == DRAFT_TOKENS
 
 
 class Start(NamedTuple):
@@ -104,7 +87,7 @@ class Drafter:
         """
         self.params, self.config, self.tokenizer = params, config, tokenizer
         self.adapters = adapters
-        self._drafts: dict[Start, _Written] = {}
+        self._drafts: dict[Start, Written] = {}
         form = PromptFormat(tokenizer)
         self._stops = draft_stops(form, config.vocab_size)
         self._glued = glued_tokens(form, config.vocab_size)
@@ -122,8 +105,8 @@ class Drafter:
             call with `whole` continues them, with the result of writing them at once.
         """
         for missing, steps in self._missing(set(starts), whole=whole):
-            for first in range(0, len(missing), ROWS):
-                self._write(missing[first : first + ROWS], steps)
+            if missing:
+                self._write(missing, steps)
         return [self._draft(self._drafts[start]) for start in starts]
 
     def _missing(self, starts: set[Start], *, whole: bool) -> list[tuple[list[Start], int]]:
@@ -132,53 +115,81 @@ class Drafter:
         missing = [(fresh, DRAFT_TOKENS if whole else FIRST_TOKENS)]
         if whole:
             known = starts & self._drafts.keys()
-            paused = [start for start in known if not self._drafts[start].whole]
+            paused = [start for start in known if not _is_whole(self._drafts[start])]
             missing.append((sorted(paused, key=_by_length), DRAFT_TOKENS - FIRST_TOKENS))
         return missing
 
     def _write(self, starts: Sequence[Start], steps: int) -> None:
-        earlier = [self._drafts.get(start, _Written([], [], None)) for start in starts]
+        earlier = [self._drafts.get(start, Written([], [], None)) for start in starts]
         rows = [
             self.tokenizer.encode_bytes(start.text) + written.tokens
             for start, written in zip(starts, earlier, strict=True)
         ]
         self.config.check_length(max(map(len, rows)) + steps)
-        batch = shared_batch(mesh_of(self.params), rows, largest=ROWS)
-        opens = np.zeros(len(batch[0]), np.int32)
-        opens[: len(rows)] = [
+        opens = [
             0 if written.tokens or not start.opens else 2 if ends_word(start.text) else 1
             for start, written in zip(starts, earlier, strict=True)
         ]
-        chosen = np.full(len(opens), starts[0].adapter, np.int32)
-        chosen[: len(rows)] = [start.adapter for start in starts]
+        adapters = [start.adapter for start in starts]
+        # The hosts of a mesh that several share run the same programs, whatever their rows are.
+        if len(starts) > ROWS and not mesh_of(self.params).is_multi_process:
+            added = self._together(rows, steps, opens, adapters)
+        else:
+            added = []
+            for first in range(0, len(starts), ROWS):
+                some = slice(first, first + ROWS)
+                added += self._in_batch(rows[some], steps, opens[some], adapters[some])
+        for start, written, more in zip(starts, earlier, added, strict=True):
+            self._drafts[start] = Written(
+                written.tokens + more.tokens, written.probabilities + more.probabilities, more.end
+            )
+
+    def _together(
+        self, rows: list[list[int]], steps: int, opens: list[int], adapters: list[int]
+    ) -> list[Written]:
+        """What many texts go on with."""
+        chosen = np.array(adapters, np.int32)
+        return many_continuations(
+            self.params,
+            self.config,
+            rows,
+            self._stops,
+            steps=steps,
+            opening=Opening(np.array(opens, np.int32), self._glued),
+            params_of=lambda places: adapted(self.params, self.adapters, chosen[list(places)]),
+        )
+
+    def _in_batch(
+        self, rows: list[list[int]], steps: int, opens: list[int], adapters: list[int]
+    ) -> list[Written]:
+        """What at most `ROWS` texts go on with, in one compiled call."""
+        batch = shared_batch(mesh_of(self.params), rows, largest=ROWS)
+        fill = len(batch[0]) - len(rows)
+        chosen = np.array(adapters + adapters[:1] * fill, np.int32)
         continuation = greedy_continuation(
             adapted(self.params, self.adapters, chosen),
             self.config,
             *batch,
             self._stops,
             steps=steps,
-            opens=jnp.asarray(opens),
+            opens=jnp.asarray(opens + [0] * fill, jnp.int32),
             glued=self._glued,
         )
         check_written(continuation, self.params, self.config, rows)
         columns = (to_host(array).tolist() for array in continuation)
-        for start, written, tokens, probabilities, length, stopped in zip(
-            starts, earlier, *columns, strict=False
-        ):
-            self._drafts[start] = _Written(
-                written.tokens + tokens[:length],
-                written.probabilities + probabilities[:length],
-                probabilities[length] if stopped else None,
-            )
+        return [
+            Written(tokens[:length], chances[:length], chances[length] if stopped else None)
+            for _, tokens, chances, length, stopped in zip(rows, *columns, strict=False)
+        ]
 
-    def _draft(self, written: _Written) -> Draft:
+    def _draft(self, written: Written) -> Draft:
         tokens, probabilities, end = written
         pieces = [self.tokenizer.decode_bytes([token], continuation=True) for token in tokens]
         data = b"".join(pieces)
         if end is None:  # cut short: the last word may not be whole
             if b" " in data[1:]:
                 data = data[: data.rindex(b" ")]
-            elif not written.whole:
+            elif not _is_whole(written):
                 data = b""
         offsets = np.cumsum([len(piece) for piece in pieces]).tolist()
         inside = [i for i, offset in enumerate(offsets) if offset - len(pieces[i]) < len(data)]
@@ -187,8 +198,12 @@ class Drafter:
             tuple(min(offsets[i], len(data)) for i in inside),
             tuple(probabilities[i] for i in inside),
             end,
-            written.whole,
+            _is_whole(written),
         )
+
+
+def _is_whole(written: Written) -> bool:
+    return written.end is not None or len(written.tokens) == DRAFT_TOKENS
 
 
 def _by_length(start: Start) -> tuple[int, Start]:

@@ -200,10 +200,7 @@ def greedy_continuation(
         is glued. Probabilities there are of the other tokens alone (default: 0).
       glued: `[V]` bool, tokens that would continue the word before them (default: none).
     """
-    blank = jnp.asarray(stops.blank)
-    # Of a row's beginning: none is barred, ends are, ends and glued are, ends and blanks are.
-    ends, none = jnp.asarray(stops.in_text), jnp.zeros_like(blank)
-    barred = jnp.stack([none, ends, ends | (none if glued is None else glued), ends | blank])
+    barred = barred_tokens(stops, glued)
 
     def choose(carry: Any, step: Any) -> tuple[jax.Array, jax.Array]:
         logits = unembed(params, config, carry[0])
@@ -215,7 +212,7 @@ def greedy_continuation(
         after = read_on(carry, token, step, running)
         if opens is None:
             return after
-        return *after, 3 * ((carry[2] > 0) & blank[token]).astype(jnp.int32)
+        return *after, opens_after(carry[2], token, stops)
 
     first = jnp.max(positions, axis=1) + 1
     read_on = reading(params, config, first)
@@ -223,6 +220,26 @@ def greedy_continuation(
     if opens is not None:
         carry = (*carry, opens)
     return write_tokens(choose, read, carry, first > 0, stops, steps=steps)
+
+
+def barred_tokens(
+    stops: StopTokens, glued: Bool[AnyArray, "vocab"] | None
+) -> Bool[Array, "openings vocab"]:
+    """The tokens that a row may not go on with, for each way to open, see `greedy_continuation`.
+
+    None are barred; ends are; ends and glued ones are; ends and blanks are.
+    """
+    blank, ends = jnp.asarray(stops.blank), jnp.asarray(stops.in_text)
+    none = jnp.zeros_like(blank)
+    return jnp.stack([none, ends, ends | (none if glued is None else glued), ends | blank])
+
+
+def opens_after(
+    opens: Int[AnyArray, "batch"], token: Int[AnyArray, "batch"], stops: StopTokens
+) -> Int[Array, "batch"]:
+    """How rows may go on after a token: with any one, but for an opening that is blank so far."""
+    after = (jnp.asarray(opens) > 0) & jnp.asarray(stops.blank)[token]
+    return 3 * after.astype(jnp.int32)
 
 
 def reading(

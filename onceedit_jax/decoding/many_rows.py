@@ -6,7 +6,7 @@ on. The text of a row doesn't depend on its neighbours.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from onceedit_jax.decoding.greedy import (
     SoFar,
     StopTokens,
     add_tokens,
+    barred_tokens,
     nothing_written,
+    opens_after,
     reading,
 )
 from onceedit_jax.decoding.joining_rows import JoiningRows
@@ -29,8 +31,8 @@ from onceedit_jax.decoding.numbers import check_written
 from onceedit_jax.decoding.options import GREEDY
 from onceedit_jax.decoding.sampled import chosen
 from onceedit_jax.decoding.sampling import Sampling
-from onceedit_jax.distributed.bucketing import bucket
-from onceedit_jax.distributed.mesh import to_host
+from onceedit_jax.distributed.bucketing import bucket, round_up
+from onceedit_jax.distributed.mesh import batch_multiple, to_host
 from onceedit_jax.models.cache import Cache
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
@@ -41,6 +43,32 @@ JOINING = 16  # rows that join together
 COLUMNS = 256  # of the longest row; longer ones are written `JOINING` at once, to bound the cache
 
 
+class Written(NamedTuple):
+    """What was written after a prompt.
+
+    Attributes:
+      tokens: its tokens, without the one that ended it.
+      probabilities: of each token.
+      end: of the token that ended it; None where none did.
+    """
+
+    tokens: list[int]
+    probabilities: list[float]
+    end: float | None
+
+
+class Opening(NamedTuple):
+    """How rows may begin, see `greedy_continuation`.
+
+    Attributes:
+      opens: `[B]` int32.
+      glued: `[V]` bool.
+    """
+
+    opens: Int[AnyArray, "batch"]
+    glued: Bool[AnyArray, "vocab"]
+
+
 class _Paused(NamedTuple):
     """Where the loop has paused.
 
@@ -49,12 +77,14 @@ class _Paused(NamedTuple):
       so_far: of each row.
       running: `[B]`, rows that have not ended.
       states: `[B, D]`, after each running row's last token.
+      opens: `[B]`, how each row may go on; None where all may with any token.
     """
 
     written: Continuation
     so_far: SoFar
     running: Bool[Array, "batch"]
     states: Float[Array, "batch hidden"]
+    opens: Int[Array, "batch"] | None
 
 
 @partial(jax.jit, static_argnames=("config", "steps"), donate_argnames="cache")
@@ -67,6 +97,7 @@ def _write(
     left: Int[AnyArray, "batch"],
     so_far: SoFar,
     stops: StopTokens,
+    opening: Opening | None,
     sampling: Sampling | None,
     limit: Int[AnyArray, ""],
     fewest: Int[AnyArray, ""],
@@ -84,6 +115,7 @@ def _write(
       left: `[B]`, how many tokens each row may still get; 0 in places without a row.
       so_far: of each row.
       stops: tokens that end a row.
+      opening: how rows may begin; None for any way.
       sampling: how tokens are drawn, with K numbers of each row; None for the most likely ones.
       limit: the most steps, at most K.
       fewest: at least 1.
@@ -92,28 +124,36 @@ def _write(
     stops = jax.tree.map(jnp.asarray, stops)
     read = reading(params, config, jnp.asarray(first))
 
+    barred = None if opening is None else barred_tokens(stops, opening.glued)
+
     def goes_on(state: Any) -> Any:
-        step, _, _, running, _ = state
+        step, _, _, running, _, _ = state
         return (step < limit) & (jnp.sum(running) >= fewest)
 
     def choose_and_read(state: Any) -> Any:
-        step, written, so_far, running, carry = state
-        token, probability = chosen(unembed(params, config, carry[0]), sampling, step)
+        step, written, so_far, running, opens, carry = state
+        logits = unembed(params, config, carry[0])
+        if barred is not None:
+            logits = jnp.where(barred[opens], -jnp.inf, logits)
+        token, probability = chosen(logits, sampling, step)
+        if barred is not None:
+            opens = opens_after(opens, token, stops)
         written, so_far, running = add_tokens(
             token, probability, step, written, so_far, running, stops
         )
         running = running & (left > step + 1)
-        return step + 1, written, so_far, running, read(carry, token, step, running)
+        return step + 1, written, so_far, running, opens, read(carry, token, step, running)
 
     begun = (
         jnp.int32(0),
         nothing_written(states.shape[0], steps),
         SoFar(jnp.asarray(so_far.blank), jnp.asarray(so_far.place)),
         jnp.asarray(left) > 0,
+        None if opening is None else jnp.asarray(opening.opens),
         (jnp.asarray(states), cache),
     )
-    _, written, so_far, running, carry = jax.lax.while_loop(goes_on, choose_and_read, begun)
-    return _Paused(written, so_far, running, carry[0]), carry[1]
+    _, written, so_far, running, opens, carry = jax.lax.while_loop(goes_on, choose_and_read, begun)
+    return _Paused(written, so_far, running, carry[0], opens), carry[1]
 
 
 @dataclasses.dataclass
@@ -123,16 +163,28 @@ class _Row:
     Attributes:
       prompt: which of the prompts it answers.
       state: `[D]`, after its last token.
+      opens: how it may go on, see `Opening`.
       tokens: of the answer so far.
+      probabilities: of each of these.
       blank: whether these are only blanks.
       place: the row's in `StopTokens.progress`.
     """
 
     prompt: int
     state: Float[np.ndarray, "hidden"]
+    opens: int
     tokens: list[int] = dataclasses.field(default_factory=list)
+    probabilities: list[float] = dataclasses.field(default_factory=list)
     blank: bool = True
     place: int = 0
+
+
+class _Rows(JoiningRows):
+    """Rows in batches of 1, 4, 16 or 64, within the largest."""
+
+    def _height(self, rows: int) -> int:
+        height = next(height for height in (1, 4, 16, 64) if rows <= height)
+        return round_up(min(height, self.largest), batch_multiple(self.mesh))
 
 
 class _Writing:
@@ -140,44 +192,58 @@ class _Writing:
 
     def __init__(
         self,
-        params: Any,
+        params_of: Callable[[Sequence[int]], Any],
         config: ModelConfig,
         prompts: Sequence[Sequence[int]],
         stops: StopTokens,
         steps: int,
         draws: Draws,
+        opening: Opening | None,
     ) -> None:
         self.prompts, self.stops, self.steps, self.draws = prompts, stops, steps, draws
+        self.params_of, self.opening = params_of, opening
         # Prompts of similar length join together, so that little of a prefill is padding.
         self.waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         longest = bucket(max(map(len, prompts))) + steps
         largest = ROWS if longest <= COLUMNS else JOINING
-        self.rows = JoiningRows(
-            params, config, largest=largest, context=longest, spare=steps, rounded=bucket
+        self.rows = _Rows(
+            params_of([0]), config, largest=largest, context=longest, spare=steps, rounded=bucket
         )
         self.open: dict[int, _Row] = {}  # by their places in the batch
-        self.answers: list[list[int]] = [[] for _ in prompts]
+        self.answers = [Written([], [], None)] * len(prompts)
+
+    @property
+    def joining(self) -> int:
+        """How many prompts join next: of the last ones few, so that less of them is padding."""
+        most = JOINING if len(self.waiting) >= JOINING else max(1, JOINING // 4)
+        return min(most, len(self.waiting))
 
     def join(self) -> None:
         """Let prompts join, as long as there is room for a whole batch of them."""
-        while self.waiting and self.rows.free >= min(JOINING, len(self.waiting)):
-            joining = [self.waiting.pop() for _ in range(min(JOINING, len(self.waiting)))]
+        opens = None if self.opening is None else to_host(self.opening.opens)
+        while self.waiting and self.rows.free >= self.joining:
+            joining = [self.waiting.pop() for _ in range(self.joining)]
             texts = [self.prompts[i] for i in joining]
+            filler = joining[:1] * (self.rows._height(len(joining)) - len(joining))
+            self.rows.params = self.params_of([*joining, *filler])
             places, states = self.rows.join(texts, [1] * len(texts))
             after = to_host(states)
             for line, (i, place) in enumerate(zip(joining, places, strict=True)):
-                self.open[place] = _Row(i, after[line, 0])
+                start = 0 if opens is None else int(opens[i])
+                self.open[place] = _Row(i, after[line, 0], start)
 
     def write(self) -> None:
         """Write until enough rows have ended that others may join, or all have."""
         rows, height, width = self.rows, self.rows.height, self.rows.config.hidden_size
         states = np.zeros((height, width), np.float32)
-        first, left, place = (np.zeros(height, np.int32) for _ in range(3))
-        blank = np.ones(height, bool)
+        first, left, place, opens = (np.zeros(height, np.int32) for _ in range(4))
+        blank, texts = np.ones(height, bool), [[0]] * height
+        owners = [next(iter(self.open.values())).prompt] * height
         for n, row in self.open.items():
-            states[n], blank[n], place[n] = row.state, row.blank, row.place
+            states[n], blank[n], place[n], opens[n] = row.state, row.blank, row.place, row.opens
             first[n], left[n] = rows.lengths[n], self.steps - len(row.tokens)
-        fewest = len(self.open) - min(JOINING, len(self.waiting)) + 1 if self.waiting else 1
+            owners[n], texts[n] = row.prompt, [*self.prompts[row.prompt], *row.tokens]
+        self.rows.params = self.params_of(owners)
         loop = partial(
             _write,
             states=states,
@@ -185,28 +251,30 @@ class _Writing:
             left=left,
             so_far=SoFar(blank, place.astype(np.int16)),
             stops=self.stops,
+            opening=None if self.opening is None else self.opening._replace(opens=opens),
             sampling=self._sampling(height),
-            fewest=np.int32(fewest),
+            fewest=np.int32(max(1, len(self.open) - self.joining + 1) if self.waiting else 1),
             steps=self.steps,
         )
         paused = rows.write(loop, int(left.max()))
-        texts: list[list[int]] = [[]] * height
-        for n, row in self.open.items():
-            texts[n] = [*self.prompts[row.prompt], *row.tokens]
         check_written(paused.written, rows.params, rows.config, texts)
-        self._take(paused)
+        self._take(jax.tree.map(to_host, paused))
 
     def _take(self, paused: _Paused) -> None:
-        tokens, lengths = to_host(paused.written.tokens), to_host(paused.written.length)
-        running, states = to_host(paused.running), to_host(paused.states)
-        blank, place = to_host(paused.so_far.blank), to_host(paused.so_far.place)
+        written, so_far = paused.written, paused.so_far
         for n, row in list(self.open.items()):
-            row.tokens += tokens[n, : lengths[n]].tolist()
-            if running[n]:
-                self.rows.lengths[n] += int(lengths[n])
-                row.state, row.blank, row.place = states[n], bool(blank[n]), int(place[n])
+            count = int(written.length[n])
+            chances = written.probabilities[n].tolist()
+            row.tokens += written.tokens[n, :count].tolist()
+            row.probabilities += chances[:count]
+            if paused.running[n]:
+                self.rows.lengths[n] += count
+                row.state = np.asarray(paused.states[n])
+                row.blank, row.place = bool(so_far.blank[n]), int(so_far.place[n])
+                row.opens = 0 if paused.opens is None else int(paused.opens[n])
             else:
-                self.answers[row.prompt] = row.tokens
+                end = chances[count] if written.stopped[n] else None
+                self.answers[row.prompt] = Written(row.tokens, row.probabilities, end)
                 del self.open[n]
                 self.rows.leave(n)
 
@@ -227,8 +295,10 @@ def many_continuations(
     *,
     steps: int,
     draws: Draws = TAKEN,
-) -> list[list[int]]:
-    """A model's new tokens after each of N prompts, without the one that ended them.
+    opening: Opening | None = None,
+    params_of: Callable[[Sequence[int]], Any] | None = None,
+) -> list[Written]:
+    """What a model writes after each of N prompts.
 
     Args:
       params: the model's parameters.
@@ -237,6 +307,8 @@ def many_continuations(
       stops: tokens that end a row.
       steps: the most tokens of a row.
       draws: how tokens are drawn, if they are.
+      opening: how each of the N may begin (default: with any token).
+      params_of: the parameters of a batch, from the prompt of each of its rows (default: `params`).
 
     Raises:
       InputError: a prompt and its answer are longer than the model's context.
@@ -245,7 +317,8 @@ def many_continuations(
     if not prompts:
         return []
     config.check_length(max(map(len, prompts)) + steps - 1)  # the last is not read
-    writing = _Writing(params, config, prompts, stops, steps, draws)
+    params_of = params_of or (lambda rows: params)
+    writing = _Writing(params_of, config, prompts, stops, steps, draws, opening)
     while writing.waiting or writing.open:
         writing.join()
         writing.write()

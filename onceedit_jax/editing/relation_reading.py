@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.decoding.prefix_batching import shared_batch
-from onceedit_jax.distributed.bucketing import doubling, slices
+from onceedit_jax.distributed.bucketing import doubling
 from onceedit_jax.distributed.mesh import mesh_of, to_host, using
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
@@ -84,8 +84,8 @@ class RelationReader:
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         mesh = mesh_of(self.params)
         config = self.config.with_compute_dtype("float32")  # as relation heads were learnt
-        for part in slices(len(order), ROWS):
-            chosen = order[part]
+        for start in range(0, len(order), ROWS):
+            chosen = order[start : start + ROWS]
             with using(mesh):
                 batch = shared_batch(mesh, [encoded[i] for i in chosen], largest=ROWS)
                 states[chosen] = to_host(_pooled(self.params, config, *batch))[: len(chosen)]

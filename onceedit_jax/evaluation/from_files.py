@@ -9,7 +9,7 @@ from typing import Any
 from onceedit_jax.data.leakage import trained_on
 from onceedit_jax.data.loaders import WARN, OnWarning, load_records
 from onceedit_jax.data.records import EditRecord, without_nq
-from onceedit_jax.decoding.answers import PROMPTS
+from onceedit_jax.decoding.many_rows import ROWS
 from onceedit_jax.decoding.options import Speculate
 from onceedit_jax.distributed.hosts import Host, join
 from onceedit_jax.distributed.mesh import parse_mesh, platform_of
@@ -185,7 +185,7 @@ def _evaluated(
 
     if options.mode != "teacher-forced":
         texts = len(questions(records))
-        steps = -(-texts // PROMPTS) * options.max_new_tokens
+        steps = -(-texts // ROWS) * options.max_new_tokens
         # Where texts are scored as well, there are more programs to compile.
         ensemble = ensemble.unrolled_for(steps // 4 if options.mode == "both" else steps)
 

@@ -90,6 +90,20 @@ def test_drafts_of_a_real_decoder_are_its_greedy_text(tiny_model):
     assert drafter.drafts([Start(b"the cat", False)], whole=True) == [alone]
 
 
+def test_many_drafts_are_those_that_are_written_one_by_one(tiny_model):
+    model, tokenizer = tiny_model()
+    words = ["the cat", "Who wrote", "the capital of", "a river", "", "Where is Norland "]
+    texts = [f"{word}{' it' * (n % 5)}".encode() for n, word in enumerate(words * 4)]
+    starts = [Start(text, opens) for text in texts for opens in (True, False) if text]
+    together, alone = (Drafter(model.params, model.config, tokenizer) for _ in range(2))
+    for whole in (False, True):
+        for ours, start in zip(together.drafts(starts, whole=whole), starts, strict=True):
+            (theirs,) = alone.drafts([start], whole=whole)
+            assert (ours.data, ours.ends, ours.whole) == (theirs.data, theirs.ends, theirs.whole)
+            np.testing.assert_allclose(ours.probabilities, theirs.probabilities, rtol=1e-4)
+            assert (ours.end is None) == (theirs.end is None)
+
+
 def test_a_draft_written_in_two_parts_is_the_draft_written_at_once(tiny_model):
     model, tokenizer = tiny_model()
     texts = [Start(b"the cat", True), Start(b"Who wrote", False), Start(b"the capital of", True)]

@@ -44,20 +44,20 @@ def stops_for(model, *, every=5, texts=()):
     return StopTokens(ends & ~blank, ends, blank, progress)
 
 
+def tokens_of(model, rows, stops, **how):
+    written = many_continuations(model.params, model.config, rows, stops, steps=STEPS, **how)
+    return [each.tokens for each in written]
+
+
 def one_by_one(model, rows, stops, draws=TAKEN):
-    return [
-        many_continuations(
-            model.params, model.config, [row], stops, steps=STEPS, draws=draws.of([i])
-        )[0]
-        for i, row in enumerate(rows)
-    ]
+    return [tokens_of(model, [row], stops, draws=draws.of([i]))[0] for i, row in enumerate(rows)]
 
 
 @pytest.mark.parametrize("texts", [(), ("ab", "c")])
 def test_every_prompt_is_continued_as_it_would_be_alone(model, texts):
     rows = prompts(21, model.config.vocab_size)
     stops = stops_for(model, texts=texts)
-    found = many_continuations(model.params, model.config, rows, stops, steps=STEPS)
+    found = tokens_of(model, rows, stops)
     assert found == one_by_one(model, rows, stops)
     assert len({len(answer) for answer in found}) > 3  # they do end at different times
     assert max(map(len, found)) <= STEPS
@@ -66,9 +66,7 @@ def test_every_prompt_is_continued_as_it_would_be_alone(model, texts):
 def test_rows_that_never_stop_have_all_steps_in_caches_that_are_soon_full(model):
     rows = prompts(11, model.config.vocab_size)
     never = np.zeros(model.config.vocab_size, bool)
-    found = many_continuations(
-        model.params, model.config, rows, StopTokens(never, never, never), steps=STEPS
-    )
+    found = tokens_of(model, rows, StopTokens(never, never, never))
     assert [len(answer) for answer in found] == [STEPS] * 11
 
 
@@ -106,7 +104,7 @@ def test_long_texts_are_written_in_a_small_batch(model, monkeypatch):
     )
     rows = [*prompts(7, model.config.vocab_size), [3] * 60]
     stops = stops_for(model)
-    found = many_continuations(model.params, model.config, rows, stops, steps=STEPS)
+    found = tokens_of(model, rows, stops)
     assert set(heights) <= {1, 2}
     assert found == one_by_one(model, rows, stops)
 
