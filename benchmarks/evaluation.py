@@ -47,7 +47,7 @@ COMPILING = {
 
 
 def main(
-    records: int = 100,
+    records: int = 30,
     data: Path = DATA,
     out: Path = Path("runs/bench"),
     edited: Path | None = None,

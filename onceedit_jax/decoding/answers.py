@@ -31,7 +31,7 @@ from onceedit_jax.text.prompts import Prompt, PromptFormat
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
-PROMPTS = 16  # prompts answered at once
+PROMPTS = 16  # prompts answered at once where both models or drafts take part
 
 # What the plug-in contributes to N texts, arrays `[N, ...]`: its final `states`, or, for a rule
 # that reads drafts, the `drafted` token and its `probability`.

@@ -181,7 +181,7 @@ class DraftReader:
         agrees = draft.data[start:].startswith(piece)
         used_up = self.used[i] == len(draft.data) and draft.end is None and draft.whole
         if not agrees or used_up:
-            self.drafts[i] = None
+            self.drafts[i], self.used[i] = None, 0
 
     def _needs_more(self, i: int, piece: bytes) -> bool:
         """Whether a piece of an answer goes on where the first part of a row's draft ends."""

@@ -31,7 +31,7 @@ from onceedit_jax.decoding.numbers import check_written
 from onceedit_jax.decoding.options import GREEDY
 from onceedit_jax.decoding.sampled import chosen
 from onceedit_jax.decoding.sampling import Sampling
-from onceedit_jax.distributed.bucketing import bucket, round_up
+from onceedit_jax.distributed.bucketing import bucket, doubling, round_up
 from onceedit_jax.distributed.mesh import batch_multiple, to_host
 from onceedit_jax.models.cache import Cache
 from onceedit_jax.models.config import ModelConfig
@@ -40,7 +40,8 @@ from onceedit_jax.types import AnyArray
 
 ROWS = 64  # written at once
 JOINING = 16  # rows that join together
-COLUMNS = 256  # of the longest row; longer ones are written `JOINING` at once, to bound the cache
+# Of the longest row, and bytes of the whole cache. Beyond these `JOINING` are written at once.
+COLUMNS, LARGEST = 256, 4 << 30
 
 
 class Written(NamedTuple):
@@ -179,8 +180,14 @@ class _Row:
     place: int = 0
 
 
+def _bytes(config: ModelConfig, columns: int) -> int:
+    """Of a cache for the most rows."""
+    numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return ROWS * columns * numbers * jnp.dtype(config.compute_dtype).itemsize
+
+
 class _Rows(JoiningRows):
-    """Rows in batches of 1, 4, 16 or 64, within the largest."""
+    """Rows in batches of 1, 4, 16 or 64, or of the largest."""
 
     def _height(self, rows: int) -> int:
         height = next(height for height in (1, 4, 16, 64) if rows <= height)
@@ -205,7 +212,8 @@ class _Writing:
         # Prompts of similar length join together, so that little of a prefill is padding.
         self.waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         longest = bucket(max(map(len, prompts))) + steps
-        largest = ROWS if longest <= COLUMNS else JOINING
+        most = ROWS if longest <= COLUMNS and _bytes(config, longest) <= LARGEST else JOINING
+        largest = min(most, doubling(len(prompts), smallest=JOINING))
         self.rows = _Rows(
             params_of([0]), config, largest=largest, context=longest, spare=steps, rounded=bucket
         )
@@ -235,7 +243,7 @@ class _Writing:
     def write(self) -> None:
         """Write until enough rows have ended that others may join, or all have."""
         rows, height, width = self.rows, self.rows.height, self.rows.config.hidden_size
-        states = np.zeros((height, width), np.float32)
+        states = np.zeros((height, width), jnp.dtype(rows.config.compute_dtype))
         first, left, place, opens = (np.zeros(height, np.int32) for _ in range(4))
         blank, texts = np.ones(height, bool), [[0]] * height
         owners = [next(iter(self.open.values())).prompt] * height

@@ -46,11 +46,12 @@ def group_height(rows: int, largest: int) -> int:
 def slices(rows: int, largest: int) -> list[slice]:
     """Batches of rows: whole ones of the largest height, and what is left in quarters of it.
 
-    So rows that are sorted by length, and do not fill a batch, are padded less. The heights are
-    those of `group_height`.
+    So rows that are sorted by length, and do not fill a batch, are padded less. More than two
+    quarters are one batch: each pass reads all weights. The heights are those of `group_height`.
     """
-    whole = rows - rows % largest
-    starts = [*range(0, whole, largest), *range(whole, rows, max(1, largest // 4))]
+    whole, quarter = rows - rows % largest, max(1, largest // 4)
+    step = quarter if rows - whole <= 2 * quarter else largest
+    starts = [*range(0, whole, largest), *range(whole, rows, step)]
     return [slice(start, stop) for start, stop in itertools.pairwise([*starts, rows])]
 
 

@@ -13,7 +13,7 @@ class Recall:
     """A plug-in's drafts, and its gate's verdicts, which no target changes.
 
     A call begins by forgetting those of the call before, so that memory is bounded. Within
-    `keeping` it does not.
+    `keeping` it does not. For one thread at a time.
     """
 
     def __init__(self, drafter: Drafter) -> None:
@@ -24,11 +24,11 @@ class Recall:
         """
         self._drafter = drafter
         self._verdicts: dict[str, tuple[np.float32, np.int32]] = {}
-        self._keeps = False
+        self._keepers = 0
 
     def forget(self) -> None:
         """Forget everything, unless it is kept."""
-        if not self._keeps:
+        if not self._keepers:
             self._drafter.forget()
             self._verdicts.clear()
 
@@ -36,11 +36,11 @@ class Recall:
     def keeping(self) -> Iterator[None]:
         """A context in which several calls share what is remembered; it is forgotten at the end."""
         self.forget()
-        outside, self._keeps = self._keeps, True
+        self._keepers += 1
         try:
             yield
         finally:
-            self._keeps = outside
+            self._keepers -= 1
             self.forget()
 
     def verdicts(
@@ -52,7 +52,7 @@ class Recall:
           texts: N of them.
           judge: gives the verdicts on some.
         """
-        if not self._keeps:
+        if not self._keepers:
             return judge(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._verdicts]
         if new:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from onceedit_jax.distributed.mesh import platform_of
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import AnyArray, Params
 
@@ -158,19 +159,20 @@ def repays_unrolling(params: Params, steps: int) -> bool:
       params: the model's parameters.
       steps: the steps that are expected, of one shape.
     """
-    leaves, platform = jax.tree.leaves(params["layers"]), jax.default_backend()
+    leaves, platform = jax.tree.leaves(params["layers"]), platform_of(params["layers"])
     size = sum(leaf.nbytes for leaf in leaves)
     if platform not in _REPAID or steps * size < _REPAID[platform]:
         return False
     if platform == "cpu":
         return bool(all(leaf.dtype == jnp.float32 for leaf in leaves))
+    if jax.process_count() > 1:  # each counts its own memory, and all must decide alike
+        return False
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
-    return bool(held <= free_memory(leaves[0].addressable_shards[0].device))
+    return held <= free_memory(leaves[0].addressable_shards[0].device.memory_stats())
 
 
-def free_memory(device: jax.Device) -> float:
-    """Bytes of a device's memory that JAX may still use; without end where it does not count."""
-    counted = device.memory_stats() or {}
-    if "bytes_limit" not in counted:
+def free_memory(counted: dict[str, int] | None) -> float:
+    """Bytes that JAX may still use of a device, by its `memory_stats`; without end if it has none."""
+    if counted is None or "bytes_limit" not in counted:
         return float("inf")
     return float(counted["bytes_limit"] - counted["bytes_in_use"])

@@ -95,7 +95,7 @@ class TopKTable(NamedTuple):
         zeros = jnp.zeros((self.mean_row.shape[0], probabilities.shape[0]), dtype)
         arguments = zeros, self.indices.T, self.values.T, jnp.asarray(probabilities).T
         # A GPU waits for the host between two turns of a loop, longer than a turn takes.
-        sums = jax.lax.platform_dependent(*arguments, cpu=add_by_entry, default=add_at_once)
+        sums = jax.lax.platform_dependent(*arguments, cuda=add_at_once, default=add_by_entry)
         rest = jnp.matmul(probabilities, self.rest, precision="highest")
         relative: jax.Array = sums.T + rest[:, None] * self.mean_row
         return relative

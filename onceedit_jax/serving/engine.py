@@ -179,7 +179,7 @@ class Engine:
             if active[i] and target.rule.reads == "draft":
                 speaking.append(i)
         if speaking:
-            plugin.drafter.forget()
+            plugin.recall.forget()
             reader = target.reader(plugin, [prompts[i] for i in speaking], chosen[speaking])
             some = [rows[i] for i in speaking]
             Drafts(reader, some).ahead(some)  # a draft that cannot be written fails here

@@ -183,6 +183,7 @@ def test_drafts_of_all_targets_are_written_together(target):
     rows = [target.encode_bytes(text, continuation=True) for text in (b" cat", b" dog ran")]
     proposed_along(readers, [rows, rows])
     assert calls[0] == 4  # one call for both rows of both readers, before those of each reader
+    assert max(calls[1:]) >= 2  # and so later, for rows whose draft is used up
 
 
 def scores(drafted, pi, target_probs, alpha):

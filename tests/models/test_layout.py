@@ -108,11 +108,16 @@ def test_layers_are_split_inside_a_compiled_function():
 def test_unrolling_repays_by_the_platforms_copies(
     platform, dtype, steps, free, repays, monkeypatch
 ):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(layout, "free_memory", lambda device: free)
+    monkeypatch.setattr(layout, "platform_of", lambda tree: platform)
+    monkeypatch.setattr(layout, "free_memory", lambda counted: free)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
     assert repays_unrolling(params, int(steps)) == repays
 
 
-def test_a_device_that_counts_no_memory_has_no_limit():
-    assert layout.free_memory(jax.devices()[0]) > 0
+@pytest.mark.parametrize(
+    ("counted", "free"),
+    [(None, float("inf")), ({"bytes_in_use": 3}, float("inf")),
+     ({"bytes_limit": 10, "bytes_in_use": 3}, 7)],
+)  # fmt: skip
+def test_free_memory_is_what_a_device_counts(counted, free):
+    assert layout.free_memory(counted) == free
