@@ -167,12 +167,12 @@ def repays_unrolling(params: Params, steps: int) -> bool:
         return bool(all(leaf.dtype == jnp.float32 for leaf in leaves))
     if jax.process_count() > 1:  # each counts its own memory, and all must decide alike
         return False
-    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    held = sum(int(leaf.addressable_shards[0].data.nbytes) for leaf in leaves)
     return held <= free_memory(leaves[0].addressable_shards[0].device.memory_stats())
 
 
 def free_memory(counted: dict[str, int] | None) -> float:
-    """Bytes that JAX may still use of a device, by its `memory_stats`; without end if it has none."""
+    """Bytes of a device that JAX may still use, by its `memory_stats`; infinite if it has none."""
     if counted is None or "bytes_limit" not in counted:
         return float("inf")
     return float(counted["bytes_limit"] - counted["bytes_in_use"])
