@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from onceedit_jax.models.config import ModelConfig, Rope
+from onceedit_jax.models.layout import INPUT_AXES
+from onceedit_jax.models.quantization import quantize
 from onceedit_jax.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +77,24 @@ def tiny_config(vocab_size: int, **changes: object) -> ModelConfig:
         "tie_embeddings": True,
     }
     return ModelConfig(**{**values, **changes})
+
+
+def in_eight_bits(params):
+    """A parameter tree whose matrices are `Int8`, layer by layer as a loader makes them."""
+
+    def small(path, leaf):
+        inputs = INPUT_AXES.get(path[-1].key)
+        if inputs is None:
+            return leaf
+        parts = [quantize(np.asarray(layer), range(inputs)) for layer in leaf]
+        return jax.tree.map(lambda *layers: jnp.stack(layers), *parts)
+
+    whole = {"layers": jax.tree_util.tree_map_with_path(small, params["layers"])}
+    for part, name, inputs in (("embed", "tokens", [1]), ("head", "kernel", [0])):
+        if part in params:
+            matrix = jax.tree.map(jnp.asarray, quantize(np.asarray(params[part][name]), inputs))
+            whole[part] = {**params[part], name: matrix}
+    return {**params, **whole}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ mesh, a process reads only what its own devices hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,7 @@ from onceedit_jax.models.finite import check_finite
 from onceedit_jax.models.parameters import param_shapes
 from onceedit_jax.models.quantization import Int8, quantize, scale_shape
 from onceedit_jax.models.sharding import param_shardings
-from onceedit_jax.models.tensors import Box, CheckpointTensor, Leaf
+from onceedit_jax.models.tensors import Box, CheckpointTensor
 from onceedit_jax.storage.bounded import memory
 from onceedit_jax.storage.safetensors_files import ALIGNMENT
 from onceedit_jax.types import HostArray, Params
@@ -117,7 +117,7 @@ def assemble(
         source: The checkpoint.
         config: The model's.
         dtype: Of the parameters in memory.
-        eight_bits: Quantize the layers' matrices to `Int8`, each as soon as it is read.
+        eight_bits: Quantize all matrices and the embeddings to `Int8`, each as soon as it is read.
         mesh: Devices for the parameters (default: one device).
 
     Raises:
@@ -136,8 +136,8 @@ def assemble(
     shardings = jax.tree.leaves(layouts, is_leaf=lambda layout: layout is None)
     buffers = [_LeafBuffer(leaf, layout) for leaf, layout in zip(leaves, shardings, strict=True)]
     tree = jax.tree.unflatten(structure, buffers)
-    # One scratch array for all tensors but the tables, which are read in place.
-    sizes = [math.prod(tensor.shape) for tensor in expected.values() if tensor.stored != "table"]
+    # One scratch array for the tensors of all layers.
+    sizes = [math.prod(t.shape) for t in expected.values() if t.leaves[0].layer is not None]
     scratch = np.empty(max(sizes), np.float32 if eight_bits else dtype)
     for canonical, tensor in expected.items():
         _read(source, stored[canonical], tensor, tree, scratch)
@@ -151,9 +151,13 @@ def stored_shapes(config: ModelConfig, dtype: np.dtype[Any], *, eight_bits: bool
     if not eight_bits:
         return shapes
     tensors = checkpoint_tensors(config).values()
-    inputs = {leaf.path: tensor.inputs for tensor in tensors for leaf in _matrices(tensor)}
+    inputs = {
+        leaf.path: [axis + (leaf.layer is not None) for axis in _inputs(tensor)]
+        for tensor in tensors
+        for leaf in tensor.leaves
+    }
     quantized: Params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _int8_shape(leaf, inputs.get(tuple(key.key for key in path))), shapes
+        lambda path, leaf: _int8_shape(leaf, inputs[tuple(key.key for key in path)]), shapes
     )
     return quantized
 
@@ -176,12 +180,14 @@ def _read(
         source.read(name, only.host)
         check_finite(only.host, source.path, name)
     else:
-        out = scratch[: math.prod(tensor.shape)].reshape(tensor.shape)
+        size = math.prod(tensor.shape)
+        out = scratch[:size] if size <= scratch.size else np.empty(size, scratch.dtype)
+        out = out.reshape(tensor.shape)
         source.read(name, out)
         check_finite(out, source.path, name)
         for (leaf, values), buffer in zip(tensor.split(out), buffers, strict=True):
             if isinstance(buffer, Int8):
-                quantized = quantize(values, tensor.inputs)
+                quantized = quantize(values, _inputs(tensor))
                 buffer.values.write(leaf.layer, quantized.values)
                 buffer.scale.write(leaf.layer, quantized.scale)
             else:
@@ -201,16 +207,17 @@ def _check_memory(path: Path, shapes: Params) -> None:
         )
 
 
-def _matrices(tensor: CheckpointTensor) -> Iterator[Leaf]:
-    """The leaves of a tensor that are matrices of a layer."""
+def _inputs(tensor: CheckpointTensor) -> tuple[int, ...]:
+    """The axes of a tensor's leaves that are inputs of a product; none for what stays as it is."""
     if tensor.stored in ("linear", "conv1d"):
-        yield from (leaf for leaf in tensor.leaves if leaf.layer is not None)
+        return tuple(range(tensor.inputs))
+    return (1,) if tensor.leaves[0].path == ("embed", "tokens") else ()
 
 
-def _int8_shape(leaf: jax.ShapeDtypeStruct, inputs: int | None) -> Any:
-    if inputs is None:
+def _int8_shape(leaf: jax.ShapeDtypeStruct, inputs: Sequence[int]) -> Any:
+    if not inputs:
         return leaf
-    scale = scale_shape(leaf.shape, range(1, 1 + inputs))
+    scale = scale_shape(leaf.shape, inputs)
     return Int8(jax.ShapeDtypeStruct(leaf.shape, np.int8), jax.ShapeDtypeStruct(scale, np.float32))
 
 

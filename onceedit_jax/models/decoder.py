@@ -36,7 +36,7 @@ from onceedit_jax.models.layout import (
 )
 from onceedit_jax.models.parameters import init_params, input_embeddings, param_shapes
 from onceedit_jax.models.products import einsum
-from onceedit_jax.models.quantization import dequantize
+from onceedit_jax.models.quantization import dequantize, with_values, without_values
 from onceedit_jax.models.rope import Rotation, rotation_at, unrotated
 from onceedit_jax.types import AnyArray, Hidden, Params, Positions, Tokens
 
@@ -264,10 +264,12 @@ def _run_group(
     def step(carry: _Carry, layer: Any) -> tuple[_Carry, None]:
         weights, own, index, flags = layer
         kind = [flags[n] if same is None else same for n, same in enumerate(uniform)]
+        weights = with_values(weights, group, index - first)
         return _run_layer(shared, carry, weights, own, index, kind), None
 
     indices = np.arange(first, first + size, dtype=np.int32)
-    carry, _ = jax.lax.scan(step, carry, (group, factors, indices, np.array(kinds)))
+    layers = without_values(group), factors, indices, np.array(kinds)
+    carry, _ = jax.lax.scan(step, carry, layers)
     return carry
 
 
@@ -300,8 +302,7 @@ def _run_layer(
         keys, values = (jax.lax.dynamic_index_in_dim(a, index, 0, False) for a in stored)
         return keys, values
 
-    # Here and not before: only one layer's weights are dequantized at a time.
-    block = nnx.merge(shared.block, dequantize(weights, shared.config.compute_dtype))
+    block = nnx.merge(shared.block, weights)
     if probe is not None:
         block.mlp = partial(probe.mlp, block.mlp)
     x = block(
@@ -325,9 +326,12 @@ def _pick(flag: Any, if_true: Any, if_false: Any) -> Any:
 
 def _embed(embed: Params, config: ModelConfig, tokens: AnyArray, positions: jax.Array) -> jax.Array:
     dtype = jnp.dtype(config.compute_dtype)
-    # Constrained to whole rows, so that each row goes to the device of its token.
-    table = constrain(embed["tokens"], "vocab", None)
-    x = jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)
+
+    def rows(table: jax.Array) -> jax.Array:
+        # Constrained to whole rows, so that each row goes to the device of its token.
+        return jnp.take(constrain(table, "vocab", None), tokens, axis=0, mode="clip")
+
+    x = jnp.asarray(dequantize(jax.tree.map(rows, embed["tokens"]), dtype), dtype)
     if config.embedding_scale != 1.0:
         x = x * jnp.asarray(config.embedding_scale, dtype)
     if "positions" in embed:

@@ -40,7 +40,7 @@ def _project(
     bias: Parameter | None,
     factors: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
-    out = einsum(spec, x, kernel[...])
+    out = einsum(spec, x, kernel.get_value())  # perhaps an `Int8`
     if factors is not None:
         out = out + low_rank_product(x, factors).reshape(out.shape)
     if bias is not None:

@@ -152,8 +152,9 @@ def repays_unrolling(params: Params, steps: int) -> bool:
     """Whether unstacked layers save, in so many steps, the time that they take to compile.
 
     A scan over stacked layers copies all of them at every step. On a CPU that was measured with
-    float32 weights; of narrower ones the compiler keeps wide copies, which take too much memory. On
-    a GPU both layouts must fit into memory while one is made of the other.
+    float32 weights; those in eight bits are multiplied where they lie (`narrow_products`), and of
+    other ones the compiler keeps wide copies, which take too much memory. On a GPU both layouts
+    must fit into memory while one is made of the other.
 
     Args:
       params: the model's parameters.

@@ -14,6 +14,7 @@ from onceedit_jax.distributed.mesh import platform_of
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.dtypes import ComputeDtype, default_compute_dtype
 from onceedit_jax.models.layers import Block, Initializer, Norm
+from onceedit_jax.models.quantization import dequantize
 from onceedit_jax.types import Params
 
 
@@ -78,11 +79,16 @@ def active_parameters(config: ModelConfig) -> int:
 
 def usual_compute_dtype(params: Params) -> ComputeDtype:
     """`default_compute_dtype` of parameters where they are, without training."""
-    table = input_embeddings(params)
-    return default_compute_dtype(platform_of(table), str(table.dtype))
+    scale = params["final_norm"]["scale"]  # of the type of those that are not in eight bits
+    return default_compute_dtype(platform_of(scale), str(scale.dtype))
 
 
 def input_embeddings(params: Params) -> Float[Array, "vocab embed"]:
-    """The embedding table, unscaled, padding rows included."""
-    table: jax.Array = params["embed"]["tokens"]
+    """The embedding table, unscaled, padding rows included; in bfloat16 if it has eight bits."""
+    table: jax.Array = dequantize(params["embed"]["tokens"], jnp.bfloat16)
     return table
+
+
+def embedding_dtype(params: Params) -> str:
+    """The type that the embedding table is held in."""
+    return str(jax.tree.leaves(params["embed"]["tokens"])[0].dtype)

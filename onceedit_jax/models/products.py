@@ -8,9 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from onceedit_jax.models.layout import INPUT_AXES
+from onceedit_jax.models.narrow_products import InStack, multiplies, narrow_product
+from onceedit_jax.models.quantization import Int8
 from onceedit_jax.types import Params
 
 _MATRICES = {*INPUT_AXES, "tokens", "kernel"}  # their names; tokens: the table of embeddings
@@ -18,7 +21,7 @@ _ROWS = 16  # at least, of a product with large weights on a GPU
 _LARGE = 1 << 20  # numbers; for less, the copies of a padded product would take longer than it does
 
 
-def einsum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
+def einsum(spec: str, x: jax.Array, y: jax.Array | Int8 | InStack) -> Float[Array, "*out"]:
     """`jnp.einsum` in the dtype of `x`, accumulated in float32.
 
     Accelerators round float32 operands by default; here a compute dtype of float32 means float32.
@@ -26,10 +29,17 @@ def einsum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
     Args:
         spec: Its two operands and the result, with an arrow; no index is in one of them alone.
         x: States, in the compute dtype.
-        y: Weights of any dtype, or states.
+        y: Weights of any dtype, or states. Of weights in eight bits only the values are
+            multiplied, and the result is scaled.
     """
-    if x.dtype == jnp.float32:
-        return _sum(spec, x, y.astype(x.dtype), precision="highest")
+    if isinstance(y, Int8):
+        product = einsum(spec, x, y.values)
+        operands, result = spec.split("->")
+        outputs = sum(axis in result for axis in operands.split(",")[1])
+        scaled: jax.Array = product * y.scale.reshape(product.shape[product.ndim - outputs :])
+        return scaled
+    if not isinstance(y, InStack) and x.dtype == y.dtype == jnp.float32:
+        return _sum(spec, x, y)
     return _short_product(spec, x, y)
 
 
@@ -47,23 +57,26 @@ def as_operands(params: Params, dtype: str) -> Params:
     return converted
 
 
-def _sum(
-    spec: str, x: jax.Array, y: jax.Array, precision: str | None = None
-) -> Float[Array, "*out"]:
+def _sum(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
+    precision = "highest" if x.dtype == jnp.float32 else None
     return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _short_product(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
-    """A product of operands in fewer bits than 32.
+def _short_product(spec: str, x: jax.Array, y: jax.Array | InStack) -> Float[Array, "*out"]:
+    """A product with an operand in fewer bits than 32.
 
     By JAX's own rule a gradient would multiply its float32 cotangent, at a fraction of the speed,
     and would round the gradient of float32 weights.
     """
-    return _product(spec, x, y.astype(x.dtype))
+    if multiplies(spec, x, y):
+        return narrow_product(spec, x, y)
+    return _product(spec, x, _whole(y).astype(x.dtype))
 
 
 def _product(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
+    if x.dtype == jnp.float32:
+        return _sum(spec, x, y)
     mesh = jax.sharding.get_abstract_mesh()
     rows = _rows(spec, x)
     if not 0 < rows < _ROWS or y.size < _LARGE or not (mesh.empty or mesh.size == 1):
@@ -103,21 +116,27 @@ def _rows(spec: str, x: jax.Array) -> int:
 
 
 def _forward(
-    spec: str, x: jax.Array, y: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    spec: str, x: jax.Array, y: jax.Array | InStack
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array | InStack]]:
     return _short_product(spec, x, y), (x, y)
 
 
 def _backward(
-    spec: str, operands: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    spec: str, operands: tuple[jax.Array, jax.Array | InStack], cotangent: jax.Array
+) -> tuple[jax.Array, Any]:
     x, y = operands
     inputs, result = spec.split("->")
     left, right = inputs.split(",")
     cotangent = cotangent.astype(x.dtype)
-    of_x = _sum(f"{result},{right}->{left}", cotangent, y.astype(x.dtype))
+    of_x = _sum(f"{result},{right}->{left}", cotangent, _whole(y).astype(x.dtype)).astype(x.dtype)
+    if y.dtype == jnp.int8:  # whole numbers have no gradient
+        return of_x, jax.tree.map(lambda leaf: np.zeros(jnp.shape(leaf), jax.dtypes.float0), y)
     of_y = _sum(f"{left},{result}->{right}", x, cotangent)
-    return of_x.astype(x.dtype), of_y.astype(y.dtype)
+    return of_x, of_y.astype(y.dtype)
+
+
+def _whole(y: jax.Array | InStack) -> jax.Array:
+    return y.whole() if isinstance(y, InStack) else y
 
 
 _short_product.defvjp(_forward, _backward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from onceedit_jax.models.narrow_products import InStack
+
+_CHUNK = 1 << 20  # entries that are rounded together: bounds the memory
 LARGEST = 127  # symmetric: -128 is not used, so that negation is exact
 
 
@@ -21,7 +24,7 @@ class Int8:
     """A matrix in eight bits, equal to `values * scale`; takes the place of a leaf in a tree.
 
     Attributes:
-        values: [..., inputs..., outputs...] int8.
+        values: [..., inputs..., outputs...] int8; of the embeddings [outputs, inputs].
         scale: float32 of the same axes; the axes of the inputs have size 1.
     """
 
@@ -29,20 +32,25 @@ class Int8:
     scale: Any
 
 
-def quantize(matrix: Float[np.ndarray, "*shape"], inputs: int) -> Int8:
+def quantize(matrix: Float[np.ndarray, "*shape"], inputs: Collection[int]) -> Int8:
     """Round a matrix to eight bits; each output channel is scaled by its own largest entry.
 
     Args:
-        matrix: [inputs..., outputs...].
-        inputs: Number of its leading axes that are inputs.
+        matrix: Any axes.
+        inputs: Those of its axes that are inputs.
 
     Returns:
         Values and scales; no entry differs from the matrix's by more than half a scale.
     """
-    wide = np.asarray(matrix, np.float32)
-    largest = np.abs(wide).max(axis=tuple(range(inputs)), keepdims=True)
+    axes, wide = tuple(inputs), np.asarray(matrix, np.float32)
+    largest = np.maximum(wide.max(axes, keepdims=True), -wide.min(axes, keepdims=True))
     scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
-    return Int8(np.rint(wide / scale).astype(np.int8), scale)
+    values = np.empty(wide.shape, np.int8)
+    step = max(1, _CHUNK * len(wide) // wide.size)
+    for first in range(0, len(wide), step):
+        rows = slice(first, first + step)
+        values[rows] = np.rint(wide[rows] / (scale if 0 in axes else scale[rows]))
+    return Int8(values, scale)
 
 
 def scale_shape(shape: Sequence[int], inputs: Collection[int]) -> tuple[int, ...]:
@@ -52,13 +60,36 @@ def scale_shape(shape: Sequence[int], inputs: Collection[int]) -> tuple[int, ...
 
 def dequantize(tree: Any, dtype: DTypeLike) -> Any:
     """A tree with an array of `dtype` in place of every `Int8` leaf; other leaves are unchanged."""
+    return _map(lambda leaf: (leaf.values.astype(jnp.float32) * leaf.scale).astype(dtype), tree)
+
+
+def without_values(group: Any) -> Any:
+    """A tree whose `Int8` leaves have only their scales, for a scan over a group of layers."""
+    return _map(lambda leaf: Int8(None, leaf.scale), group)
+
+
+def with_values(layer: Any, group: Any, number: Any) -> Any:
+    """A layer's slice of `without_values(group)`, with the values where they lie in the group.
+
+    A scan would copy them out of it.
+
+    Args:
+        layer: The slice.
+        group: Stacked layers.
+        number: The layer's place in the group.
+    """
+    return _map(lambda leaf, of: Int8(InStack(of.values, number), leaf.scale), layer, group)
+
+
+def _map(change: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """A tree with something else in place of its `Int8` leaves."""
+
+    def is_int8(leaf: Any) -> bool:
+        return isinstance(leaf, Int8)
+
     return jax.tree.map(
-        lambda leaf: _dequantize(leaf, dtype) if isinstance(leaf, Int8) else leaf,
+        lambda leaf, *more: change(leaf, *more) if is_int8(leaf) else leaf,
         tree,
-        is_leaf=lambda leaf: isinstance(leaf, Int8),
+        *others,
+        is_leaf=is_int8,
     )
-
-
-def _dequantize(leaf: Int8, dtype: DTypeLike) -> jax.Array:
-    wide: jax.Array = leaf.values.astype(jnp.float32) * leaf.scale
-    return wide.astype(dtype)

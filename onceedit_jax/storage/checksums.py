@@ -194,6 +194,8 @@ def map_sealed(
         with _damage(remedy):
             tensors = read_header(path)
         data, start = _checked(path, remedy) if verify else _mapped(path)
+        if hasattr(mmap, "MADV_DONTNEED"):  # pages that were only hashed are none of our memory
+            data.madvise(mmap.MADV_DONTNEED)
         about = parse_json(json.loads(data[8:start])["__metadata__"]["about"], path)
         arrays = {}
         for name, stored in tensors.items():

@@ -11,48 +11,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
-from support import tiny_config
+from support import in_eight_bits, tiny_config
 
 from onceedit_jax.distributed.mesh import data_mesh
 from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
 from onceedit_jax.models.layout import unstack_layers
-from onceedit_jax.models.parameters import init_params
+from onceedit_jax.models.parameters import init_params, input_embeddings
 from onceedit_jax.models.quantization import Int8, dequantize, quantize
 from onceedit_jax.models.sharding import fit_heads, fitted_config
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.planning.plan import plan_model
 
-INPUTS = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}
-
-
-def in_eight_bits(params):
-    """A parameter tree whose layers' matrices are `Int8`, layer by layer as a loader makes them."""
-
-    def small(path, leaf):
-        inputs = INPUTS.get(path[-1].key)
-        if inputs is None:
-            return leaf
-        parts = [quantize(np.asarray(layer), inputs) for layer in leaf]
-        return jax.tree.map(lambda *layers: jnp.stack(layers), *parts)
-
-    return {**params, "layers": jax.tree_util.tree_map_with_path(small, params["layers"])}
-
 
 @given(arrays(np.float32, (3, 2, 4), elements=st.floats(-1e4, 1e4, width=32)), st.integers(1, 2))
 def test_no_entry_is_further_off_than_half_a_scale(matrix, inputs):
-    small = quantize(matrix, inputs)
+    small = quantize(matrix, range(inputs))
     assert small.values.dtype == np.int8
     assert small.scale.shape == (*(1,) * inputs, *matrix.shape[inputs:])
     off = np.abs(small.values * small.scale - matrix)
     assert (off <= small.scale * (0.5 + 1e-3)).all()
     # The largest entry of each channel is kept, and nothing is added to zeros.
-    np.testing.assert_array_equal(quantize(np.zeros_like(matrix), inputs).values, 0)
+    np.testing.assert_array_equal(quantize(np.zeros_like(matrix), range(inputs)).values, 0)
 
 
 def test_scaling_a_channel_scales_its_scale_alone():
     matrix = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    once, thrice = quantize(matrix, 1), quantize(matrix * [1, 4, 0.25], 1)
+    once, thrice = quantize(matrix, [0]), quantize(matrix * [1, 4, 0.25], [0])
     np.testing.assert_array_equal(once.values, thrice.values)
     np.testing.assert_allclose(thrice.scale, once.scale * [1, 4, 0.25], rtol=1e-6)
 
@@ -92,16 +77,14 @@ def test_a_model_is_read_into_eight_bits(tmp_path: Path):
     down = small.params["layers"]["mlp"]["down"]
     assert isinstance(down, Int8) and down.values.shape == (2, 24, 16)
     assert down.scale.shape == (2, 1, 16)
-    assert small.params["embed"]["tokens"].dtype == jnp.bfloat16
+    assert small.params["embed"]["tokens"].scale.shape == (40, 1)
+    assert small.params["head"]["kernel"].scale.shape == (1, 40)
+    assert input_embeddings(small.params).dtype == jnp.bfloat16
+    assert small.params["final_norm"]["scale"].dtype == jnp.bfloat16
     assert small.content_hash == exact.content_hash
     wanted = in_eight_bits(exact.params)
-    for name in ("attention", "mlp"):
-        for leaf, other in zip(
-            jax.tree.leaves(small.params["layers"][name]),
-            jax.tree.leaves(wanted["layers"][name]),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(leaf, other)
+    for leaf, other in zip(jax.tree.leaves(small.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(leaf, other.astype(leaf.dtype))
 
 
 @pytest.mark.long
