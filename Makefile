@@ -54,7 +54,7 @@ docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Edits a plug-in for the purpose; leave the machine alone meanwhile. With PyTorch, for its peers.
-BENCHMARKS := transfer_tables fused_step search generation peers editing_step growth serving evaluation
+BENCHMARKS := transfer_tables fused_step search generation peers editing_step growth serving evaluation narrow_weights
 bench: $(VENV)/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.startup --edited runs/bench/plugin
