@@ -90,10 +90,9 @@ def in_eight_bits(params):
         return jax.tree.map(lambda *layers: jnp.stack(layers), *parts)
 
     whole = {"layers": jax.tree_util.tree_map_with_path(small, params["layers"])}
-    for part, name, inputs in (("embed", "tokens", [1]), ("head", "kernel", [0])):
-        if part in params:
-            matrix = jax.tree.map(jnp.asarray, quantize(np.asarray(params[part][name]), inputs))
-            whole[part] = {**params[part], name: matrix}
+    if "kernel" in params.get("head", {}):
+        head = jax.tree.map(jnp.asarray, quantize(np.asarray(params["head"]["kernel"]), [0]))
+        whole["head"] = {**params["head"], "kernel": head}
     return {**params, **whole}
 
 

@@ -27,7 +27,7 @@ from onceedit_jax.ensemble.target import Target
 from onceedit_jax.errors import RunError
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
-from onceedit_jax.models.parameters import embedding_dtype, input_embeddings
+from onceedit_jax.models.parameters import input_embeddings
 from onceedit_jax.relative.build import ModelTable, TransferHealth, build_table
 from onceedit_jax.relative.options import Kind, Normalization
 from onceedit_jax.relative.tables import ExactTable, TopKTable, held_mass, lookup_table
@@ -128,7 +128,7 @@ class ModelSide:
         parts = [
             TABLE_FORMAT,
             self.content_hash,
-            embedding_dtype(self.params),
+            str(self.embeddings.dtype),
             normalization,
             self.config.num_tokens,
             kind,

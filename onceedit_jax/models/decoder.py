@@ -36,7 +36,7 @@ from onceedit_jax.models.layout import (
 )
 from onceedit_jax.models.parameters import init_params, input_embeddings, param_shapes
 from onceedit_jax.models.products import einsum
-from onceedit_jax.models.quantization import dequantize, with_values, without_values
+from onceedit_jax.models.quantization import with_values, without_values
 from onceedit_jax.models.rope import Rotation, rotation_at, unrotated
 from onceedit_jax.types import AnyArray, Hidden, Params, Positions, Tokens
 
@@ -326,12 +326,9 @@ def _pick(flag: Any, if_true: Any, if_false: Any) -> Any:
 
 def _embed(embed: Params, config: ModelConfig, tokens: AnyArray, positions: jax.Array) -> jax.Array:
     dtype = jnp.dtype(config.compute_dtype)
-
-    def rows(table: jax.Array) -> jax.Array:
-        # Constrained to whole rows, so that each row goes to the device of its token.
-        return jnp.take(constrain(table, "vocab", None), tokens, axis=0, mode="clip")
-
-    x = jnp.asarray(dequantize(jax.tree.map(rows, embed["tokens"]), dtype), dtype)
+    # Constrained to whole rows, so that each row goes to the device of its token.
+    table = constrain(embed["tokens"], "vocab", None)
+    x = jnp.take(table, tokens, axis=0, mode="clip").astype(dtype)
     if config.embedding_scale != 1.0:
         x = x * jnp.asarray(config.embedding_scale, dtype)
     if "positions" in embed:

@@ -4,7 +4,7 @@ from typing import Literal
 
 FloatDtype = Literal["float32", "bfloat16", "float16"]
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]
-"""`int8` is for the matrices and the embeddings; norms and biases are then bfloat16."""
+"""`int8` is for the matrices; embeddings are then float16, norms and biases bfloat16."""
 ComputeDtype = Literal["float32", "bfloat16"]
 """Of the operands of matrix products; sums are float32."""
 

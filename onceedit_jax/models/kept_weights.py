@@ -57,7 +57,7 @@ class _Leaf:
 def in_memory(dtype: str) -> tuple[np.dtype[Any], bool]:
     """The dtype of the floats of a model that is loaded in `dtype`, and whether it has eight bits.
 
-    int8 applies to matrices and embeddings; the rest of the model is then bfloat16.
+    With int8 that is bfloat16, and float16 for the embeddings, see `stored_shapes`.
     """
     return jnp.dtype("bfloat16" if dtype == "int8" else dtype), dtype == "int8"
 

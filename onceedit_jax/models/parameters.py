@@ -14,7 +14,6 @@ from onceedit_jax.distributed.mesh import platform_of
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.dtypes import ComputeDtype, default_compute_dtype
 from onceedit_jax.models.layers import Block, Initializer, Norm
-from onceedit_jax.models.quantization import dequantize
 from onceedit_jax.types import Params
 
 
@@ -84,11 +83,6 @@ def usual_compute_dtype(params: Params) -> ComputeDtype:
 
 
 def input_embeddings(params: Params) -> Float[Array, "vocab embed"]:
-    """The embedding table, unscaled, padding rows included; in bfloat16 if it has eight bits."""
-    table: jax.Array = dequantize(params["embed"]["tokens"], jnp.bfloat16)
+    """The embedding table, unscaled, padding rows included."""
+    table: jax.Array = params["embed"]["tokens"]
     return table
-
-
-def embedding_dtype(params: Params) -> str:
-    """The type that the embedding table is held in."""
-    return str(jax.tree.leaves(params["embed"]["tokens"])[0].dtype)

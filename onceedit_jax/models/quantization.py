@@ -24,7 +24,7 @@ class Int8:
     """A matrix in eight bits, equal to `values * scale`; takes the place of a leaf in a tree.
 
     Attributes:
-        values: [..., inputs..., outputs...] int8; of the embeddings [outputs, inputs].
+        values: [..., inputs..., outputs...] int8.
         scale: float32 of the same axes; the axes of the inputs have size 1.
     """
 

@@ -77,8 +77,8 @@ def load_model(
     Args:
         spec: See `storage.sources.resolve`.
         dtype: Memory dtype of the parameters: float32, bfloat16, float16, or int8. With int8, all
-            matrices have eight bits and a scale for each output channel, the embeddings one for
-            each row, and the rest of the model is bfloat16.
+            matrices have eight bits and a scale for each output channel, embeddings are float16,
+            and norms and biases bfloat16.
         compute_dtype: Operands of matrix products, float32 or bfloat16 (default: by
             `models.dtypes.default_compute_dtype`).
         num_tokens: Tokens of the tokenizer; later embedding rows are padding, which is never

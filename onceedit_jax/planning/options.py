@@ -18,8 +18,8 @@ class PlanOptions:
       rows: prompts that are answered at once.
       context: tokens that a row has room for.
       dtype: type of weights and caches.
-      target_dtype: type of the target's weights; None takes dtype, and int8 is for its matrices and
-        embeddings, with bfloat16 for the rest.
+      target_dtype: type of the target's weights; None takes dtype, and int8 is for its matrices,
+        with float16 for the embeddings and bfloat16 for the rest.
     """
 
     plugin: str

@@ -69,8 +69,8 @@ def plan_model(
       mesh: with as many devices as the real one; CPU devices will do.
       rows: rows that are answered at once.
       context: capacity of the cache, in tokens of each row.
-      dtype: of parameters, caches and products; with int8, matrices and embeddings have eight
-        bits and the rest is bfloat16, as in `load_model`.
+      dtype: of parameters, caches and products; with int8, matrices have eight bits,
+        embeddings are float16 and the rest is bfloat16, as in `load_model`.
     """
     parts = mesh.shape.get("tensor", 1)
     fitted = fitted_config(config, parts)
