@@ -21,8 +21,8 @@ class EnsembleOptions:
       alpha_threshold: below this alpha a target answers alone; None takes the artifact's.
       hops: answer so many inner phrases of a question by edits first, as in "the capital of X's
         country"; it needs the gate fact.
-      target_dtype: type of the targets' weights; int8 is for their layers, with bfloat16 for the
-        rest.
+      target_dtype: type of the targets' weights; int8 is for their matrices, with float16 for the
+        embeddings and bfloat16 for the rest.
       compute_dtype: type of the operands of both models' matrix products; None takes bfloat16 for
         weights in bfloat16 or int8, unless they are on CPU, and else float32.
       mesh: how devices share the work, as in data=4,tensor=2; None gives each some of the rows.

@@ -68,7 +68,9 @@ def place_of(path: Path, dtype: str) -> Entry | None:
     Raises:
         InputError: A part of a split model is missing, or a file is damaged.
     """
-    return entry(large_files(path), f"weights {dtype}", _LIBRARIES)
+    # Earlier versions kept other types under the name int8.
+    kind = "int8, embeddings in float16" if dtype == "int8" else dtype
+    return entry(large_files(path), f"weights {kind}", _LIBRARIES)
 
 
 def read_weights(place: Entry, dtype: str, *, verify: bool = True) -> Weights | None:
