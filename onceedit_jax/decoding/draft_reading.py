@@ -124,13 +124,11 @@ class DraftReader:
 
     def draft(self, rows: Sequence[int], *, whole: bool) -> None:
         """Get a draft for a row that has none, or the rest of the draft that it has."""
-        for i in rows:
-            if self.drafts[i] is None:
-                self.used[i] = 0
         starts = [self.start(i) for i in rows]
         for i, draft in zip(rows, self.drafter.drafts(starts, whole=whole), strict=True):
+            begins = self.drafts[i] is None and self.texts[i] == self.prompts[i]
             self.drafts[i] = draft
-            if not self.spaced and self.texts[i] == self.prompts[i] and draft.data[:1] == b" ":
+            if not self.spaced and begins and draft.data[:1] == b" ":
                 self.texts[i], self.used[i] = self.texts[i] + b" ", 1
 
     def start(self, i: int) -> Start:

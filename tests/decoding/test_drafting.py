@@ -348,3 +348,21 @@ def test_letters_digits_and_parts_of_characters_are_glued():
     for token, piece in enumerate(tokenizer.vocabulary.bytes):
         assert glued[token] == (piece[:1].isalnum() or piece[:1] >= b"\x80")
     assert not glued[len(tokenizer.vocabulary) :].any()
+
+
+def test_a_draft_that_is_completed_gets_no_second_joining_space(target):
+    """The target's first word is longer than the part of the draft that is there."""
+
+    class Parts(Script):
+        def drafts(self, starts, *, whole):
+            found = super().drafts(starts, whole=whole)
+            part = Draft(b" ri", (1, 2, 3), (0.5, 0.5, 0.5), None, whole=False)
+            return found if whole else [part for _ in starts]
+
+    script = Parts({b"Q": draft(" river ran")})
+    reader = DraftReader(script, target, ["Q"], spaced=False, whole=False)
+    reader.view([[]])
+    written = target.encode_bytes(b" river", continuation=True)
+    drafted = reader.view([written])["drafted"].tolist()
+    assert drafted == target.encode_bytes(b" ran", continuation=True)[:1]
+    assert reader.texts == [b"Q river"]
