@@ -44,7 +44,9 @@ def quantize(matrix: Float[np.ndarray, "*shape"], inputs: Collection[int]) -> In
     """
     axes, wide = tuple(inputs), np.asarray(matrix, np.float32)
     largest = np.maximum(wide.max(axes, keepdims=True), -wide.min(axes, keepdims=True))
-    scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
+    # A quotient of the smallest numbers there are would be zero.
+    least = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny)
+    scale = np.where(largest > 0, least, 1).astype(np.float32)
     values = np.empty(wide.shape, np.int8)
     step = max(1, _CHUNK * len(wide) // wide.size)
     for first in range(0, len(wide), step):

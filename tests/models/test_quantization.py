@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
@@ -25,6 +25,7 @@ from onceedit_jax.planning.plan import plan_model
 
 
 @given(arrays(np.float32, (3, 2, 4), elements=st.floats(-1e4, 1e4, width=32)), st.integers(1, 2))
+@example(np.full((3, 2, 4), 1e-45, np.float32), 1)
 def test_no_entry_is_further_off_than_half_a_scale(matrix, inputs):
     small = quantize(matrix, range(inputs))
     assert small.values.dtype == np.int8
