@@ -153,11 +153,16 @@ def shrunk(config: ModelConfig, hidden: int, layers: int, vocabulary: int) -> Mo
     )
 
 
+def _layer_by_layer(config: ModelConfig) -> tuple[Any, ...]:
+    """The configuration of one layer, and keys of all that is in no layer and of each layer."""
+    one = dataclasses.replace(config, num_layers=1, sliding_layers=(), rope_layers=())
+    return one, *jax.random.split(jax.random.key(0, impl="rbg"), config.num_layers + 1)
+
+
 @partial(jax.jit, static_argnames=("config", "dtype"))
 def random_params(config: ModelConfig, dtype: str) -> Params:
     """`init_params` layer by layer: one layer at a time exists in float32."""
-    outer, *keys = jax.random.split(jax.random.key(0, impl="rbg"), config.num_layers + 1)
-    one = dataclasses.replace(config, num_layers=1, sliding_layers=(), rope_layers=())
+    one, outer, *keys = _layer_by_layer(config)
 
     def layer(key: jax.Array) -> Any:
         return jax.tree.map(lambda leaf: leaf[0], init_params(one, key, dtype)["layers"])
@@ -167,8 +172,7 @@ def random_params(config: ModelConfig, dtype: str) -> Params:
 
 def unstacked_params(config: ModelConfig, dtype: str) -> Params:
     """Random parameters with unstacked layers, made one by one: there is never a stack of them."""
-    outer, *keys = jax.random.split(jax.random.key(0, impl="rbg"), config.num_layers + 1)
-    one = dataclasses.replace(config, num_layers=1, sliding_layers=(), rope_layers=())
+    one, outer, *keys = _layer_by_layer(config)
     make = jax.jit(partial(init_params, one, dtype=dtype))
     return {**make(outer), "layers": tuple(make(key)["layers"] for key in keys)}
 

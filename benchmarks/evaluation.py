@@ -20,12 +20,11 @@ import numpy as np
 import tyro
 
 import onceedit_jax as oe
-from benchmarks.measure import PLUGIN, TARGETS, seconds_each, write
+from benchmarks.generation import edited_plugin
+from benchmarks.measure import TARGETS, seconds_each, write
 from benchmarks.steps import never, random_prompts
-from onceedit_jax.cli.console import note
 from onceedit_jax.cli.environment import prepare_environment
-from onceedit_jax.cli.progress import editing_progress, evaluation_progress
-from onceedit_jax.data.records import demo_path
+from onceedit_jax.cli.progress import evaluation_progress
 from onceedit_jax.decoding import answers, drafting, joining_rows, many_rows, prefix_batching
 from onceedit_jax.decoding.greedy import greedy_continuation
 from onceedit_jax.editing import relation_reading
@@ -64,7 +63,9 @@ def main(
         print(f"skipped: {data} is not there; --data names a file of ZsRE records")
         return
     prepare_environment()
-    edited = edited or _edited(data, records, out / f"zsre-{records}")
+    if edited is None:
+        edited = out / f"zsre-{records}"
+        edited_plugin(oe.load_records(data)[:records], edited)
     options = EvaluationOptions(
         edited=edited,
         target=TARGETS,
@@ -253,23 +254,6 @@ def _name(config: ModelConfig, params: Any = None) -> str:
 def _plain(params: Any) -> Any:
     """A model's parameters without adapters."""
     return {name: part for name, part in params.items() if name != "adapters"}
-
-
-def _edited(data: Path, records: int, folder: Path) -> Path:
-    """The folder of a plug-in with the first records of a file, edited if it isn't there."""
-    if not folder.exists():
-        note(f"editing {PLUGIN} with {records} records")
-        with editing_progress() as on_step:
-            plugin = oe.edit(
-                oe.load_model(PLUGIN),
-                oe.load_tokenizer(PLUGIN),
-                oe.load_records(data)[:records],
-                oe.load_unrelated(demo_path("demo_unrelated.json")),
-                oe.EditSettings(),
-                on_step=on_step,
-            )
-        plugin.save(folder)
-    return folder
 
 
 if __name__ == "__main__":

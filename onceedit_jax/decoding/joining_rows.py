@@ -125,7 +125,7 @@ class JoiningRows:
         free = [place for place in range(self.height) if place not in self.lengths]
         places = free[: len(rows)]
         fresh = [Fresh(0, row, count) for row, count in zip(rows, counts, strict=True)]
-        height = self._height(len(rows))
+        height = self.height_for(len(rows))
         with using(self.mesh):
             empty = init_cache(self.config, height, width)
             states, part = self._run(empty, dict(enumerate(fresh)), {}, height, width)
@@ -184,12 +184,13 @@ class JoiningRows:
         if not self.lengths:
             self.clear()
 
-    def _height(self, rows: int) -> int:
+    def height_for(self, rows: int) -> int:
+        """Rows of the batch that so many run in."""
         return round_up(group_height(rows, self.largest), batch_multiple(self.mesh))
 
     def _make_room(self, rows: int, columns: int, width: int) -> None:
         """Have a cache with places for more rows, and with columns for these."""
-        height = max(self.height, self._height(len(self) + rows))
+        height = max(self.height, self.height_for(len(self) + rows))
         if self.cache is None:
             self.height, self.capacity = height, self._columns(max(columns, width))
             with using(self.mesh):

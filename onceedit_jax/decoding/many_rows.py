@@ -33,7 +33,7 @@ from onceedit_jax.decoding.sampled import chosen
 from onceedit_jax.decoding.sampling import Sampling
 from onceedit_jax.distributed.bucketing import bucket, doubling, round_up
 from onceedit_jax.distributed.mesh import batch_multiple, to_host
-from onceedit_jax.models.cache import Cache
+from onceedit_jax.models.cache import Cache, cache_bytes
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import unembed
 from onceedit_jax.types import AnyArray
@@ -180,16 +180,11 @@ class _Row:
     place: int = 0
 
 
-def _bytes(config: ModelConfig, columns: int) -> int:
-    """Of a cache for the most rows."""
-    numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return ROWS * columns * numbers * jnp.dtype(config.compute_dtype).itemsize
-
-
 class _Rows(JoiningRows):
     """Rows in batches of 1, 4, 16 or 64, or of the largest."""
 
-    def _height(self, rows: int) -> int:
+    def height_for(self, rows: int) -> int:
+        """See `JoiningRows.height_for`."""
         height = next(height for height in (1, 4, 16, 64) if rows <= height)
         return round_up(min(height, self.largest), batch_multiple(self.mesh))
 
@@ -212,7 +207,9 @@ class _Writing:
         # Prompts of similar length join together, so that little of a prefill is padding.
         self.waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         longest = bucket(max(map(len, prompts))) + steps
-        most = ROWS if longest <= COLUMNS and _bytes(config, longest) <= LARGEST else JOINING
+        itemsize = jnp.dtype(config.compute_dtype).itemsize
+        whole = cache_bytes(config, ROWS * longest, itemsize=itemsize)
+        most = ROWS if longest <= COLUMNS and whole <= LARGEST else JOINING
         largest = min(most, doubling(len(prompts), smallest=JOINING))
         self.rows = _Rows(
             params_of([0]), config, largest=largest, context=longest, spare=steps, rounded=bucket
@@ -232,7 +229,7 @@ class _Writing:
         while self.waiting and self.rows.free >= self.joining:
             joining = [self.waiting.pop() for _ in range(self.joining)]
             texts = [self.prompts[i] for i in joining]
-            filler = joining[:1] * (self.rows._height(len(joining)) - len(joining))
+            filler = joining[:1] * (self.rows.height_for(len(joining)) - len(joining))
             self.rows.params = self.params_of([*joining, *filler])
             places, states = self.rows.join(texts, [1] * len(texts))
             after = to_host(states)

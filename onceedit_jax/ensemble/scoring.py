@@ -187,17 +187,13 @@ def views_of(
 ) -> list[View]:
     """What the plug-in contributes for each target, as the target's rule reads it."""
     views: list[View] = [{} for _ in targets]
-    reads_logits = [t for t, target in enumerate(targets) if target.rule.reads == "logits"]
-    own = [targets[t] for t in reads_logits], [texts[t] for t in reads_logits]
-    if reads_logits:
-        states = _states(plugin, own[0], prompts, own[1], active, edits)
-        for t, view in zip(reads_logits, states, strict=True):
-            views[t] = view
-    reads_drafts = [t for t, target in enumerate(targets) if target.rule.reads == "draft"]
-    own = [targets[t] for t in reads_drafts], [texts[t] for t in reads_drafts]
-    if reads_drafts:
-        drafted = _drafted(plugin, own[0], prompts, own[1], active, edits)
-        for t, view in zip(reads_drafts, drafted, strict=True):
+    for reads, view_all in (("logits", _states), ("draft", _drafted)):
+        places = [t for t, target in enumerate(targets) if target.rule.reads == reads]
+        if not places:
+            continue
+        own = [targets[t] for t in places], [texts[t] for t in places]
+        found = view_all(plugin, own[0], prompts, own[1], active, edits)
+        for t, view in zip(places, found, strict=True):
             views[t] = view
     return views
 

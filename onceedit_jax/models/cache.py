@@ -44,6 +44,11 @@ def padded_positions(
     return jnp.where((positions >= 0) & (positions < lengths), positions, -1)
 
 
+def cache_bytes(config: ModelConfig, tokens: int, *, itemsize: int = 2) -> int:
+    """Bytes of the cached keys and values of `tokens` tokens, numbers of `itemsize` bytes."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens * itemsize
+
+
 def init_cache(
     config: ModelConfig, batch: int, capacity: int, dtype: DTypeLike | None = None
 ) -> Cache:

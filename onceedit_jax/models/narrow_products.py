@@ -60,7 +60,8 @@ def multiplies(spec: str, x: jax.Array, y: jax.Array | InStack) -> bool:
     """
     if x.dtype != jnp.float32 or y.dtype.name not in _NARROW:
         return False
-    return jax.default_backend() == "cpu" and jax.device_count() == 1 and _inputs(spec) is not None
+    alone_on_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return alone_on_cpu and inputs_of(spec) is not None
 
 
 def narrow_product(spec: str, x: jax.Array, y: jax.Array | InStack) -> Float[Array, "*out"]:
@@ -71,7 +72,7 @@ def narrow_product(spec: str, x: jax.Array, y: jax.Array | InStack) -> Float[Arr
         x: [..., inputs...] float32.
         y: [inputs..., outputs...] or [outputs..., inputs...], of any type.
     """
-    found = _inputs(spec)
+    found = inputs_of(spec)
     assert found is not None, f"{spec} is no product with a matrix"
     count, come_first = found
     # Inside a loop, the compiler would widen all weights before it, and keep them.
@@ -96,8 +97,11 @@ def narrow_product(spec: str, x: jax.Array, y: jax.Array | InStack) -> Float[Arr
     return out.reshape(*lead, *written)
 
 
-def _inputs(spec: str) -> tuple[int, bool] | None:
-    """How many axes are contracted, and whether they are the first of the weights'; or None."""
+def inputs_of(spec: str) -> tuple[int, bool] | None:
+    """How many axes a product with a matrix contracts, and whether they are the matrix's first.
+
+    None for another product, as of states with states.
+    """
     operands, result = spec.split("->")
     states, weights = operands.split(",")
     inputs = "".join(axis for axis in weights if axis not in result)

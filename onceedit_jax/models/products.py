@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from onceedit_jax.models.layout import INPUT_AXES
-from onceedit_jax.models.narrow_products import InStack, multiplies, narrow_product
+from onceedit_jax.models.narrow_products import InStack, inputs_of, multiplies, narrow_product
 from onceedit_jax.models.quantization import Int8
 from onceedit_jax.types import Params
 
@@ -34,9 +34,7 @@ def einsum(spec: str, x: jax.Array, y: jax.Array | Int8 | InStack) -> Float[Arra
     """
     if isinstance(y, Int8):
         product = einsum(spec, x, y.values)
-        operands, result = spec.split("->")
-        outputs = sum(axis in result for axis in operands.split(",")[1])
-        scaled: jax.Array = product * y.scale.reshape(product.shape[product.ndim - outputs :])
+        scaled: jax.Array = product * y.scale.reshape(product.shape[len(_lead(spec, x)) :])
         return scaled
     if not isinstance(y, InStack) and x.dtype == y.dtype == jnp.float32:
         return _sum(spec, x, y)
@@ -78,8 +76,9 @@ def _product(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "*out"]:
     if x.dtype == jnp.float32:
         return _sum(spec, x, y)
     mesh = jax.sharding.get_abstract_mesh()
-    rows = _rows(spec, x)
-    if not 0 < rows < _ROWS or y.size < _LARGE or not (mesh.empty or mesh.size == 1):
+    lead = () if inputs_of(spec) is None else _lead(spec, x)
+    few = bool(lead) and 0 < math.prod(lead) < _ROWS
+    if not few or y.size < _LARGE or not (mesh.empty or mesh.size == 1):
         return _sum(spec, x, y)
     plain, padded = (partial(product, spec) for product in (_sum, product_of_more_rows))
     product: jax.Array = jax.lax.platform_dependent(x, y, cuda=padded, default=plain)
@@ -97,7 +96,7 @@ def product_of_more_rows(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, 
         x: States.
         y: Weights, in the dtype of `x`.
     """
-    height, each = x.shape[0], _rows(spec, x) // x.shape[0]
+    height, each = x.shape[0], math.prod(_lead(spec, x)[1:])
     padding = [(0, max(0, -(-_ROWS // each) - height))] + [(0, 0)] * (x.ndim - 1)
     # Barriers, since the compiler may take the padding out of the product again.
     padded = jax.lax.optimization_barrier(jnp.pad(x, padding))
@@ -105,14 +104,11 @@ def product_of_more_rows(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, 
     return product
 
 
-def _rows(spec: str, x: jax.Array) -> int:
-    """How many rows of `x` are multiplied by one matrix; 0 if each has its own, or `x` is a row."""
-    inputs, result = spec.split("->")
-    left, right = inputs.split(",")
-    if {*left} & {*right} & {*result} - {"."}:
-        return 0
-    lead = x.shape[: x.ndim - len({*left} & {*right})]
-    return math.prod(lead) if lead else 0
+def _lead(spec: str, x: jax.Array) -> tuple[int, ...]:
+    """The shape of the rows of `x`, in a product with a matrix."""
+    found = inputs_of(spec)
+    assert found is not None, f"{spec} is no product with a matrix"
+    return x.shape[: x.ndim - found[0]]
 
 
 def _forward(

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from onceedit_jax.models.narrow_products import InStack
@@ -58,11 +56,6 @@ def quantize(matrix: Float[np.ndarray, "*shape"], inputs: Collection[int]) -> In
 def scale_shape(shape: Sequence[int], inputs: Collection[int]) -> tuple[int, ...]:
     """Shape of an `Int8`'s scale: that of its values, with 1 for the axes in `inputs`."""
     return tuple(1 if axis in inputs else size for axis, size in enumerate(shape))
-
-
-def dequantize(tree: Any, dtype: DTypeLike) -> Any:
-    """A tree with an array of `dtype` in place of every `Int8` leaf; other leaves are unchanged."""
-    return _map(lambda leaf: (leaf.values.astype(jnp.float32) * leaf.scale).astype(dtype), tree)
 
 
 def without_values(group: Any) -> Any:

@@ -5,6 +5,7 @@ A decoding step computes one token for each row; everything before it is in the 
 
 from typing import NamedTuple
 
+from onceedit_jax.models.cache import cache_bytes
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.parameters import active_parameters
 from onceedit_jax.planning.hardware import Chip
@@ -20,11 +21,6 @@ class StepCosts(NamedTuple):
 
     flops: float
     bytes: float
-
-
-def cache_bytes(config: ModelConfig, tokens: int, *, itemsize: int = 2) -> int:
-    """Bytes of the cached keys and values of `tokens` tokens."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * tokens * itemsize
 
 
 def pass_flops(config: ModelConfig, *, tokens: int, attended: float, predictions: int) -> float:

@@ -18,7 +18,7 @@ from onceedit_jax.models.decoder import forward
 from onceedit_jax.models.families import checkpoint_tensors, config_from_hf
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.parameters import init_params, input_embeddings
-from onceedit_jax.models.quantization import Int8, dequantize, quantize
+from onceedit_jax.models.quantization import Int8, quantize
 from onceedit_jax.models.sharding import fit_heads, fitted_config
 from onceedit_jax.models.weights import load_model
 from onceedit_jax.planning.plan import plan_model
@@ -41,6 +41,15 @@ def test_scaling_a_channel_scales_its_scale_alone():
     once, thrice = quantize(matrix, [0]), quantize(matrix * [1, 4, 0.25], [0])
     np.testing.assert_array_equal(once.values, thrice.values)
     np.testing.assert_allclose(thrice.scale, once.scale * [1, 4, 0.25], rtol=1e-6)
+
+
+def dequantize(tree, dtype):
+    """A tree with an array in place of every `Int8` leaf."""
+    return jax.tree.map(
+        lambda leaf: leaf.values.astype(dtype) * leaf.scale if isinstance(leaf, Int8) else leaf,
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, Int8),
+    )
 
 
 def test_a_model_in_eight_bits_computes_what_its_dequantize_weights_do():

@@ -13,13 +13,13 @@ import pytest
 from support import ROOT, tiny_config
 
 from onceedit_jax.distributed.mesh import data_mesh
-from onceedit_jax.models.cache import init_cache
+from onceedit_jax.models.cache import cache_bytes, init_cache
 from onceedit_jax.models.decoder import forward, hidden_states, unembed
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.parameters import active_parameters, init_params, parameter_count
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import cache_bytes, prefill_costs, step_costs
+from onceedit_jax.planning.costs import prefill_costs, step_costs
 from onceedit_jax.planning.hardware import CHIPS, chip_of
 from onceedit_jax.planning.plan import plan_model, step_seconds
 
