@@ -46,7 +46,7 @@ COMPILING = {
 
 
 def main(
-    records: int = 30,
+    records: int = 100,
     data: Path = DATA,
     out: Path = Path("runs/bench"),
     edited: Path | None = None,

@@ -131,8 +131,7 @@ def edited_plugin(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
             oe.load_model(PLUGIN),
             oe.load_tokenizer(PLUGIN),
             edits,
-            oe.load_unrelated(demo_path("demo_unrelated.json")),
-            oe.EditSettings(),
+            settings=oe.EditSettings(),
             on_step=on_step,
         )
     plugin.save(folder)

@@ -1,10 +1,6 @@
-"""Answers: of a target alone, of a token-by-token fusion, and of drafts that are checked.
+"""Answers of a target alone, and of a token-by-token fusion, each inside one compiled loop."""
 
-The target alone and the token-by-token fusion run inside one compiled loop. A draft is checked in
-one pass of the target, whatever its length.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,13 +8,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from onceedit_jax.decoding.draft_reading import DraftReader
-from onceedit_jax.decoding.draws import TAKEN, Draws, after_draft, draw_each
+from onceedit_jax.decoding.draws import TAKEN, Draws
 from onceedit_jax.decoding.fused import Prompts, Spelling, fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_continuation
+from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.many_rows import many_continuations
-from onceedit_jax.decoding.numbers import check_states, check_written
-from onceedit_jax.decoding.prefix_batching import CachedRows, shared_batch
+from onceedit_jax.decoding.numbers import check_written
+from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.sampled import sampled_continuation
 from onceedit_jax.decoding.stopping import Answer, places_of
 from onceedit_jax.distributed.bucketing import group_height, round_up
@@ -36,14 +32,6 @@ PROMPTS = 16  # prompts answered at once where both models or drafts take part
 # What the plug-in contributes to N texts, arrays `[N, ...]`: its final `states`, or, for a rule
 # that reads drafts, the `drafted` token and its `probability`.
 View = dict[str, Any]
-# From the plug-in's view of N decisions, the target's states `[N, D]` before them and the row of
-# the batch that each belongs to, `[N]`, to the next tokens `[N]`.
-NextTokens = Callable[
-    [View, Float[np.ndarray, "decisions hidden"], Int[np.ndarray, "decisions"]],
-    Int[np.ndarray, "decisions"],
-]
-# For each open row the tokens that its draft proposes, with their probabilities.
-Proposals = dict[int, list[tuple[int, float]]]
 
 
 class Writer(NamedTuple):
@@ -99,18 +87,33 @@ def own_tokens(
     *,
     max_new_tokens: int,
     draws: Draws = TAKEN,
+    known: KnownStates | None = None,
 ) -> list[list[int]]:
-    """`own_answers` to any number of prompts."""
-    if len(prompts) > PROMPTS and not mesh_of(model.params).is_multi_process:
+    """`own_answers` to any number of prompts; `known` gets the states of what is read along."""
+    if share_a_batch(model.params, len(prompts)):
         rows = [model.format.encode(prompt) for prompt in prompts]
-        how: dict[str, Any] = {"steps": max_new_tokens, "draws": draws}
-        return [each.tokens for each in many_continuations(*model.model, rows, stops, **how)]
+        along = None if known is None else known.expected(rows)
+        how: dict[str, Any] = {"steps": max_new_tokens, "draws": draws, "along": along}
+        written = many_continuations(*model.model, rows, stops, **how)
+        if known is not None and along is not None:
+            for row, more, each in zip(rows, along, written, strict=True):
+                assert each.along is not None
+                known.keep(row, more, each.along)
+        return [each.tokens for each in written]
     answers: list[list[int]] = []
     for start in range(0, len(prompts), PROMPTS):
         group = prompts[start : start + PROMPTS]
         drawn = draws.of(range(start, start + len(group)))
         answers += own_answers(model, group, stops, max_new_tokens=max_new_tokens, draws=drawn)
     return answers
+
+
+def share_a_batch(params: Any, prompts: int) -> bool:
+    """Whether so many prompts are answered in one batch, which rows join and leave.
+
+    The hosts of a mesh that several share run the same programs, whatever their rows are.
+    """
+    return prompts > PROMPTS and not mesh_of(params).is_multi_process
 
 
 def own_answers(
@@ -182,9 +185,9 @@ def fused_answers(
     target.config.check_length(max(map(len, texts.heads)) + max_new_tokens - 1)
     mesh = mesh_of(target.params)
     height = round_up(group_height(len(prompts), PROMPTS), batch_multiple(mesh))
-    while open_rows := _open_rows(texts.answers, max_new_tokens):
+    while running := open_rows(texts.answers, max_new_tokens):
         # Copies of an open row fill up the batch: they end when it does, so they cost no step.
-        rows = open_rows + open_rows[:1] * (height - len(open_rows))
+        rows = running + running[:1] * (height - len(running))
         lengths = [len(texts.answers[i].tokens) for i in rows]
         limit = max_new_tokens - min(lengths)
         plugin_texts, target_texts = texts.of_plugin(rows), texts.of_target(rows)
@@ -207,7 +210,7 @@ def fused_answers(
             sampling=draws.of(rows).sampling(max_new_tokens, height=height, written=lengths),
         )
         check_written(written, *target.model, target_texts)
-        decided = zip(open_rows, plugin_texts, _tokens_of_rows(written), strict=False)
+        decided = zip(running, plugin_texts, _tokens_of_rows(written), strict=False)
         for i, plugin_text, tokens in decided:
             texts.accept(i, plugin_text, tokens, max_new_tokens)
     return [answer.tokens for answer in texts.answers]
@@ -289,112 +292,9 @@ def _tokens_of_rows(written: Continuation) -> list[list[int]]:
     return [row[:count] for row, count in zip(tokens, counts, strict=True)]
 
 
-def checked_answers(
-    target: Writer,
-    prompts: Sequence[Prompt],
-    reader: DraftReader,
-    next_tokens: NextTokens,
-    *,
-    max_new_tokens: int,
-    draws: Draws = TAKEN,
-) -> list[list[int]]:
-    """Answers from drafts, with one pass of the target for each draft.
-
-    The pass runs over all tokens of a draft. They are accepted while the fusion agrees with them.
-    Where it does not, the fusion's own token is taken, or one of the target's is drawn, and the
-    cache is rolled back. So the result is the same as with one pass for each token.
-
-    Args:
-      target: the target.
-      prompts: B of them.
-      reader: reads the drafts.
-      next_tokens: the fusion.
-      max_new_tokens: length of the longest answer.
-      draws: how tokens are drawn, if they are.
-    """
-    heads = [target.format.encode(prompt) for prompt in prompts]
-    answers = [Answer(target.format) for _ in prompts]
-    cached = CachedRows(*target.model, room=2 * max_new_tokens)
-    for proposals in _proposals(answers, reader, max_new_tokens):
-        # A row that has ended runs its last token again, and the result is not used.
-        every = [proposals.get(i, [(-1, 0.0)]) for i in range(len(prompts))]
-        # The last proposed token is not run: nothing is decided after it yet.
-        texts = [
-            head + answer.tokens + [token for token, _ in steps[:-1]]
-            for head, answer, steps in zip(heads, answers, every, strict=True)
-        ]
-        states = to_host(cached.advance(texts, [len(steps) for steps in every]))
-        check_states(states, *target.model, texts[0])
-        decided = _decisions(proposals, states, next_tokens)
-        columns: dict[int, int] = {}  # of the rows that go on with a token that is drawn
-        for i, steps in proposals.items():
-            proposed = [token for token, _ in steps]
-            tokens, column = after_draft(proposed, decided[i], draws=draws.settings.draws)
-            for token in tokens:
-                answers[i].add(token)
-            if column is not None and not answers[i].ended:
-                columns[i] = column
-        if columns:
-            before = np.stack([states[i, column] for i, column in columns.items()])
-            rows = [draws.next(i, 1, written=len(answers[i].tokens)) for i in columns]
-            drawn = draw_each(*target.model, before, rows)
-            for i, token in zip(columns, drawn, strict=True):
-                answers[i].add(token)
-    return [answer.tokens for answer in answers]
-
-
-def _decisions(
-    proposals: Proposals,
-    states: Float[np.ndarray, "batch columns hidden"],
-    next_tokens: NextTokens,
-) -> dict[int, list[int]]:
-    """The fusion's token at each proposed token, `states[i, j]` being the state before it."""
-    places = [(i, j) for i, steps in proposals.items() for j in range(len(steps))]
-    row, column = (np.array(part, np.int32) for part in zip(*places, strict=True))
-    drafted, probability = zip(*(proposals[i][j] for i, j in places), strict=True)
-    view = {
-        "drafted": np.array(drafted, np.int32),
-        "probability": np.array(probability, np.float32),
-    }
-    decided: dict[int, list[int]] = {i: [] for i in proposals}
-    tokens = next_tokens(view, states[row, column], row).tolist()
-    for (i, _), token in zip(places, tokens, strict=True):
-        decided[i].append(token)
-    return decided
-
-
-def trusted_answers(
-    format: PromptFormat, rows: int, reader: DraftReader, *, max_new_tokens: int
-) -> list[list[int]]:
-    """The drafts themselves in the target's tokens; the target does not run.
-
-    Args:
-      format: how the target is asked.
-      rows: B, the number of prompts.
-      reader: reads the drafts.
-      max_new_tokens: length of the longest answer.
-    """
-    answers = [Answer(format) for _ in range(rows)]
-    for proposals in _proposals(answers, reader, max_new_tokens):
-        for i, steps in proposals.items():
-            for token, _ in steps:
-                # The answer ends where the draft proposes no token.
-                answers[i].add(format.tokenizer.end_id if token < 0 else token)
-    return [answer.tokens for answer in answers]
-
-
-def _proposals(
-    answers: Sequence[Answer], reader: DraftReader, max_new_tokens: int
-) -> Iterator[Proposals]:
-    """What the drafts propose to every open row, again and again until no row is open."""
-    while rows := _open_rows(answers, max_new_tokens):
-        ahead = reader.ahead([answer.tokens for answer in answers], rows)
-        yield {
-            i: steps[: max_new_tokens - len(answers[i].tokens)]
-            for i, steps in zip(rows, ahead, strict=True)
-        }
-
-
-def _open_rows(answers: Sequence[Answer], max_new_tokens: int) -> list[int]:
-    """The rows that may still grow."""
-    return [i for i, a in enumerate(answers) if not a.ended and len(a.tokens) < max_new_tokens]
+def open_rows(
+    answers: Sequence[Answer], max_new_tokens: int, among: Sequence[int] | None = None
+) -> list[int]:
+    """The rows that may still grow, among some (default: all)."""
+    rows = range(len(answers)) if among is None else among
+    return [i for i in rows if not answers[i].ended and len(answers[i].tokens) < max_new_tokens]

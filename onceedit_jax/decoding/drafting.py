@@ -183,7 +183,7 @@ class Drafter:
         ]
 
     def _draft(self, written: Written) -> Draft:
-        tokens, probabilities, end = written
+        tokens, probabilities, end, _ = written
         pieces = [self.tokenizer.decode_bytes([token], continuation=True) for token in tokens]
         data = b"".join(pieces)
         if end is None:  # cut short: the last word may not be whole

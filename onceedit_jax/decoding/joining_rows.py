@@ -23,7 +23,7 @@ from onceedit_jax.distributed.bucketing import (
     row_positions,
 )
 from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, using
-from onceedit_jax.models.cache import Cache, init_cache
+from onceedit_jax.models.cache import Cache, init_cache, rollback
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import AnyArray
 
@@ -106,19 +106,28 @@ class JoiningRows:
         return self.largest - len(self)
 
     def join(
-        self, rows: Sequence[Sequence[int]], counts: Sequence[int]
+        self,
+        rows: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        *,
+        kept: Sequence[int] | None = None,
+        columns: int = 1,
     ) -> tuple[list[int], Float[Array, "rows columns hidden"]]:
         """Add rows, which run in a batch of their own first.
 
         Args:
           rows: N token sequences, none empty, at most `free`.
           counts: how many states are wanted of each, those after its last tokens.
+          kept: how many tokens of each row stay, at least one (default: all); the others are only
+            read for their states.
+          columns: C is at least this, so that there are few shapes.
 
         Returns:
           The places of the rows, and `[N', C, D]`, their states as of `advance`, in the order of
           the rows; N' is N rounded up.
         """
         longest = max(map(len, rows))
+        kept = [len(row) for row in rows] if kept is None else kept
         width = min(self.rounded(longest), max(longest, self.context))
         self._make_room(len(rows), longest, width)
         assert self.cache is not None
@@ -128,13 +137,15 @@ class JoiningRows:
         height = self.height_for(len(rows))
         with using(self.mesh):
             empty = init_cache(self.config, height, width)
-            states, part = self._run(empty, dict(enumerate(fresh)), {}, height, width)
+            first = dict(enumerate(fresh))
+            states, part = self._run(empty, first, {}, height, width, columns)
             # Rows that only fill up the batch go to a place that does not exist.
-            targets = np.full(height, self.height, np.int32)
-            targets[: len(places)] = places
-            self.used = max(self.used, longest)
+            targets, stay = np.full(height, self.height, np.int32), np.zeros(height, np.int32)
+            targets[: len(places)], stay[: len(places)] = places, kept
+            self.used = max(self.used, *kept)
+            part = rollback(part, stay)
             self.cache = _inserted(self.cache, part, targets, np.int32(self.used))
-        self.lengths |= {place: len(row) for place, row in zip(places, rows, strict=True)}
+        self.lengths |= zip(places, kept, strict=True)
         return places, states
 
     def advance(self, fresh: Mapping[int, Fresh]) -> Float[Array, "batch columns hidden"]:
@@ -184,6 +195,21 @@ class JoiningRows:
         if not self.lengths:
             self.clear()
 
+    def narrow(self, height: int) -> dict[int, int]:
+        """Move all rows to the first places of a lower cache, which has room for them.
+
+        Args:
+          height: of the new cache.
+
+        Returns:
+          The new place of each row, by its old one.
+        """
+        places = sorted(self.lengths)
+        moved = {old: new for new, old in enumerate(places)}
+        self._repack(height, max(self.lengths.values()), self.lengths, places)
+        self.lengths = {moved[place]: length for place, length in self.lengths.items()}
+        return moved
+
     def height_for(self, rows: int) -> int:
         """Rows of the batch that so many run in."""
         return round_up(group_height(rows, self.largest), batch_multiple(self.mesh))
@@ -203,17 +229,26 @@ class JoiningRows:
         usual = doubling(needed * 3 // 2, smallest=SHORTEST)
         return max(needed, min(usual, self.context + self.spare))
 
-    def _repack(self, height: int, columns: int, lengths: Mapping[int, int]) -> None:
-        """Move every row's tokens to the first columns, in a cache of another shape if needed."""
+    def _repack(
+        self,
+        height: int,
+        columns: int,
+        lengths: Mapping[int, int],
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """Move every row's tokens to the first columns, in a cache of another shape if needed.
+
+        `places` are those of the rows that the first places get (default: each row stays).
+        """
         assert self.cache is not None
         self.capacity = self._columns(columns)
-        keep = np.zeros(self.height, np.int32)
-        for place, length in lengths.items():
-            keep[place] = length
+        rows, keep = np.zeros(height, np.int32), np.zeros(height, np.int32)
+        for new, old in enumerate(range(self.height) if places is None else places):
+            rows[new], keep[new] = old, lengths.get(old, 0)
         self.used, self.height = int(keep.max()), height
         with using(self.mesh):
             self.cache = _repacked(
-                self.cache, keep, np.int32(self.used), height=height, capacity=self.capacity
+                self.cache, rows, keep, np.int32(self.used), capacity=self.capacity
             )
 
     def _run(
@@ -223,6 +258,7 @@ class JoiningRows:
         lengths: Mapping[int, int],
         height: int,
         width: int,
+        columns: int = 1,
     ) -> tuple[jax.Array, Cache]:
         rows: list[list[int]] = [[] for _ in range(height)]
         keep, counts = np.zeros(height, np.int32), [1] * height
@@ -238,7 +274,9 @@ class JoiningRows:
             keep,
             pad_rows(rows, width=width, height=height),
             np.where(positions >= 0, positions + keep[:, None], -1),
-            state_columns([len(row) for row in rows], counts, height=height, width=width),
+            state_columns(
+                [len(row) for row in rows], counts, height=height, width=width, least=columns
+            ),
         )
         return states, longer
 
@@ -258,26 +296,25 @@ def _inserted(
     }
 
 
-@partial(jax.jit, static_argnames=("height", "capacity"))
+@partial(jax.jit, static_argnames="capacity")
 def _repacked(
     cache: Cache,
+    rows: Int[AnyArray, "rows"],
     keep: Int[AnyArray, "rows"],
     used: Int[AnyArray, ""],
     *,
-    height: int,
     capacity: int,
 ) -> Cache:
-    """A cache of another shape, with the first `keep` tokens of each row at its beginning."""
-    old = cache["positions"]
+    """A cache of another shape, with the first `keep` tokens of some rows at its beginning."""
+    old = cache["positions"][rows]
     valid = (old >= 0) & (old < keep[:, None])
     order = jnp.argsort(jnp.where(valid, old, np.iinfo(np.int32).max), axis=1)
     positions = jnp.take_along_axis(jnp.where(valid, old, -1), order, axis=1)
-    more = [(0, height - old.shape[0]), (0, max(0, capacity - old.shape[1]))]
+    more = [(0, 0), (0, max(0, capacity - old.shape[1]))]
     positions, order = positions[:, :capacity], order[:, :capacity]
 
     def moved(array: jax.Array) -> jax.Array:
-        sorted_columns = jnp.take_along_axis(array, order[None, :, :, None, None], axis=2)
-        return jnp.pad(sorted_columns, [(0, 0), *more, (0, 0), (0, 0)])
+        return jnp.pad(array[:, rows[:, None], order], [(0, 0), *more, (0, 0), (0, 0)])
 
     return {
         "keys": moved(cache["keys"]),

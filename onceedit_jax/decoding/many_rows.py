@@ -40,6 +40,7 @@ from onceedit_jax.types import AnyArray
 
 ROWS = 64  # written at once
 JOINING = 16  # rows that join together
+ALONG = 16  # states of what is read along, in one compiled shape
 # Of the longest row, and bytes of the whole cache. Beyond these `JOINING` are written at once.
 COLUMNS, LARGEST = 256, 4 << 30
 
@@ -51,11 +52,14 @@ class Written(NamedTuple):
       tokens: its tokens, without the one that ended it.
       probabilities: of each token.
       end: of the token that ended it; None where none did.
+      along: `[T + 1, D]`, the states before each of the T tokens that were read along, and after
+        the last; None where nothing was.
     """
 
     tokens: list[int]
     probabilities: list[float]
     end: float | None
+    along: Float[np.ndarray, "tokens hidden"] | None = None
 
 
 class Opening(NamedTuple):
@@ -167,6 +171,7 @@ class _Row:
       opens: how it may go on, see `Opening`.
       tokens: of the answer so far.
       probabilities: of each of these.
+      along: as of `Written`.
       blank: whether these are only blanks.
       place: the row's in `StopTokens.progress`.
     """
@@ -174,6 +179,7 @@ class _Row:
     prompt: int
     state: Float[np.ndarray, "hidden"]
     opens: int
+    along: Float[np.ndarray, "tokens hidden"] | None
     tokens: list[int] = dataclasses.field(default_factory=list)
     probabilities: list[float] = dataclasses.field(default_factory=list)
     blank: bool = True
@@ -201,12 +207,14 @@ class _Writing:
         steps: int,
         draws: Draws,
         opening: Opening | None,
+        along: Sequence[Sequence[int]] | None,
     ) -> None:
         self.prompts, self.stops, self.steps, self.draws = prompts, stops, steps, draws
-        self.params_of, self.opening = params_of, opening
+        self.params_of, self.opening, self.along = params_of, opening, along
         # Prompts of similar length join together, so that little of a prefill is padding.
-        self.waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        longest = bucket(max(map(len, prompts))) + steps
+        lengths = [len(self.read(i)) for i in range(len(prompts))]
+        self.waiting = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+        longest = bucket(max(lengths)) + steps
         itemsize = jnp.dtype(config.compute_dtype).itemsize
         whole = cache_bytes(config, ROWS * longest, itemsize=itemsize)
         most = ROWS if longest <= COLUMNS and whole <= LARGEST else JOINING
@@ -216,6 +224,10 @@ class _Writing:
         )
         self.open: dict[int, _Row] = {}  # by their places in the batch
         self.answers = [Written([], [], None)] * len(prompts)
+
+    def read(self, i: int) -> Sequence[int]:
+        """What is read of a prompt, with what is read along."""
+        return self.prompts[i] if self.along is None else [*self.prompts[i], *self.along[i]]
 
     @property
     def joining(self) -> int:
@@ -228,14 +240,17 @@ class _Writing:
         opens = None if self.opening is None else to_host(self.opening.opens)
         while self.waiting and self.rows.free >= self.joining:
             joining = [self.waiting.pop() for _ in range(self.joining)]
-            texts = [self.prompts[i] for i in joining]
+            texts, kept = [self.read(i) for i in joining], [len(self.prompts[i]) for i in joining]
+            counts = [len(text) - count + 1 for text, count in zip(texts, kept, strict=True)]
             filler = joining[:1] * (self.rows.height_for(len(joining)) - len(joining))
             self.rows.params = self.params_of([*joining, *filler])
-            places, states = self.rows.join(texts, [1] * len(texts))
+            columns = 1 if self.along is None else ALONG
+            places, states = self.rows.join(texts, counts, kept=kept, columns=columns)
             after = to_host(states)
             for line, (i, place) in enumerate(zip(joining, places, strict=True)):
                 start = 0 if opens is None else int(opens[i])
-                self.open[place] = _Row(i, after[line, 0], start)
+                seen = None if self.along is None else after[line, : counts[line]]
+                self.open[place] = _Row(i, after[line, 0], start, seen)
 
     def write(self) -> None:
         """Write until enough rows have ended that others may join, or all have."""
@@ -258,12 +273,27 @@ class _Writing:
             stops=self.stops,
             opening=None if self.opening is None else self.opening._replace(opens=opens),
             sampling=self._sampling(height),
-            fewest=np.int32(max(1, len(self.open) - self.joining + 1) if self.waiting else 1),
+            fewest=np.int32(self._fewest()),
             steps=self.steps,
         )
         paused = rows.write(loop, int(left.max()))
         check_written(paused.written, rows.params, rows.config, texts)
         self._take(jax.tree.map(to_host, paused))
+        if self.open and len(self.open) <= self._lower:
+            moved = rows.narrow(self._lower)
+            self.open = {moved[n]: row for n, row in self.open.items()}
+
+    def _fewest(self) -> int:
+        """How many rows run at least, or the loop pauses: for others, or for a lower batch."""
+        if self.waiting:
+            return max(1, len(self.open) - self.joining + 1)
+        return self._lower + 1
+
+    @property
+    def _lower(self) -> int:
+        """The height of the batch that the last rows are moved to; 0 where none is lower."""
+        lower = round_up(JOINING, batch_multiple(self.rows.mesh))
+        return lower if not self.waiting and lower < self.rows.height else 0
 
     def _take(self, paused: _Paused) -> None:
         written, so_far = paused.written, paused.so_far
@@ -279,7 +309,7 @@ class _Writing:
                 row.opens = 0 if paused.opens is None else int(paused.opens[n])
             else:
                 end = chances[count] if written.stopped[n] else None
-                self.answers[row.prompt] = Written(row.tokens, row.probabilities, end)
+                self.answers[row.prompt] = Written(row.tokens, row.probabilities, end, row.along)
                 del self.open[n]
                 self.rows.leave(n)
 
@@ -302,6 +332,7 @@ def many_continuations(
     draws: Draws = TAKEN,
     opening: Opening | None = None,
     params_of: Callable[[Sequence[int]], Any] | None = None,
+    along: Sequence[Sequence[int]] | None = None,
 ) -> list[Written]:
     """What a model writes after each of N prompts.
 
@@ -314,16 +345,21 @@ def many_continuations(
       draws: how tokens are drawn, if they are.
       opening: how each of the N may begin (default: with any token).
       params_of: the parameters of a batch, from the prompt of each of its rows (default: `params`).
+      along: tokens after each of the N prompts that are read in the same pass, for their states;
+        what is written does not depend on them.
 
     Raises:
-      InputError: a prompt and its answer are longer than the model's context.
+      InputError: a prompt and its answer, or what is read along, are longer than the model's
+        context.
       RunError: logits that are not finite.
     """
     if not prompts:
         return []
     config.check_length(max(map(len, prompts)) + steps - 1)  # the last is not read
+    if along is not None:
+        config.check_length(max(len(a) + len(b) for a, b in zip(prompts, along, strict=True)))
     params_of = params_of or (lambda rows: params)
-    writing = _Writing(params_of, config, prompts, stops, steps, draws, opening)
+    writing = _Writing(params_of, config, prompts, stops, steps, draws, opening, along)
     while writing.waiting or writing.open:
         writing.join()
         writing.write()

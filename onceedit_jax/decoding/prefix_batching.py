@@ -259,12 +259,12 @@ class CachedRows:
 
 
 def state_columns(
-    lengths: Sequence[int], counts: Sequence[int], *, height: int, width: int
+    lengths: Sequence[int], counts: Sequence[int], *, height: int, width: int, least: int = 1
 ) -> Int[np.ndarray, "batch columns"]:
-    """Columns, among those that run, of the last `counts` tokens of each row."""
+    """Columns, among those that run, of the last `counts` tokens of each row, `least` or more."""
     first = np.zeros(height, np.int32)
     first[: len(lengths)] = [length - n for length, n in zip(lengths, counts, strict=True)]
-    steps = np.arange(bucket(max(counts), smallest=1), dtype=np.int32)
+    steps = np.arange(bucket(max(least, *counts), smallest=1), dtype=np.int32)
     columns: np.ndarray = np.minimum(first[:, None] + steps, width - 1)
     return columns
 

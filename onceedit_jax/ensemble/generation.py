@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float, Int
 from onceedit_jax.decoding.answers import (
     PROMPTS,
     View,
-    checked_answers,
     fused_answers,
     own_tokens,
-    trusted_answers,
+    share_a_batch,
 )
+from onceedit_jax.decoding.checked_drafts import checked_answers, trusted_answers
 from onceedit_jax.decoding.draws import TAKEN, Draws
+from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.options import GREEDY, SamplingSettings
 from onceedit_jax.decoding.speculation import helped_answer
 from onceedit_jax.decoding.stopping import text_of, text_stops
@@ -87,13 +88,19 @@ def generate(
       InputError: a prompt is empty, a conversation of several turns for a target that is not asked
         in chat, `max_new_tokens` is below 1, or tokens are drawn and a rule has no distribution.
     """
+    _check(prompts, max_new_tokens)
     check_draws([target.rule for target in targets], sampling)
-    before = answer_alone(targets, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
+    before, after = [], []
     with using(plugin.mesh):
         plugin.recall.forget()
         asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
-        after, active = [], asked.active
-        for target, texts in zip(targets, before, strict=True):
+        active = asked.active
+        for target in targets:
+            if share_a_batch(target.writer.params, len(prompts)):
+                _expect_drafts(plugin, target, asked, max_new_tokens)
+            known = plugin.recall.states(target.name)
+            texts = _own_texts(target, prompts, asked.draws, max_new_tokens, known)
+            before.append(texts)
             fused = iter(_fused_texts(plugin, target, asked, max_new_tokens))
             anew = asked.at(~active & asked.changed)
             alone = iter(_own_texts(target, *anew, max_new_tokens))
@@ -161,10 +168,14 @@ def _draws_for(prompts: Sequence[Prompt], sampling: SamplingSettings) -> Draws:
 
 
 def _own_texts(
-    target: PreparedTarget, prompts: Sequence[Prompt], draws: Draws, max_new_tokens: int
+    target: PreparedTarget,
+    prompts: Sequence[Prompt],
+    draws: Draws,
+    max_new_tokens: int,
+    known: KnownStates | None = None,
 ) -> list[str]:
     """Answers of a target alone."""
-    return target.texts(_own_tokens(target, prompts, draws, max_new_tokens))
+    return target.texts(_own_tokens(target, prompts, draws, max_new_tokens, known))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +262,11 @@ def continuations(
 
 
 def _own_tokens(
-    target: PreparedTarget, prompts: Sequence[Prompt], draws: Draws, max_new_tokens: int
+    target: PreparedTarget,
+    prompts: Sequence[Prompt],
+    draws: Draws,
+    max_new_tokens: int,
+    known: KnownStates | None = None,
 ) -> list[list[int]]:
     """Answers of a target alone, in its tokens.
 
@@ -262,7 +277,24 @@ def _own_tokens(
     single = helper if len(prompts) == 1 else None
     if single is not None and may_help(single, writer.params, target.mesh, target.speculate):
         return [helped_answer(writer, single, prompts[0], stops, **how)]
-    return own_tokens(writer, prompts, stops, **how)
+    return own_tokens(writer, prompts, stops, **how, known=known)
+
+
+def _expect_drafts(
+    plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
+) -> None:
+    """Have the target read the drafts that it will check along with the prompts."""
+    rule = target.rule
+    if rule.reads != "draft" or rule.tells:  # what it is told comes before the prompt
+        return
+    checked = asked.active & ~plugin.trusted(rule, asked.alphas)
+    prompts, _ = asked.at(checked)
+    reader = target.reader(plugin, prompts, asked.edits[checked])
+    proposed = reader.ahead([[] for _ in prompts], range(len(prompts)))
+    known = plugin.recall.states(target.name)
+    for prompt, steps in zip(prompts, proposed, strict=True):
+        tokens = [token for token, _ in steps[:max_new_tokens]]
+        known.expect(target.format.encode(prompt), tokens[:-1])  # nothing is decided after the last
 
 
 def _fused_texts(
@@ -288,15 +320,13 @@ def _fused_tokens(
         drafts = trusted_answers(target.format, len(group), reader, max_new_tokens=max_new_tokens)
         answers.update(zip(trusted, drafts, strict=True))
     chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in answers]
-    write = _checked if target.rule.reads == "draft" else _token_by_token
-    if len(chosen) > PROMPTS:
-        # Those of similar length are read together, and all first drafts are written together.
+    if target.rule.reads == "draft":
+        write, most = _checked, len(chosen)
+    else:  # those of similar length are read together
         chosen.sort(key=lambda i: len(target.format.encode(asked.prompts[i])))
-        if target.rule.reads == "draft":
-            reader = target.reader(plugin, [asked.prompts[i] for i in chosen], asked.edits[chosen])
-            reader.draft(range(len(chosen)), whole=True)
-    for start in range(0, len(chosen), PROMPTS):
-        places = chosen[start : start + PROMPTS]
+        write, most = _token_by_token, PROMPTS
+    for start in range(0, len(chosen), most or 1):
+        places = chosen[start : start + most]
         tokens = write(plugin, target, asked, places, max_new_tokens)
         answers.update(zip(places, tokens, strict=True))
     return [answers[i] for i in sorted(answers)]
@@ -341,9 +371,14 @@ def _checked(
     prompts, edits = [asked.prompts[i] for i in places], asked.edits[places]
     reader = target.reader(plugin, prompts, edits)
     told = plugin.told(target.rule, prompts, edits)
-    draws = asked.draws.of(places)
     return checked_answers(
-        target.writer, told, reader, next_tokens, max_new_tokens=max_new_tokens, draws=draws
+        target.writer,
+        told,
+        reader,
+        next_tokens,
+        max_new_tokens=max_new_tokens,
+        draws=asked.draws.of(places),
+        known=plugin.recall.states(target.name),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a plug-in has said of prompts, for calls that ask about the same ones."""
+"""What models have said of prompts, for calls that ask about the same ones."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,11 +6,12 @@ from contextlib import contextmanager
 import numpy as np
 
 from onceedit_jax.decoding.drafting import Drafter
+from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.gates.fitting import Verdicts
 
 
 class Recall:
-    """A plug-in's drafts, and its gate's verdicts, which no target changes.
+    """A plug-in's drafts, its gate's verdicts, which no target changes, and states of targets.
 
     A call begins by forgetting those of the call before, so that memory is bounded. Within
     `keeping` it does not. For one thread at a time.
@@ -24,6 +25,7 @@ class Recall:
         """
         self._drafter = drafter
         self._verdicts: dict[str, tuple[np.float32, np.int32]] = {}
+        self._states: dict[str, KnownStates] = {}
         self._keepers = 0
 
     def forget(self) -> None:
@@ -31,6 +33,7 @@ class Recall:
         if not self._keepers:
             self._drafter.forget()
             self._verdicts.clear()
+            self._states.clear()
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -42,6 +45,10 @@ class Recall:
         finally:
             self._keepers -= 1
             self.forget()
+
+    def states(self, target: str) -> KnownStates:
+        """The states of the target of this name."""
+        return self._states.setdefault(target, KnownStates())
 
     def verdicts(
         self, texts: Sequence[str], judge: Callable[[Sequence[str]], Verdicts]

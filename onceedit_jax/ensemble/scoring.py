@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from onceedit_jax.data.records import Pair
 from onceedit_jax.decoding.answers import View
 from onceedit_jax.decoding.draft_reading import proposed_along
+from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
 from onceedit_jax.ensemble.decisions import decide_all
@@ -120,16 +121,41 @@ class Text:
 
 
 def states_before_answers(
-    params: Any, config: ModelConfig, texts: Sequence[Text]
+    params: Any, config: ModelConfig, texts: Sequence[Text], known: KnownStates | None = None
 ) -> Float[np.ndarray, "tokens hidden"]:
     """A model's states `[T, D]` before each of the T answer tokens, after the true ones.
 
-    Arguments and errors are those of `states_after`.
+    Arguments and errors are those of `states_after`; states that are `known` are not computed.
     """
     asked = [text for text in texts if text.answer]
     # The last token of an answer is not read.
     prefixes = [text.tokens[:-1] for text in asked]
-    return states_after(params, config, prefixes, [len(text.answer) for text in asked])
+    counts = [len(text.answer) for text in asked]
+    found = [
+        None if known is None else known.after(prefix, count)
+        for prefix, count in zip(prefixes, counts, strict=True)
+    ]
+    missing = [i for i, states in enumerate(found) if states is None]
+    left = [counts[i] for i in missing]
+    read = states_after(params, config, [prefixes[i] for i in missing], left)
+    parts = iter(np.split(read, np.cumsum(left)[:-1].astype(int)))
+    return np.concatenate(
+        [read[:0], *[next(parts) if states is None else states for states in found]]
+    )
+
+
+def expect(
+    plugin: PreparedPlugin, targets: Sequence[PreparedTarget], pairs: Sequence[Pair]
+) -> None:
+    """Have the targets read answers along with their prompts, for a later call of `score`.
+
+    It is of use within `plugin.recall.keeping`, where more prompts than a few are answered first.
+    """
+    for target in targets:
+        known = plugin.recall.states(target.name)
+        for pair in pairs:
+            text = Text.of(pair, target)
+            known.expect(text.tokens[: text.start], text.answer)
 
 
 def _scored(
@@ -147,7 +173,8 @@ def _scored(
     """
     counts = [len(text.answer) for text in texts]
     model = target.target.model
-    states = states_before_answers(model.params, model.config, texts)
+    known = plugin.recall.states(target.name)
+    states = states_before_answers(model.params, model.config, texts, known)
     fused = np.repeat(active, counts)
     # A trusted draft is taken as it is: its weight is 1.
     weights = np.repeat(np.where(plugin.trusted(target.rule, alphas), 1, alphas), counts)

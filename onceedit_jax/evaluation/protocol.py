@@ -15,7 +15,7 @@ from onceedit_jax.data.records import EditRecord, contradicting
 from onceedit_jax.decoding.prefix_batching import Tokens, states_after, tokens_after
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble.ensemble import Ensemble
-from onceedit_jax.ensemble.scoring import TokenScores
+from onceedit_jax.ensemble.scoring import TokenScores, expect
 from onceedit_jax.evaluation.asked import (
     METRICS,
     Question,
@@ -130,6 +130,12 @@ def _measured(
             for question, alpha, detail in zip(every, alphas, details, strict=True)
         )
 
+    prompts = [question.pair.prompt for question in every]
+    answers = None
+    if mode in ("generate", "both"):
+        if mode == "both":  # the targets read each prompt once, with the true answer after it
+            expect(ensemble.prepared_plugin, ensemble.prepared, [each.pair for each in every])
+        answers = ensemble.generate(prompts, max_new_tokens=max_new_tokens)
     if mode in ("teacher-forced", "both"):
         pairs, owners = with_accepted(every)
         scored = ensemble.score(pairs[: len(every)])
@@ -148,9 +154,7 @@ def _measured(
                 name = ensemble.targets[t].name
                 losses[name] = target_losses.sum(0).tolist()
                 decisions[name] = len(target_losses)
-    if mode in ("generate", "both"):
-        prompts = [question.pair.prompt for question in every]
-        answers = ensemble.generate(prompts, max_new_tokens=max_new_tokens)
+    if answers is not None:
         for t, (before, after) in enumerate(zip(answers.before, answers.after, strict=True)):
             details = [_generated(*each) for each in zip(every, before, after, strict=True)]
             add(t, "generate", answers.alphas, details)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import byte_level_tokenizer
 
 from onceedit_jax.decoding import drafting
-from onceedit_jax.decoding.answers import trusted_answers
+from onceedit_jax.decoding.checked_drafts import trusted_answers
 from onceedit_jax.decoding.draft_reading import DraftReader, proposed_along
 from onceedit_jax.decoding.drafting import Draft, Drafter, Start
 from onceedit_jax.decoding.stopping import ends_word, glued_tokens

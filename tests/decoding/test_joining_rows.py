@@ -68,9 +68,21 @@ def test_a_place_is_taken_again(model):
     same(np.asarray(states)[[place, second], 0], model, [[*new, 2], [*text(2, 4), 3]])
 
 
-@settings(max_examples=12)
-@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step"]), st.integers(0, 99)),
-                min_size=4, max_size=14))  # fmt: skip
+def test_what_is_only_read_leaves_no_trace(model):
+    rows = JoiningRows(model.params, model.config, largest=4, context=60)
+    one, two = text(1, 9), text(2, 6)
+    (first, second), states = rows.join([one, two], [4, 1], kept=[6, 6], columns=8)
+    assert states.shape[1] == 8
+    same(states[0, :4], model, [one[:6], one[:7], one[:8], one])
+    same(states[1, :1], model, [two])
+    assert rows.lengths == {first: 6, second: 6}
+    states = rows.advance({first: Fresh(6, [5]), second: Fresh(6, [5])})
+    same(np.asarray(states)[[first, second], 0], model, [[*one[:6], 5], [*two, 5]])
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "step", "narrow"]),
+                          st.integers(0, 99)), min_size=4, max_size=14))  # fmt: skip
 def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
     rows = JoiningRows(model.params, model.config, largest=4, context=60)
     texts: dict[int, list[int]] = {}
@@ -81,6 +93,10 @@ def test_any_history_leaves_every_row_as_if_it_were_alone(model, history):
             assert place not in texts
             texts[place] = new
             same(states[:1, 0], model, [new])
+        elif kind == "narrow" and texts:
+            moved = rows.narrow(rows.height_for(len(texts)))
+            assert sorted(moved.values()) == list(range(len(texts)))
+            texts = {moved[place]: row for place, row in texts.items()}
         elif kind == "leave" and texts:
             place = sorted(texts)[number % len(texts)]
             rows.leave(place)

@@ -12,6 +12,7 @@ from onceedit_jax.decoding.draws import TAKEN, Draws
 from onceedit_jax.decoding.greedy import StopTokens
 from onceedit_jax.decoding.many_rows import many_continuations
 from onceedit_jax.decoding.options import SamplingSettings
+from onceedit_jax.decoding.prefix_batching import states_after
 from onceedit_jax.decoding.stopping import progress_table
 from onceedit_jax.errors import InputError, RunError
 from onceedit_jax.text.prompts import PromptFormat
@@ -94,6 +95,32 @@ def test_answers_are_those_of_a_single_batch(tiny_model):
                 writer, [asked[i] for i in part], stops, **how, draws=draws.of(part)
             )
             assert [found[i] for i in part] == expected
+
+
+def test_what_is_read_along_has_its_states_and_changes_nothing(model):
+    rows = prompts(21, model.config.vocab_size)
+    along = [text[: n % 4] for n, text in enumerate(prompts(21, model.config.vocab_size))]
+    stops, how = stops_for(model), {"steps": STEPS}
+    found = many_continuations(model.params, model.config, rows, stops, **how, along=along)
+    assert [each.tokens for each in found] == tokens_of(model, rows, stops)
+    for row, more, each in zip(rows, along, found, strict=True):
+        whole = [*row, *more]
+        expected = states_after(model.params, model.config, [whole], [len(more) + 1])
+        np.testing.assert_allclose(each.along, expected, atol=2e-5)
+
+
+def test_the_last_rows_are_written_in_a_lower_batch(model, monkeypatch):
+    heights = []
+    plain = many_rows._Writing._sampling
+    monkeypatch.setattr(
+        many_rows._Writing,
+        "_sampling",
+        lambda writing, height: heights.append(height) or plain(writing, height),
+    )
+    rows, stops = prompts(21, model.config.vocab_size), stops_for(model)
+    assert tokens_of(model, rows, stops) == one_by_one(model, rows, stops)
+    whole = heights[: heights.index(2)]
+    assert set(whole) == {8} and set(heights[len(whole) : -21]) == {2}
 
 
 def test_a_second_call_compiles_nothing(model):
