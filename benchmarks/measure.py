@@ -19,6 +19,7 @@ from onceedit_jax.storage.versions import machine, versions
 
 PLUGIN = "demo:smollm2-135m"
 TARGETS = ("demo:gemma3-270m", "demo:smollm2-135m")
+LARGE = "demo:qwen2.5-coder-1.5b"
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 5
 

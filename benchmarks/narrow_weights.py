@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 import onceedit_jax as oe
-from benchmarks.measure import write
+from benchmarks.measure import LARGE, write
 from benchmarks.steps import decoding_seconds, random_prompts, writing
 from onceedit_jax.distributed.bucketing import batch_of
 from onceedit_jax.ensemble.side import reference_texts
@@ -34,7 +34,7 @@ LAYOUTS = ("stacked", "unrolled")
 
 
 def main(
-    target: str = "demo:qwen2.5-coder-1.5b",
+    target: str = LARGE,
     dtypes: tuple[str, ...] = ("int8", "bfloat16"),
 ) -> None:
     """Compare types of weights with float32.

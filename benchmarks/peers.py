@@ -11,14 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import onceedit_jax as oe
-from benchmarks.measure import TARGETS, seconds_each, write
+from benchmarks.measure import LARGE, TARGETS, seconds_each, write
 from benchmarks.steps import decoding_seconds, random_prompts, writing
 from onceedit_jax.models.export import export_hf
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.types import Params
 
 PROMPT, WRITTEN = 64, 32  # tokens
-LARGE = "demo:qwen2.5-coder-1.5b"
 
 
 def main() -> None:

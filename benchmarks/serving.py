@@ -106,7 +106,7 @@ def measured(
             firsts[model] = statistics.median(times)
         waits = {which: until_known(web, name, url, texts, *fact) for which, fact in NEW.items()}
     ensemble = oe.Ensemble(oe.EditedPlugin.load(folder), [oe.load_target(target)], chat=False)
-    (own,) = ensemble.unrolled_for(1_000_000).targets
+    (own,) = ensemble.unrolled_for(1_000_000).prepared
 
     def alone() -> None:
         for text in texts:

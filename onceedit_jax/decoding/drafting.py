@@ -155,6 +155,7 @@ class Drafter:
             rows,
             self._stops,
             steps=steps,
+            room=DRAFT_TOKENS,
             opening=Opening(np.array(opens, np.int32), self._glued),
             params_of=lambda places: adapted(self.params, self.adapters, chosen[list(places)]),
         )
@@ -171,7 +172,8 @@ class Drafter:
             self.config,
             *batch,
             self._stops,
-            steps=steps,
+            steps=DRAFT_TOKENS,  # so that parts of drafts run the same program
+            limit=np.int32(steps),
             opens=jnp.asarray(opens + [0] * fill, jnp.int32),
             glued=self._glued,
         )

@@ -73,7 +73,7 @@ def write_tokens(
     stops: StopTokens,
     *,
     steps: int,
-    limit: int | Int[Array, ""] | None = None,
+    limit: int | Int[AnyArray, ""] | None = None,
     blank: Bool[Array | np.ndarray, "batch"] | None = None,
     place: Int[Array | np.ndarray, "batch"] | None = None,
     pauses: Bool[Array, "vocab"] | None = None,
@@ -183,6 +183,7 @@ def greedy_continuation(
     stops: StopTokens,
     *,
     steps: int,
+    limit: int | Int[AnyArray, ""] | None = None,
     opens: Int[Array, "batch"] | None = None,
     glued: Bool[Array | np.ndarray, "vocab"] | None = None,
 ) -> Continuation:
@@ -194,7 +195,8 @@ def greedy_continuation(
       tokens: `[B, T]` int32 prompts.
       positions: `[B, T]` int32, -1 on padding; a row of padding alone is not written.
       stops: tokens that end a row.
-      steps: K, the most tokens to write.
+      steps: K, the most tokens that the result has room for.
+      limit: the most tokens to write, at most K (default: K); another value compiles nothing new.
       opens: `[B]` int32, how a row may begin. 0: with any token. 1: its text must not be empty, so
         it begins neither with a token that stops it nor with two blank ones. 2: nor with one that
         is glued. Probabilities there are of the other tokens alone (default: 0).
@@ -219,7 +221,7 @@ def greedy_continuation(
     carry: Any = prefill(params, config, tokens, positions, room=steps)
     if opens is not None:
         carry = (*carry, opens)
-    return write_tokens(choose, read, carry, first > 0, stops, steps=steps)
+    return write_tokens(choose, read, carry, first > 0, stops, steps=steps, limit=limit)
 
 
 def barred_tokens(

@@ -205,22 +205,24 @@ class _Writing:
         prompts: Sequence[Sequence[int]],
         stops: StopTokens,
         steps: int,
+        room: int,
         draws: Draws,
         opening: Opening | None,
         along: Sequence[Sequence[int]] | None,
     ) -> None:
-        self.prompts, self.stops, self.steps, self.draws = prompts, stops, steps, draws
+        self.prompts, self.stops, self.draws = prompts, stops, draws
+        self.steps, self.room = steps, room
         self.params_of, self.opening, self.along = params_of, opening, along
         # Prompts of similar length join together, so that little of a prefill is padding.
         lengths = [len(self.read(i)) for i in range(len(prompts))]
         self.waiting = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-        longest = bucket(max(lengths)) + steps
+        longest = bucket(max(lengths)) + room
         itemsize = jnp.dtype(config.compute_dtype).itemsize
         whole = cache_bytes(config, ROWS * longest, itemsize=itemsize)
         most = ROWS if longest <= COLUMNS and whole <= LARGEST else JOINING
         largest = min(most, doubling(len(prompts), smallest=JOINING))
         self.rows = _Rows(
-            params_of([0]), config, largest=largest, context=longest, spare=steps, rounded=bucket
+            params_of([0]), config, largest=largest, context=longest, spare=room, rounded=bucket
         )
         self.open: dict[int, _Row] = {}  # by their places in the batch
         self.answers = [Written([], [], None)] * len(prompts)
@@ -274,7 +276,7 @@ class _Writing:
             opening=None if self.opening is None else self.opening._replace(opens=opens),
             sampling=self._sampling(height),
             fewest=np.int32(self._fewest()),
-            steps=self.steps,
+            steps=self.room,
         )
         paused = rows.write(loop, int(left.max()))
         check_written(paused.written, rows.params, rows.config, texts)
@@ -316,9 +318,9 @@ class _Writing:
     def _sampling(self, height: int) -> Sampling | None:
         if not self.draws.settings.draws:
             return None
-        rows = [Draw(GREEDY, np.zeros(self.steps, np.float32))] * height
+        rows = [Draw(GREEDY, np.zeros(self.room, np.float32))] * height
         for n, row in self.open.items():
-            rows[n] = self.draws.next(row.prompt, self.steps, written=len(row.tokens))
+            rows[n] = self.draws.next(row.prompt, self.room, written=len(row.tokens))
         return sampling_of(rows, height)
 
 
@@ -329,6 +331,7 @@ def many_continuations(
     stops: StopTokens,
     *,
     steps: int,
+    room: int | None = None,
     draws: Draws = TAKEN,
     opening: Opening | None = None,
     params_of: Callable[[Sequence[int]], Any] | None = None,
@@ -342,6 +345,8 @@ def many_continuations(
       prompts: N token sequences, none empty.
       stops: tokens that end a row.
       steps: the most tokens of a row.
+      room: of the compiled loop, `steps` or more (default: `steps`); other numbers of steps with
+        the same room compile nothing new.
       draws: how tokens are drawn, if they are.
       opening: how each of the N may begin (default: with any token).
       params_of: the parameters of a batch, from the prompt of each of its rows (default: `params`).
@@ -359,7 +364,8 @@ def many_continuations(
     if along is not None:
         config.check_length(max(len(a) + len(b) for a, b in zip(prompts, along, strict=True)))
     params_of = params_of or (lambda rows: params)
-    writing = _Writing(params_of, config, prompts, stops, steps, draws, opening, along)
+    room = steps if room is None else room
+    writing = _Writing(params_of, config, prompts, stops, steps, room, draws, opening, along)
     while writing.waiting or writing.open:
         writing.join()
         writing.write()
