@@ -15,6 +15,7 @@ from onceedit_jax.decoding.many_rows import Opening, Written, many_continuations
 from onceedit_jax.decoding.numbers import check_written
 from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.stopping import draft_stops, ends_word, glued_tokens
+from onceedit_jax.distributed.bucketing import doubling
 from onceedit_jax.distributed.mesh import mesh_of, to_host
 from onceedit_jax.models.adapters import NO_ADAPTER, adapted
 from onceedit_jax.models.config import ModelConfig
@@ -164,7 +165,8 @@ class Drafter:
         self, rows: list[list[int]], steps: int, opens: list[int], adapters: list[int]
     ) -> list[Written]:
         """What at most `ROWS` texts go on with, in one compiled call."""
-        batch = shared_batch(mesh_of(self.params), rows, largest=ROWS)
+        width = doubling(max(map(len, rows)), smallest=16)  # few shapes: each is compiled
+        batch = shared_batch(mesh_of(self.params), rows, largest=ROWS, width=width)
         fill = len(batch[0]) - len(rows)
         chosen = np.array(adapters + adapters[:1] * fill, np.int32)
         continuation = greedy_continuation(
