@@ -13,7 +13,6 @@ from onceedit_jax.evaluation.options import EnsembleOptions
 
 if TYPE_CHECKING:
     from onceedit_jax.ensemble import Answers, Ensemble
-    from onceedit_jax.ensemble.hops import Hop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ def generate(
     names, numbers = [each.name for each in ensemble.targets], ensemble.plugin.info.numbers
     print_answers(options.prompt, names, answers, numbers)
     if options.explain:
-        print_findings(ensemble, options.prompt, answers.hops)
+        print_findings(ensemble, options.prompt, answers)
 
 
 def print_answers(
@@ -97,24 +96,22 @@ def print_answers(
     out.print(table)
 
 
-def print_findings(
-    ensemble: "Ensemble", prompts: Sequence[str], hops: "Sequence[Sequence[Hop]]"
-) -> None:
+def print_findings(ensemble: "Ensemble", prompts: Sequence[str], answers: "Answers") -> None:
     """Print which edits' subjects each prompt names, and how likely each edit is asked for.
 
     Args:
       ensemble: the ensemble.
       prompts: the prompts.
-      hops: of each, the phrases that gave way to the answers of edits; what the last of them left
-        is explained.
+      answers: the answers; what the last hop of a prompt has left is explained.
     """
     from onceedit_jax.cli.console import out
     from onceedit_jax.editing.explanation import explain
 
-    info, threshold = ensemble.plugin.info, ensemble.threshold
+    info, threshold, hops = ensemble.plugin.info, ensemble.threshold, answers.hops
     asked = [each[-1].text if each else prompt for prompt, each in zip(prompts, hops, strict=True)]
     explained = explain(ensemble.plugin, asked)
-    for prompt, each, findings in zip(prompts, hops, explained, strict=True):
+    beyond = answers.beyond.tolist()
+    for prompt, each, findings, more in zip(prompts, hops, explained, beyond, strict=True):
         out.print(prompt, markup=False)
         for hop in each:
             out.print(
@@ -132,3 +129,5 @@ def print_findings(
                 f"threshold {threshold:.2f}: {opens}",
                 markup=False,
             )
+        if more:
+            out.print("  asks for more than the fact: a target reads it and answers by itself")

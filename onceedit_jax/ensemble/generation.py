@@ -21,12 +21,14 @@ from onceedit_jax.decoding.options import GREEDY, SamplingSettings
 from onceedit_jax.decoding.speculation import helped_answer
 from onceedit_jax.decoding.stopping import text_of, text_stops
 from onceedit_jax.distributed.mesh import using
+from onceedit_jax.ensemble.beyond import asks_beyond
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.helping import may_help
 from onceedit_jax.ensemble.hops import Hop, follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.ensemble.rule_checks import check_draws
 from onceedit_jax.errors import InputError
+from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.text.prompts import Prompt, check_prompts
 
@@ -44,13 +46,16 @@ class Answers:
       before: for each target, its N texts without the plug-in.
       after: for each target, its N texts with it.
       hops: of each prompt, the phrases of it that gave way to the answers of edits.
+      beyond: `[N]`, prompts that ask for more than the fact that they name an edit of. A target
+        whose rule reads drafts has no draft there: it reads the fact and answers by itself.
     """
 
     alphas: Alphas
     edits: Int[np.ndarray, "prompts"]
     before: list[list[str]]
     after: list[list[str]]
-    hops: list[list[Hop]] = dataclasses.field(default_factory=list)
+    hops: list[list[Hop]]
+    beyond: Bool[np.ndarray, "prompts"]
 
 
 def generate(
@@ -111,7 +116,7 @@ def generate(
                 ]
             )
     edits = np.where(active, asked.edits, NOTHING)
-    return Answers(asked.alphas, edits, before, after, asked.hops)
+    return Answers(asked.alphas, edits, before, after, asked.hops, asked.beyond)
 
 
 def answer(
@@ -188,6 +193,7 @@ class _Asked:
       alphas: of each.
       edits: the place of the edit that each asks for.
       active: those that are fused.
+      beyond: of these, those that ask for more than the fact.
       draws: how the answers are drawn, if they are.
     """
 
@@ -196,6 +202,7 @@ class _Asked:
     alphas: Alphas
     edits: Int[np.ndarray, "prompts"]
     active: Bool[np.ndarray, "prompts"]
+    beyond: Bool[np.ndarray, "prompts"]
     draws: Draws
 
     @classmethod
@@ -210,7 +217,17 @@ class _Asked:
         hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
         prompts = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
         alphas, edits = plugin.judged(prompts, alphas, targets)
-        return cls(prompts, hops, alphas, edits, plugin.active(alphas), draws)
+        active = plugin.active(alphas)
+        beyond = np.zeros(len(prompts), bool)
+        if any(leaves_out(target.rule) for target in targets):
+            beyond = asks_beyond(plugin, prompts, np.where(active, edits, NOTHING))
+        return cls(prompts, hops, alphas, edits, active, beyond, draws)
+
+    def speaks(self, rule: FusionRule) -> Bool[np.ndarray, "prompts"]:
+        """Prompts that the plug-in speaks for; for other active ones the target is told at most."""
+        if rule.reads == "nothing":
+            return np.zeros(len(self.prompts), bool)
+        return self.active & ~self.beyond if leaves_out(rule) else self.active
 
     @property
     def changed(self) -> Bool[np.ndarray, "prompts"]:
@@ -285,9 +302,9 @@ def _expect_drafts(
 ) -> None:
     """Have the target read the drafts that it will check along with the prompts."""
     rule = target.rule
-    if rule.reads != "draft" or rule.tells:  # what it is told comes before the prompt
+    if rule.reads != "draft" or tells_always(rule):  # what it is told comes before the prompt
         return
-    checked = asked.active & ~plugin.trusted(rule, asked.alphas)
+    checked = asked.speaks(rule) & ~plugin.trusted(rule, asked.alphas)
     prompts, _ = asked.at(checked)
     reader = target.reader(plugin, prompts, asked.edits[checked])
     proposed = reader.ahead([[] for _ in prompts], range(len(prompts)))
@@ -308,18 +325,21 @@ def _fused_tokens(
     plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
 ) -> list[list[int]]:
     """Fused answers of a target to the active prompts among all, in its tokens."""
-    if target.rule.reads == "nothing":
-        prompts, draws = asked.at(asked.active)
-        told = plugin.told(target.rule, prompts, asked.edits[asked.active])
-        return _own_tokens(target, told, draws, max_new_tokens)
     answers: dict[int, list[int]] = {}
-    trusted = np.flatnonzero(asked.active & plugin.trusted(target.rule, asked.alphas)).tolist()
+    speaks = asked.speaks(target.rule)
+    silent = asked.active & ~speaks
+    if silent.any():
+        prompts, draws = asked.at(silent)
+        told = plugin.told(target.rule, prompts, asked.edits[silent], asked.beyond[silent])
+        own = _own_tokens(target, told, draws, max_new_tokens)
+        answers.update(zip(np.flatnonzero(silent).tolist(), own, strict=True))
+    trusted = np.flatnonzero(speaks & plugin.trusted(target.rule, asked.alphas)).tolist()
     if trusted:
         group = [asked.prompts[i] for i in trusted]
         reader = target.reader(plugin, group, asked.edits[trusted])
         drafts = trusted_answers(target.format, len(group), reader, max_new_tokens=max_new_tokens)
         answers.update(zip(trusted, drafts, strict=True))
-    chosen = [i for i in np.flatnonzero(asked.active).tolist() if i not in answers]
+    chosen = [i for i in np.flatnonzero(speaks).tolist() if i not in answers]
     if target.rule.reads == "draft":
         write, most = _checked, len(chosen)
     else:  # those of similar length are read together
@@ -370,7 +390,7 @@ def _checked(
 
     prompts, edits = [asked.prompts[i] for i in places], asked.edits[places]
     reader = target.reader(plugin, prompts, edits)
-    told = plugin.told(target.rule, prompts, edits)
+    told = plugin.told(target.rule, prompts, edits, asked.beyond[places])
     return checked_answers(
         target.writer,
         told,

@@ -77,6 +77,19 @@ def follow(plugin: PreparedPlugin, prompts: Sequence[Prompt]) -> list[list[Hop]]
     )
 
 
+def next_hops(plugin: PreparedPlugin, texts: dict[int, str]) -> dict[int, Hop]:
+    """The next hop of each text that has one, whether or not `plugin.hops` allows it.
+
+    Args:
+      plugin: a prepared plug-in whose gate knows relations.
+      texts: by any numbers.
+    """
+    relations = plugin.plugin.reader.relations
+    assert relations is not None
+    answers = [entry.target for entry in plugin.plugin.info.edits]
+    return _one_hop(texts, relations.mentions, plugin.verdicts, answers, plugin.gate.threshold)
+
+
 def rewritten(prompt: Prompt, hops: Sequence[Hop]) -> Prompt:
     """A prompt after its hops."""
     return with_words(prompt, hops[-1].text) if hops else prompt
@@ -130,7 +143,7 @@ def _one_hop(
         for mention in mentions(text)
         for phrase in inner_phrases(text, mention)
     ]
-    if not candidates:
+    if not any(candidate.phrase.within for candidate in candidates):
         return {}
     alphas, edits = ask([candidate.phrase.question for candidate in candidates])
     hops = [

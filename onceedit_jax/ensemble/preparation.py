@@ -30,7 +30,7 @@ from onceedit_jax.ensemble.side import ModelSide, OnBlock
 from onceedit_jax.ensemble.target import Target
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.draft_rule import draft
-from onceedit_jax.fusion.types import FusionRule
+from onceedit_jax.fusion.types import FusionRule, tells_always
 from onceedit_jax.gates.fitting import Verdicts
 from onceedit_jax.gates.types import NOTHING, FittedGate, Gate
 from onceedit_jax.gates.weight_token import apply_threshold
@@ -113,7 +113,7 @@ class PreparedPlugin:
         With given alphas the gate is asked only if a target's rule tells it the edit, or if edits
         are in different adapters.
         """
-        needed = self.plugin.routes or any(target.rule.tells for target in targets)
+        needed = self.plugin.routes or any(tells_always(target.rule) for target in targets)
         if alphas is not None and not needed:
             return Verdicts(alphas, np.full(len(prompts), NOTHING, np.int32))
         verdicts = self.verdicts(prompts)
@@ -139,7 +139,11 @@ class PreparedPlugin:
         ]
 
     def told(
-        self, rule: FusionRule, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]
+        self,
+        rule: FusionRule,
+        prompts: Sequence[Prompt],
+        edits: Int[np.ndarray, "prompts"],
+        beyond: Bool[np.ndarray, "prompts"],
     ) -> list[Prompt]:
         """The prompts as a target reads them: after the edit that each asks for, if the rule tells.
 
@@ -147,13 +151,15 @@ class PreparedPlugin:
           rule: the target's rule.
           prompts: N texts or conversations.
           edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
+          beyond: `[N]`, from `asks_beyond`.
         """
         tells, entries = rule.tells, self.plugin.info.edits
         if tells is None:
             return list(prompts)
+        where = (edits >= 0) & (beyond | tells_always(rule))
         return [
-            prompt if edit < 0 else told(prompt, tells(entries[edit].prompt, entries[edit].target))
-            for prompt, edit in zip(prompts, edits.tolist(), strict=True)
+            told(prompt, tells(entries[edit].prompt, entries[edit].target)) if is_told else prompt
+            for prompt, edit, is_told in zip(prompts, edits.tolist(), where, strict=True)
         ]
 
     def active(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:

@@ -13,9 +13,11 @@ from onceedit_jax.decoding.draft_reading import proposed_along
 from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
+from onceedit_jax.ensemble.beyond import asks_beyond
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
+from onceedit_jax.fusion.types import leaves_out
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.prompts import Prompt, check_prompts
@@ -84,15 +86,22 @@ def score(
         asked = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
         alphas, edits = plugin.judged(asked, alphas, targets)
         active = plugin.active(alphas)
-        named, weights = np.where(active, edits, NOTHING), np.where(active, alphas, 0)
+        named = np.where(active, edits, NOTHING)
+        beyond = np.zeros(len(pairs), bool)
+        if any(leaves_out(target.rule) for target in targets):
+            beyond = asks_beyond(plugin, asked, named)
         moved = active | np.array([bool(each) for each in hops], bool)
         texts = [[Text.of(pair, target) for pair in pairs] for target in targets]
         views = views_of(plugin, targets, asked, texts, moved, edits)
         scored = []
         for target, own, view in zip(targets, texts, views, strict=True):
-            told = (
-                plugin.told(target.rule, asked, named) if target.rule.tells or any(hops) else None
-            )
+            speaks = active & ~beyond if leaves_out(target.rule) else active
+            weights = np.where(speaks, alphas, 0)
+            read = plugin.told(target.rule, asked, named, beyond)
+            told = [
+                None if after == prompt else after
+                for prompt, after in zip(prompts, read, strict=True)
+            ]
             scored.append(_scored(plugin, target, own, told, view, weights, moved))
     return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
 
@@ -162,14 +171,14 @@ def _scored(
     plugin: PreparedPlugin,
     target: PreparedTarget,
     texts: Sequence[Text],
-    told: Sequence[Prompt] | None,
+    told: Sequence[Prompt | None],
     view: View,
     alphas: Float[np.ndarray, "texts"],
     active: Bool[np.ndarray, "texts"],
 ) -> tuple[list[TokenScores], Float[np.ndarray, "decisions steps_and_start"] | None]:
     """A target on its texts, and its search's loss at each decision and step.
 
-    `told` is what it reads in place of its prompts where it is fused; None for the same prompts.
+    `told` is what it reads in place of each prompt where it is fused; None for the same.
     """
     counts = [len(text.answer) for text in texts]
     model = target.target.model
@@ -178,19 +187,20 @@ def _scored(
     fused = np.repeat(active, counts)
     # A trusted draft is taken as it is: its weight is 1.
     weights = np.repeat(np.where(plugin.trusted(target.rule, alphas), 1, alphas), counts)
-    after_telling = states[fused]
-    if told is not None:
-        after_told = [
-            text.told(target, prompt)
-            for text, prompt, speaks in zip(texts, told, active, strict=True)
-            if speaks
-        ]
-        after_telling = states_before_answers(model.params, model.config, after_told)
-    decided = decide_all(plugin, target, view, after_telling, weights[fused])
-    # A target that has read the same has decided already, and its own token is known.
-    untold = ~fused if told is None else np.ones(len(states), bool)
+    after_told = [
+        text.told(target, prompt)
+        for text, prompt, moved in zip(texts, told, active, strict=True)
+        if moved and prompt is not None
+    ]
+    reads_more = np.array([prompt is not None for prompt in told], bool) & active
+    anew = np.repeat(reads_more, counts)
+    telling = states.copy()
+    telling[anew] = states_before_answers(model.params, model.config, after_told)
+    decided = decide_all(plugin, target, view, telling[fused], weights[fused])
     before = np.zeros(len(states), np.int32)
     before[fused] = decided.own
+    # A target that has read the same has decided already, and its own token is known.
+    untold = ~fused | anew
     before[untold] = tokens_after(
         model.params, model.config, states[untold], chunk=target.rule.batch_size
     )

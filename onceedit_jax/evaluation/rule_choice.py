@@ -12,8 +12,8 @@ from onceedit_jax.data.loaders import load_records
 from onceedit_jax.data.records import demo_path
 from onceedit_jax.ensemble.ensemble import Ensemble
 from onceedit_jax.evaluation.probes import says
-from onceedit_jax.fusion.context_rule import context, new_fact
-from onceedit_jax.fusion.draft_rule import draft
+from onceedit_jax.fusion.context_rule import context
+from onceedit_jax.fusion.draft_rule import draft, new_fact
 from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.text.prompts import told
 

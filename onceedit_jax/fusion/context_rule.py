@@ -4,7 +4,7 @@ from functools import cache
 
 from jaxtyping import Array, Float
 
-from onceedit_jax.fusion.draft_rule import draft_by
+from onceedit_jax.fusion.draft_rule import draft_by, new_fact
 from onceedit_jax.fusion.mixing import probabilities
 from onceedit_jax.fusion.settings import ContextSettings, DraftSettings
 from onceedit_jax.fusion.types import FusedStep, FusionInputs, FusionRule, PairSide
@@ -19,7 +19,8 @@ def context(*, draft: bool = False) -> FusionRule:
     follows instructions can reason with the fact; a small one often ignores it.
 
     Args:
-      draft: the plug-in drafts as well, and the target that has read the fact checks the draft.
+      draft: the plug-in drafts as well, and the target that has read the fact checks the draft;
+        not for a question that asks for more than the fact.
 
     Returns:
       The rule; equal settings give the same value. It needs a gate that names the edit, such as
@@ -51,16 +52,6 @@ def context_by(settings: ContextSettings) -> FusionRule:
         settings=settings,
         distribution=_distribution,
     )
-
-
-def new_fact(question: str, answer: str) -> str:
-    """The text that tells a target an edit.
-
-    Args:
-      question: the edit's prompt.
-      answer: its new answer.
-    """
-    return f"New fact: {question} {answer.rstrip('.')}."
 
 
 def _prepare(plugin: PairSide, target: PairSide) -> tuple[()]:

@@ -16,7 +16,8 @@ def draft(*, confidence: Confidence = "probability", trust: bool = False) -> Fus
     """The rule by drafts, the default: `argmax alpha * pi * [v = d] + (1 - alpha) * p_l(v)`.
 
     Token by token, one vocabulary's `Wash` meets the other's `Washington` and both lose. Text has
-    no such borders. Nothing is prepared for a pair.
+    no such borders. Nothing is prepared for a pair. For a question that asks for more than the fact
+    the target reads the fact and answers by itself, if the gate names the edit.
 
     Args:
       confidence: see `DraftSettings`.
@@ -38,9 +39,21 @@ def draft_by(settings: DraftSettings) -> FusionRule:
         step=partial(_step, settings),
         reads="draft",
         unchecked=settings.trust,
+        tells=new_fact,
+        tells_when="beyond",
         settings=settings,
         distribution=partial(_distribution, settings),
     )
+
+
+def new_fact(question: str, answer: str) -> str:
+    """The text that tells a target an edit.
+
+    Args:
+      question: the edit's prompt.
+      answer: its new answer.
+    """
+    return f"New fact: {question} {answer.rstrip('.')}."
 
 
 def _prepare(plugin: PairSide, target: PairSide) -> tuple[()]:

@@ -108,8 +108,11 @@ class FusionRule:
       batch_size: texts that one call of `step` decides at most.
       unchecked: take a whole draft as the answer, without asking the target, where alpha is at
         least the gate's trust threshold. Needs `reads="draft"`.
-      tells: from the prompt and the new answer of an edit to a text. The target reads it before
-        every prompt that the gate takes for this edit; the plug-in reads the prompt alone.
+      tells: from the prompt and the new answer of an edit to a text. The target reads it before a
+        prompt that the gate takes for this edit; the plug-in reads the prompt alone.
+      tells_when: before every such prompt ("always"), or only where it asks for more than the fact
+        ("beyond"): for yes or no, or for something of the answer. A rule that tells and reads
+        drafts has no draft there: the target answers in its own words.
       settings: the rule's own settings record, for reports.
       distribution: from the state and the inputs of one step to P over the target's vocabulary,
         `[B, Vl]`, up to a factor for each row; `step` takes its largest entry. None for a rule that
@@ -123,8 +126,19 @@ class FusionRule:
     batch_size: int = 64
     unchecked: bool = False
     tells: Callable[[str, str], str] | None = None
+    tells_when: Literal["always", "beyond"] = "always"
     settings: Any = None
     distribution: Callable[[Any, FusionInputs], Float[Array, "batch target_vocab"]] | None = None
+
+
+def tells_always(rule: FusionRule) -> bool:
+    """Whether a target reads the edit before every prompt that asks for it."""
+    return rule.tells is not None and rule.tells_when == "always"
+
+
+def leaves_out(rule: FusionRule) -> bool:
+    """Whether the plug-in has no draft for prompts that ask for more than the fact."""
+    return rule.reads == "draft" and rule.tells is not None
 
 
 def plugin_logits_of(inputs: FusionInputs, rule: str) -> Float[Array, "batch plugin_vocab"]:

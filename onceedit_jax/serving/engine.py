@@ -17,11 +17,12 @@ from onceedit_jax.decoding.options import GREEDY
 from onceedit_jax.decoding.prefix_batching import head_of, padded
 from onceedit_jax.decoding.sampling import draw_after, log_probabilities
 from onceedit_jax.distributed.mesh import to_host, using
+from onceedit_jax.ensemble.beyond import asks_beyond
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedTarget
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.types import FusionRule
+from onceedit_jax.fusion.types import FusionRule, leaves_out
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.serving.asking import Ended, Event, Ranked, Ticket
 from onceedit_jax.serving.edits import Edits
@@ -159,11 +160,14 @@ class Engine:
         alphas, chosen = plugin.judged(prompts, None, [target])
         active = plugin.active(alphas)
         means = np.where(active, chosen, NOTHING)
-        told = plugin.told(target.rule, prompts, means)
+        beyond = np.zeros(len(rows), bool)
+        if leaves_out(target.rule):
+            beyond = asks_beyond(plugin, prompts, means)
+        told = plugin.told(target.rule, prompts, means, beyond)
         wanted = [i for i, row in enumerate(rows) if row.ticket.ask.reasons]
         reasons = explained(
             edits, target.rule, [prompts[i] for i in wanted], [hops[i] for i in wanted],
-            active[wanted],
+            active[wanted], beyond[wanted],
         )  # fmt: skip
         for i, each in zip(wanted, reasons, strict=True):
             rows[i].reasons = each
@@ -176,7 +180,7 @@ class Engine:
             except InputError as error:
                 refused.append((row.ticket, failure(error)))
                 continue
-            if active[i] and target.rule.reads == "draft":
+            if active[i] and not beyond[i] and target.rule.reads == "draft":
                 speaking.append(i)
         if speaking:
             plugin.recall.forget()

@@ -43,6 +43,10 @@ class Reasons(AnswerRecord):
     gate: str = Field(description="What chose alpha.")
     threshold: float = Field(description="Alphas below it count as 0.")
     hops: list[ReplacedPhrase]
+    beyond: bool = Field(
+        description="Whether the prompt asks for more than the edit's fact, so that the target has "
+        "read the fact and answers by itself."
+    )
     named: list[NamedEdit] | None = Field(
         description="The edits whose subject the prompt names after its hops, the likeliest first; "
         "null for a gate that does not look for subjects."
@@ -55,6 +59,7 @@ def explained(
     prompts: Sequence[Prompt],
     hops: Sequence[Sequence[Hop]],
     active: Bool[np.ndarray, "prompts"],
+    beyond: Bool[np.ndarray, "prompts"],
 ) -> list[Reasons]:
     """The reasons of N prompts.
 
@@ -63,7 +68,8 @@ def explained(
       rule: the target's.
       prompts: N prompts, after their hops.
       hops: of each.
-      active: `[N]`, whether the plug-in speaks.
+      active: `[N]`, whether an edit is asked for.
+      beyond: `[N]`, whether for more than its fact.
     """
     return [
         Reasons(
@@ -71,9 +77,12 @@ def explained(
             gate=edits.plugin.gate.name,
             threshold=edits.plugin.threshold,
             hops=[_replaced(edits, hop) for hop in each],
+            beyond=more,
             named=named,
         )
-        for each, speaks, named in zip(hops, active.tolist(), _named(edits, prompts), strict=True)
+        for each, speaks, more, named in zip(
+            hops, active.tolist(), beyond.tolist(), _named(edits, prompts), strict=True
+        )
     ]
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from onceedit_jax.text.questions import answered_by_yes_or_no
 from onceedit_jax.text.subjects import Mention, Word, folded_words, sentence_start
 
 LONGEST = 8  # words that a phrase has before and after its subject at most
@@ -31,8 +32,7 @@ _ASKING = """
     time title type up us want wonder write year you your
 """
 _RELATIVE, _BEFORE_NAMES = frozenset(_PRONOUNS.split()), frozenset(_PREPOSITIONS.split())
-_YES_OR_NO = frozenset(_AUXILIARIES.split())
-_FUNCTION_WORDS = _RELATIVE | _BEFORE_NAMES | _YES_OR_NO | frozenset(_SMALL_WORDS.split())
+_FUNCTION_WORDS = _RELATIVE | _BEFORE_NAMES | frozenset(f"{_AUXILIARIES} {_SMALL_WORDS}".split())
 _SAYS_NOTHING = _FUNCTION_WORDS | frozenset(_ASKING.split())
 _QUOTES = ("\"'“\u2018«„", "\"'”\u2019»“")
 _POSSESSIVE = re.compile(r"['\u2019]s?\s+")
@@ -74,7 +74,7 @@ def inner_phrases(text: str, mention: Mention) -> list[InnerPhrase]:
     """
     words = folded_words(text)
     begin = sentence_start(text, mention.start)
-    if next(word.folded for word in words if word.start >= begin) in _YES_OR_NO:
+    if answered_by_yes_or_no(text, mention):
         return []
     inside = [i for i, word in enumerate(words) if mention.start <= word.start < mention.stop]
     before = [word for word in words[: inside[0]] if word.start >= begin]

@@ -74,7 +74,9 @@ def test_absent_scores_and_bracketed_names_are_shown_as_they_are():
 
 def test_what_a_model_writes_is_printed_as_it_is(capsys):
     written = [["[/INST] [bold]yes"]]
-    answers = Answers(np.ones(1, np.float32), np.array([3], np.int32), written, written)
+    answers = Answers(
+        np.ones(1, np.float32), np.array([3], np.int32), written, written, [], np.zeros(1, bool)
+    )
     print_answers(["Who is [/b]?"], ["a-target"], answers, [1, 2, 3, 41])
     printed_text = capsys.readouterr().out
     assert "│ 41 " in printed_text.replace("|", "│")
@@ -139,6 +141,8 @@ def test_control_sequences_are_shown_wherever_they_stand():
 
 def test_answers_are_printed_with_escapes(capsys):
     written = [[f"an answer {ESCAPE}"]]
-    answers = Answers(np.ones(1, np.float32), np.array([0], np.int32), written, written)
+    answers = Answers(
+        np.ones(1, np.float32), np.array([0], np.int32), written, written, [], np.zeros(1, bool)
+    )
     print_answers([f"Who {ESCAPE}?"], [f"model {ESCAPE}"], answers, [1])
     assert "\x1b" not in capsys.readouterr().out

@@ -10,7 +10,7 @@ from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import Pair
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.context_rule import new_fact
+from onceedit_jax.fusion.draft_rule import new_fact
 from onceedit_jax.text.prompts import told
 
 PROMPTS = [RECORDS[0].prompt, UNRELATED[0].prompt, RECORDS[2].prompt]

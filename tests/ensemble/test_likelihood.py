@@ -10,7 +10,7 @@ from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.ensemble.likelihood import fused_likelihoods, own_likelihoods
 from onceedit_jax.ensemble.scoring import Text
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.context_rule import new_fact
+from onceedit_jax.fusion.draft_rule import new_fact
 from onceedit_jax.models.decoder import forward
 
 PROMPTS = [RECORDS[0].prompt, UNRELATED[0].prompt, "", RECORDS[2].prompt]

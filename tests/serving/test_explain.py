@@ -72,6 +72,21 @@ def test_the_rule_is_the_targets(serving, artifact):
         assert explained(web, FIRST[0].prompt)["reasons"]["rule"] == "context"
 
 
+def test_what_asks_for_more_than_the_fact_is_answered_by_the_target_that_reads_it(
+    web, serving, artifact, monkeypatch
+):
+    with (
+        serving(artifact, rule=fusion.context()) as server,
+        httpx2.Client(base_url=server.url, timeout=60) as other,
+    ):
+        told = explained(other, FIRST[0].prompt)
+    assert told["reasons"]["beyond"] is False
+    monkeypatch.setattr(engine, "asks_beyond", lambda plugin, prompts, edits: edits >= 0)
+    found = explained(web, FIRST[0].prompt)
+    assert found["reasons"]["beyond"] is True and found["onceedit"]["edit"] == 1
+    assert found["after"] == told["after"] != explained(web, OTHER)["after"]
+
+
 def test_requests_are_bounded_as_others_are(web, serving, artifact):
     def refused(**body):
         return web.post("/v1/explain", json={"model": "target", "messages": turn("Who?")} | body)

@@ -98,7 +98,7 @@ function side(title, { content, finish_reason: reason }, changed) {
 
 const pair = (name, value) => [element("dt", {}, name), element("dd", {}, value)];
 
-function why({ gate, hops, named, threshold }) {
+function why({ gate, hops, named, beyond, threshold }) {
   const lines = [["gate: ", gate]];
   for (const hop of hops)
     lines.push([`“${hop.phrase}” asks for edit `, link(hop.edit), `; asked instead: ${hop.text}`]);
@@ -108,6 +108,7 @@ function why({ gate, hops, named, threshold }) {
     const likeness = each.likeness.toFixed(2);
     lines.push([`names “${each.name}” of edit `, link(each.edit), `: ${opens} (${likeness})`]);
   }
+  if (beyond) lines.push(["more than the fact is asked: the target read it and answered by itself"]);
   return element("ul", { class: "meta" }, ...lines.map((line) => element("li", {}, ...line)));
 }
 
