@@ -13,7 +13,7 @@ from onceedit_jax.decoding.fused import Prompts, Spelling, fused_continuation
 from onceedit_jax.decoding.greedy import Continuation, StopTokens, greedy_continuation
 from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.many_rows import many_continuations
-from onceedit_jax.decoding.numbers import check_written
+from onceedit_jax.decoding.numbers import check_states, check_written
 from onceedit_jax.decoding.prefix_batching import shared_batch
 from onceedit_jax.decoding.sampled import sampled_continuation
 from onceedit_jax.decoding.stopping import Answer, places_of
@@ -92,12 +92,14 @@ def own_tokens(
     """`own_answers` to any number of prompts; `known` gets the states of what is read along."""
     if share_a_batch(model.params, len(prompts)):
         rows = [model.format.encode(prompt) for prompt in prompts]
-        along = None if known is None else known.expected(rows)
+        # Of what is read along no more than is written, so that both fit into the context.
+        along = None if known is None else known.expected(rows, most=max_new_tokens - 1)
         how: dict[str, Any] = {"steps": max_new_tokens, "draws": draws, "along": along}
         written = many_continuations(*model.model, rows, stops, **how)
         if known is not None and along is not None:
             for row, more, each in zip(rows, along, written, strict=True):
                 assert each.along is not None
+                check_states(each.along, *model.model, row)
                 known.keep(row, more, each.along)
         return [each.tokens for each in written]
     answers: list[list[int]] = []

@@ -22,8 +22,8 @@ from onceedit_jax.distributed.bucketing import (
     round_up,
     row_positions,
 )
-from onceedit_jax.distributed.mesh import batch_multiple, mesh_of, using
-from onceedit_jax.models.cache import Cache, init_cache, rollback
+from onceedit_jax.distributed.mesh import batch_multiple, constrain, mesh_of, using
+from onceedit_jax.models.cache import CACHE_AXES, Cache, init_cache, rollback
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import AnyArray
 
@@ -204,10 +204,14 @@ class JoiningRows:
         Returns:
           The new place of each row, by its old one.
         """
+        assert self.cache is not None
         places = sorted(self.lengths)
         moved = {old: new for new, old in enumerate(places)}
-        self._repack(height, max(self.lengths.values()), self.lengths, places)
+        with using(self.mesh):
+            self.cache = _with_rows(self.cache, np.array(places + places[:1] * height)[:height])
         self.lengths = {moved[place]: length for place, length in self.lengths.items()}
+        self.height = height
+        self._repack(height, max(self.lengths.values()), self.lengths)
         return moved
 
     def height_for(self, rows: int) -> int:
@@ -229,26 +233,17 @@ class JoiningRows:
         usual = doubling(needed * 3 // 2, smallest=SHORTEST)
         return max(needed, min(usual, self.context + self.spare))
 
-    def _repack(
-        self,
-        height: int,
-        columns: int,
-        lengths: Mapping[int, int],
-        places: Sequence[int] | None = None,
-    ) -> None:
-        """Move every row's tokens to the first columns, in a cache of another shape if needed.
-
-        `places` are those of the rows that the first places get (default: each row stays).
-        """
+    def _repack(self, height: int, columns: int, lengths: Mapping[int, int]) -> None:
+        """Move every row's tokens to the first columns, in a cache of another shape if needed."""
         assert self.cache is not None
         self.capacity = self._columns(columns)
-        rows, keep = np.zeros(height, np.int32), np.zeros(height, np.int32)
-        for new, old in enumerate(range(self.height) if places is None else places):
-            rows[new], keep[new] = old, lengths.get(old, 0)
+        keep = np.zeros(self.height, np.int32)
+        for place, length in lengths.items():
+            keep[place] = length
         self.used, self.height = int(keep.max()), height
         with using(self.mesh):
             self.cache = _repacked(
-                self.cache, rows, keep, np.int32(self.used), capacity=self.capacity
+                self.cache, keep, np.int32(self.used), height=height, capacity=self.capacity
             )
 
     def _run(
@@ -296,25 +291,35 @@ def _inserted(
     }
 
 
-@partial(jax.jit, static_argnames="capacity")
+@jax.jit
+def _with_rows(cache: Cache, rows: Int[AnyArray, "rows"]) -> Cache:
+    """A cache of some rows of another one."""
+    chosen = {name: cache[name][:, rows] for name in ("keys", "values")}
+    chosen["positions"] = cache["positions"][rows]
+    laid = {name: constrain(array, *CACHE_AXES[name]) for name, array in chosen.items()}
+    return {**laid, "length": cache["length"]}
+
+
+@partial(jax.jit, static_argnames=("height", "capacity"))
 def _repacked(
     cache: Cache,
-    rows: Int[AnyArray, "rows"],
     keep: Int[AnyArray, "rows"],
     used: Int[AnyArray, ""],
     *,
+    height: int,
     capacity: int,
 ) -> Cache:
-    """A cache of another shape, with the first `keep` tokens of some rows at its beginning."""
-    old = cache["positions"][rows]
+    """A cache of another shape, with the first `keep` tokens of each row at its beginning."""
+    old = cache["positions"]
     valid = (old >= 0) & (old < keep[:, None])
     order = jnp.argsort(jnp.where(valid, old, np.iinfo(np.int32).max), axis=1)
     positions = jnp.take_along_axis(jnp.where(valid, old, -1), order, axis=1)
-    more = [(0, 0), (0, max(0, capacity - old.shape[1]))]
+    more = [(0, height - old.shape[0]), (0, max(0, capacity - old.shape[1]))]
     positions, order = positions[:, :capacity], order[:, :capacity]
 
     def moved(array: jax.Array) -> jax.Array:
-        return jnp.pad(array[:, rows[:, None], order], [(0, 0), *more, (0, 0), (0, 0)])
+        sorted_columns = jnp.take_along_axis(array, order[None, :, :, None, None], axis=2)
+        return jnp.pad(sorted_columns, [(0, 0), *more, (0, 0), (0, 0)])
 
     return {
         "keys": moved(cache["keys"]),

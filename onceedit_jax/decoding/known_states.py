@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 State = Float[np.ndarray, "hidden"]
 
-MOST_BYTES = 1 << 30  # nothing more is remembered beyond
+MOST_TOKENS = 15  # of a continuation that are read along
+MOST_STATES = 1 << 16  # of 4,096 numbers these are 1 GiB
 
 
 class KnownStates:
@@ -22,27 +23,38 @@ class KnownStates:
         """Expect nothing and know nothing yet."""
         self._expected: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._after: dict[tuple[int, ...], State] = {}
-        self._bytes = 0
+        self._count = 0
 
     def forget(self) -> None:
         """Forget everything."""
         self._expected.clear()
         self._after.clear()
-        self._bytes = 0
+        self._count = 0
 
     def expect(self, prompt: Sequence[int], continuation: Sequence[int]) -> None:
-        """Have a continuation read along with a prompt; one that is expected already stays.
+        """Have the beginning of a continuation read along with a prompt.
+
+        One that is expected already stays, and beyond `MOST_STATES` nothing more is expected.
 
         Args:
           prompt: its tokens.
           continuation: the tokens after it.
         """
-        if self._bytes < MOST_BYTES:
-            self._expected.setdefault(tuple(prompt), tuple(continuation))
+        key, more = tuple(prompt), tuple(continuation[:MOST_TOKENS])
+        if key not in self._expected and self._count + len(more) < MOST_STATES:
+            self._expected[key] = more
+            self._count += len(more) + 1
 
-    def expected(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, ...]] | None:
-        """What is read along with each of N prompts; None where nothing is with any of them."""
-        found = [self._expected.get(tuple(prompt), ()) for prompt in prompts]
+    def expected(
+        self, prompts: Sequence[Sequence[int]], *, most: int = MOST_TOKENS
+    ) -> list[tuple[int, ...]] | None:
+        """What is read along with each of N prompts; None where nothing is with any of them.
+
+        Args:
+          prompts: their tokens.
+          most: tokens that are read along at most.
+        """
+        found = [self._expected.get(tuple(prompt), ())[:most] for prompt in prompts]
         return found if any(found) else None
 
     def keep(
@@ -59,8 +71,8 @@ class KnownStates:
           states: `[T + 1, D]`, after the prompt and after each of these tokens.
         """
         text = (*prompt, *continuation)
-        self._after |= {text[: len(prompt) + i]: state for i, state in enumerate(states)}
-        self._bytes += states.nbytes
+        own = states.copy()  # not a view of a whole batch
+        self._after |= {text[: len(prompt) + i]: state for i, state in enumerate(own)}
 
     def after(self, tokens: Sequence[int], count: int) -> Float[np.ndarray, "count hidden"] | None:
         """The states `[count, D]` after the last tokens of a text; None if one is not known.

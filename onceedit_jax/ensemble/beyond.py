@@ -1,4 +1,4 @@
-"""Which prompts ask for more than the fact that they name an edit of.
+"""Which prompts ask for more than the fact that they name an edit of, and what targets are told.
 
 After an edit of Australia's capital, *Is Canberra the capital of Australia?* and *How many people
 live in the capital of Australia?* need the fact, but its answer is not theirs.
@@ -11,8 +11,11 @@ from jaxtyping import Bool, Int
 
 from onceedit_jax.ensemble.hops import next_hops
 from onceedit_jax.ensemble.preparation import PreparedPlugin
-from onceedit_jax.text.prompts import Prompt, plain_text
+from onceedit_jax.fusion.types import FusionRule, tells_always
+from onceedit_jax.text.inner_phrases import inner_phrases
+from onceedit_jax.text.prompts import Prompt, plain_text, told
 from onceedit_jax.text.questions import answered_by_yes_or_no
+from onceedit_jax.text.subjects import Mention, Subjects
 
 
 def asks_beyond(
@@ -20,8 +23,8 @@ def asks_beyond(
 ) -> Bool[np.ndarray, "prompts"]:
     """Prompts that are answered by yes or no, or that ask something of what an edit answers.
 
-    An edit that is itself a question for yes or no is asked by such prompts. Of a conversation the
-    user's last words are looked at. Without a gate that knows relations no prompt is found.
+    An edit that is worded in one of these ways itself is asked by such prompts. Of a conversation
+    the user's last words are looked at. Without a gate that knows relations no prompt is found.
 
     Args:
       plugin: the prepared plug-in.
@@ -32,14 +35,48 @@ def asks_beyond(
     relations = plugin.plugin.reader.relations
     if relations is None or plugin.gate.gate.means is None:
         return beyond
-
-    def is_yes_or_no(text: str) -> bool:
-        return any(answered_by_yes_or_no(text, each) for each in relations.mentions(text))
-
-    entries = plugin.plugin.info.edits
-    texts = {i: plain_text(prompts[i]) for i in np.flatnonzero(edits >= 0).tolist()}
-    for i, text in texts.items():
-        beyond[i] = is_yes_or_no(text) and not is_yes_or_no(entries[edits[i]].prompt)
-    left = {i: text for i, text in texts.items() if not beyond[i]}
-    beyond[list(next_hops(plugin, left))] = True
+    hops: dict[int, str] = {}
+    for i in np.flatnonzero(edits >= 0).tolist():
+        text, own = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].prompt
+        named = relations.subjects.find(own)
+        mention = _last(relations.subjects, text, {each.subject for each in named})
+        if mention is None:
+            continue
+        if answered_by_yes_or_no(text, mention):
+            beyond[i] = not any(answered_by_yes_or_no(own, each) for each in named)
+        elif not any(phrase.within for each in named for phrase in inner_phrases(own, each)):
+            hops[i] = text
+    beyond[list(next_hops(plugin, hops))] = True
     return beyond
+
+
+def as_told(
+    plugin: PreparedPlugin,
+    rule: FusionRule,
+    prompts: Sequence[Prompt],
+    edits: Int[np.ndarray, "prompts"],
+    beyond: Bool[np.ndarray, "prompts"],
+) -> list[Prompt]:
+    """The prompts as a target reads them: after the edit that each asks for, where the rule tells.
+
+    Args:
+      plugin: the prepared plug-in.
+      rule: the target's rule.
+      prompts: N texts or conversations.
+      edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
+      beyond: `[N]`, from `asks_beyond`.
+    """
+    tells, entries = rule.tells, plugin.plugin.info.edits
+    if tells is None:
+        return list(prompts)
+    where = (edits >= 0) & (beyond | tells_always(rule))
+    return [
+        told(prompt, tells(entries[edit].prompt, entries[edit].target)) if is_told else prompt
+        for prompt, edit, is_told in zip(prompts, edits.tolist(), where, strict=True)
+    ]
+
+
+def _last(subjects: Subjects, text: str, wanted: set[int]) -> Mention | None:
+    """Where a text names one of some subjects for the last time."""
+    found = [mention for mention in subjects.find(text) if mention.subject in wanted]
+    return found[-1] if found else None

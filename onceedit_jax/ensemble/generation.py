@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from onceedit_jax.decoding.answers import (
     PROMPTS,
@@ -21,18 +21,17 @@ from onceedit_jax.decoding.options import GREEDY, SamplingSettings
 from onceedit_jax.decoding.speculation import helped_answer
 from onceedit_jax.decoding.stopping import text_of, text_stops
 from onceedit_jax.distributed.mesh import using
-from onceedit_jax.ensemble.beyond import asks_beyond
+from onceedit_jax.ensemble.asked import Alphas, Asked
+from onceedit_jax.ensemble.beyond import as_told
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.helping import may_help
-from onceedit_jax.ensemble.hops import Hop, follow, rewritten
+from onceedit_jax.ensemble.hops import Hop
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.ensemble.rule_checks import check_draws
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
+from onceedit_jax.fusion.types import tells_always
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.text.prompts import Prompt, check_prompts
-
-Alphas = Float[np.ndarray, "prompts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +45,18 @@ class Answers:
       before: for each target, its N texts without the plug-in.
       after: for each target, its N texts with it.
       hops: of each prompt, the phrases of it that gave way to the answers of edits.
-      beyond: `[N]`, prompts that ask for more than the fact that they name an edit of. A target
-        whose rule reads drafts has no draft there: it reads the fact and answers by itself.
+      beyond: `[N]`, prompts that ask for more than the fact that they name an edit of, if a
+        target's rule tells it the fact there: such a target has read it and answered by itself.
     """
 
     alphas: Alphas
     edits: Int[np.ndarray, "prompts"]
     before: list[list[str]]
     after: list[list[str]]
-    hops: list[list[Hop]]
-    beyond: Bool[np.ndarray, "prompts"]
+    hops: list[list[Hop]] = dataclasses.field(default_factory=list)
+    beyond: Bool[np.ndarray, "prompts"] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, bool)
+    )
 
 
 def generate(
@@ -85,7 +86,7 @@ def generate(
         and the plug-in read the last message.
       max_new_tokens: longest answer.
       alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate). With given alphas
-        no hop is taken.
+        no hop is taken, and what asks for more than the fact is drafted too.
       sampling: how each next token is chosen (default: the most likely one). Every target draws a
         prompt's tokens by the same random numbers, before and after.
 
@@ -98,7 +99,7 @@ def generate(
     before, after = [], []
     with using(plugin.mesh):
         plugin.recall.forget()
-        asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
+        asked = Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
         active = asked.active
         for target in targets:
             if share_a_batch(target.writer.params, len(prompts)):
@@ -115,6 +116,7 @@ def generate(
                     for speaks, changed, text in zip(active, asked.changed, texts, strict=True)
                 ]
             )
+        plugin.recall.forget()
     edits = np.where(active, asked.edits, NOTHING)
     return Answers(asked.alphas, edits, before, after, asked.hops, asked.beyond)
 
@@ -136,7 +138,7 @@ def answer(
     check_draws([target.rule for target in targets], sampling)
     with using(plugin.mesh):
         plugin.recall.forget()
-        asked = _Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
+        asked = Asked.of(plugin, targets, prompts, alphas, _draws_for(prompts, sampling))
         active, answers = asked.active, []
         rest = asked.at(~active)
         for target in targets:
@@ -183,63 +185,6 @@ def _own_texts(
     return target.texts(_own_tokens(target, prompts, draws, max_new_tokens, known))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """Prompts, and what the gate says of them.
-
-    Attributes:
-      prompts: as the plug-in reads them, after their hops.
-      hops: of each.
-      alphas: of each.
-      edits: the place of the edit that each asks for.
-      active: those that are fused.
-      beyond: of these, those that ask for more than the fact.
-      draws: how the answers are drawn, if they are.
-    """
-
-    prompts: Sequence[Prompt]
-    hops: list[list[Hop]]
-    alphas: Alphas
-    edits: Int[np.ndarray, "prompts"]
-    active: Bool[np.ndarray, "prompts"]
-    beyond: Bool[np.ndarray, "prompts"]
-    draws: Draws
-
-    @classmethod
-    def of(
-        cls,
-        plugin: PreparedPlugin,
-        targets: Sequence[PreparedTarget],
-        prompts: Sequence[Prompt],
-        alphas: Alphas | None,
-        draws: Draws,
-    ) -> "_Asked":
-        hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
-        prompts = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
-        alphas, edits = plugin.judged(prompts, alphas, targets)
-        active = plugin.active(alphas)
-        beyond = np.zeros(len(prompts), bool)
-        if any(leaves_out(target.rule) for target in targets):
-            beyond = asks_beyond(plugin, prompts, np.where(active, edits, NOTHING))
-        return cls(prompts, hops, alphas, edits, active, beyond, draws)
-
-    def speaks(self, rule: FusionRule) -> Bool[np.ndarray, "prompts"]:
-        """Prompts that the plug-in speaks for; for other active ones the target is told at most."""
-        if rule.reads == "nothing":
-            return np.zeros(len(self.prompts), bool)
-        return self.active & ~self.beyond if leaves_out(rule) else self.active
-
-    @property
-    def changed(self) -> Bool[np.ndarray, "prompts"]:
-        """Prompts with hops."""
-        return np.array([bool(hops) for hops in self.hops], bool)
-
-    def at(self, chosen: Bool[np.ndarray, "prompts"]) -> tuple[list[Prompt], Draws]:
-        """Some of the prompts, and how their answers are drawn."""
-        places = np.flatnonzero(chosen).tolist()
-        return [self.prompts[i] for i in places], self.draws.of(places)
-
-
 def continuations(
     plugin: PreparedPlugin,
     target: PreparedTarget,
@@ -271,7 +216,7 @@ def continuations(
     target = dataclasses.replace(target, format=form, stops=stops)
     with using(plugin.mesh):
         plugin.recall.forget()
-        asked = _Asked.of(plugin, [target], prompts, None, draws)
+        asked = Asked.of(plugin, [target], prompts, None, draws)
         fused = iter(_fused_tokens(plugin, target, asked, max_new_tokens))
         alone = iter(_own_tokens(target, *asked.at(~asked.active), max_new_tokens))
         tokens = [next(fused if speaks else alone) for speaks in asked.active]
@@ -298,7 +243,7 @@ def _own_tokens(
 
 
 def _expect_drafts(
-    plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
+    plugin: PreparedPlugin, target: PreparedTarget, asked: Asked, max_new_tokens: int
 ) -> None:
     """Have the target read the drafts that it will check along with the prompts."""
     rule = target.rule
@@ -315,14 +260,14 @@ def _expect_drafts(
 
 
 def _fused_texts(
-    plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
+    plugin: PreparedPlugin, target: PreparedTarget, asked: Asked, max_new_tokens: int
 ) -> list[str]:
     """Fused answers of a target to the active prompts among all, in their order."""
     return target.texts(_fused_tokens(plugin, target, asked, max_new_tokens))
 
 
 def _fused_tokens(
-    plugin: PreparedPlugin, target: PreparedTarget, asked: _Asked, max_new_tokens: int
+    plugin: PreparedPlugin, target: PreparedTarget, asked: Asked, max_new_tokens: int
 ) -> list[list[int]]:
     """Fused answers of a target to the active prompts among all, in its tokens."""
     answers: dict[int, list[int]] = {}
@@ -330,7 +275,7 @@ def _fused_tokens(
     silent = asked.active & ~speaks
     if silent.any():
         prompts, draws = asked.at(silent)
-        told = plugin.told(target.rule, prompts, asked.edits[silent], asked.beyond[silent])
+        told = as_told(plugin, target.rule, prompts, asked.edits[silent], asked.beyond[silent])
         own = _own_tokens(target, told, draws, max_new_tokens)
         answers.update(zip(np.flatnonzero(silent).tolist(), own, strict=True))
     trusted = np.flatnonzero(speaks & plugin.trusted(target.rule, asked.alphas)).tolist()
@@ -355,7 +300,7 @@ def _fused_tokens(
 def _token_by_token(
     plugin: PreparedPlugin,
     target: PreparedTarget,
-    asked: _Asked,
+    asked: Asked,
     places: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
@@ -378,7 +323,7 @@ def _token_by_token(
 def _checked(
     plugin: PreparedPlugin,
     target: PreparedTarget,
-    asked: _Asked,
+    asked: Asked,
     places: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
@@ -390,7 +335,7 @@ def _checked(
 
     prompts, edits = [asked.prompts[i] for i in places], asked.edits[places]
     reader = target.reader(plugin, prompts, edits)
-    told = plugin.told(target.rule, prompts, edits, asked.beyond[places])
+    told = as_told(plugin, target.rule, prompts, edits, asked.beyond[places])
     return checked_answers(
         target.writer,
         told,

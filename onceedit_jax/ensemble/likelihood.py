@@ -13,7 +13,7 @@ from onceedit_jax.decoding.answers import View
 from onceedit_jax.decoding.prefix_batching import head_of, padded
 from onceedit_jax.decoding.sampling import log_probabilities
 from onceedit_jax.distributed.mesh import mesh_of, to_host, using
-from onceedit_jax.ensemble.beyond import asks_beyond
+from onceedit_jax.ensemble.beyond import as_told, asks_beyond
 from onceedit_jax.ensemble.decisions import inputs_of
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.ensemble.scoring import Text, states_before_answers, views_of
@@ -63,7 +63,7 @@ def fused_likelihoods(
 ) -> list[Likelihood]:
     """How likely the fused system finds each answer, by its rule's distribution.
 
-    A prompt that the gate does not open for has the target's own likelihood.
+    A prompt that the gate does not open for has the target's own likelihood. No hop is taken.
 
     Args:
       plugin: the prepared plug-in.
@@ -135,7 +135,7 @@ def _fused(
     (view,) = views_of(plugin, [target], prompts, [texts], everyone, edits)
     read = list(texts)
     if tells_always(rule) or beyond.any():
-        told = plugin.told(rule, prompts, edits, beyond)
+        told = as_told(plugin, rule, prompts, edits, beyond)
         read = [
             text if after == prompt else _told(text, target, after)
             for text, prompt, after in zip(texts, prompts, told, strict=True)

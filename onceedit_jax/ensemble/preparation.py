@@ -43,7 +43,6 @@ from onceedit_jax.text.prompts import (
     check_prompts,
     plain_text,
     prompt_format,
-    told,
 )
 
 MOST_PIECES = 4  # plug-in tokens that a target token is spelled with inside a compiled loop
@@ -110,7 +109,7 @@ class PreparedPlugin:
     ) -> Verdicts:
         """The gate's verdicts, with given alphas in place of its own.
 
-        With given alphas the gate is asked only if a target's rule tells it the edit, or if edits
+        With given alphas the gate is asked only if a target always reads the edit, or if edits
         are in different adapters.
         """
         needed = self.plugin.routes or any(tells_always(target.rule) for target in targets)
@@ -136,30 +135,6 @@ class PreparedPlugin:
         return [
             text if edit < 0 else as_written(entries[edit].record(edit), text, subjects)
             for text, edit in zip(texts, edits.tolist(), strict=True)
-        ]
-
-    def told(
-        self,
-        rule: FusionRule,
-        prompts: Sequence[Prompt],
-        edits: Int[np.ndarray, "prompts"],
-        beyond: Bool[np.ndarray, "prompts"],
-    ) -> list[Prompt]:
-        """The prompts as a target reads them: after the edit that each asks for, if the rule tells.
-
-        Args:
-          rule: the target's rule.
-          prompts: N texts or conversations.
-          edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
-          beyond: `[N]`, from `asks_beyond`.
-        """
-        tells, entries = rule.tells, self.plugin.info.edits
-        if tells is None:
-            return list(prompts)
-        where = (edits >= 0) & (beyond | tells_always(rule))
-        return [
-            told(prompt, tells(entries[edit].prompt, entries[edit].target)) if is_told else prompt
-            for prompt, edit, is_told in zip(prompts, edits.tolist(), where, strict=True)
         ]
 
     def active(self, alphas: Float[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:

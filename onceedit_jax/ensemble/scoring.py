@@ -13,7 +13,7 @@ from onceedit_jax.decoding.draft_reading import proposed_along
 from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
-from onceedit_jax.ensemble.beyond import asks_beyond
+from onceedit_jax.ensemble.beyond import as_told, asks_beyond
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
@@ -73,7 +73,7 @@ def score(
       targets: targets prepared for it.
       pairs: N prompts with their answers.
       alphas: `[N]`, the plug-in's weight for each prompt (default: by the gate). With given alphas
-        no hop is taken.
+        no hop is taken, and what asks for more than the fact is drafted too.
 
     Raises:
       InputError: a prompt is empty.
@@ -84,11 +84,12 @@ def score(
         plugin.recall.forget()
         hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
         asked = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
+        given = alphas is not None
         alphas, edits = plugin.judged(asked, alphas, targets)
         active = plugin.active(alphas)
         named = np.where(active, edits, NOTHING)
         beyond = np.zeros(len(pairs), bool)
-        if any(leaves_out(target.rule) for target in targets):
+        if not given and any(leaves_out(target.rule) for target in targets):
             beyond = asks_beyond(plugin, asked, named)
         moved = active | np.array([bool(each) for each in hops], bool)
         texts = [[Text.of(pair, target) for pair in pairs] for target in targets]
@@ -97,12 +98,13 @@ def score(
         for target, own, view in zip(targets, texts, views, strict=True):
             speaks = active & ~beyond if leaves_out(target.rule) else active
             weights = np.where(speaks, alphas, 0)
-            read = plugin.told(target.rule, asked, named, beyond)
+            read = as_told(plugin, target.rule, asked, named, beyond)
             told = [
                 None if after == prompt else after
                 for prompt, after in zip(prompts, read, strict=True)
             ]
             scored.append(_scored(plugin, target, own, told, view, weights, moved))
+        plugin.recall.forget()
     return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
 
 

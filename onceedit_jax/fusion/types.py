@@ -110,13 +110,13 @@ class FusionRule:
         least the gate's trust threshold. Needs `reads="draft"`.
       tells: from the prompt and the new answer of an edit to a text. The target reads it before a
         prompt that the gate takes for this edit; the plug-in reads the prompt alone.
-      tells_when: before every such prompt ("always"), or only where it asks for more than the fact
-        ("beyond"): for yes or no, or for something of the answer. A rule that tells and reads
-        drafts has no draft there: the target answers in its own words.
       settings: the rule's own settings record, for reports.
       distribution: from the state and the inputs of one step to P over the target's vocabulary,
         `[B, Vl]`, up to a factor for each row; `step` takes its largest entry. None for a rule that
         has none: it cannot score given texts, and if it reads logits no token can be drawn.
+      tells_when: whether `tells` comes before every such prompt ("always"), or only where it asks
+        for more than the fact ("beyond"): for yes or no, or for something of the answer. A rule
+        that tells and reads drafts has no draft there: the target answers in its own words.
     """
 
     name: str
@@ -126,9 +126,9 @@ class FusionRule:
     batch_size: int = 64
     unchecked: bool = False
     tells: Callable[[str, str], str] | None = None
-    tells_when: Literal["always", "beyond"] = "always"
     settings: Any = None
     distribution: Callable[[Any, FusionInputs], Float[Array, "batch target_vocab"]] | None = None
+    tells_when: Literal["always", "beyond"] = "always"
 
 
 def tells_always(rule: FusionRule) -> bool:

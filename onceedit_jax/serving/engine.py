@@ -17,7 +17,7 @@ from onceedit_jax.decoding.options import GREEDY
 from onceedit_jax.decoding.prefix_batching import head_of, padded
 from onceedit_jax.decoding.sampling import draw_after, log_probabilities
 from onceedit_jax.distributed.mesh import to_host, using
-from onceedit_jax.ensemble.beyond import asks_beyond
+from onceedit_jax.ensemble.beyond import as_told, asks_beyond
 from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedTarget
@@ -163,7 +163,7 @@ class Engine:
         beyond = np.zeros(len(rows), bool)
         if leaves_out(target.rule):
             beyond = asks_beyond(plugin, prompts, means)
-        told = plugin.told(target.rule, prompts, means, beyond)
+        told = as_told(plugin, target.rule, prompts, means, beyond)
         wanted = [i for i, row in enumerate(rows) if row.ticket.ask.reasons]
         reasons = explained(
             edits, target.rule, [prompts[i] for i in wanted], [hops[i] for i in wanted],

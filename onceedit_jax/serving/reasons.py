@@ -73,7 +73,7 @@ def explained(
     """
     return [
         Reasons(
-            rule=rule.name if speaks else None,
+            rule=rule.name if speaks and not more else None,
             gate=edits.plugin.gate.name,
             threshold=edits.plugin.threshold,
             hops=[_replaced(edits, hop) for hop in each],

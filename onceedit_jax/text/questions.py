@@ -1,23 +1,32 @@
 """Tells by its form alone, in English, whether a question is answered by yes or no."""
 
+import re
+
 from onceedit_jax.text.subjects import Mention, folded_words, sentence_start
 
 _VERBS = """
-    am are aren can cannot could couldn did didn do does doesn don had hadn has hasn have haven is
-    isn may might must shall should shouldn was wasn were weren will won would wouldn
+    am are aren can cannot could couldn did didn do does doesn had hadn has hasn have haven is isn
+    must should shouldn was wasn were weren will won would wouldn
 """
-# "Can you tell me who ...?" asks for what follows.
-_ASKED = "anybody anyone i one somebody someone u we y ya you"
 _OPENERS = "actually and btw but hello hey hi however now oh ok okay please so then um well yo"
-_VERB_WORDS, _ASKED_WORDS, _OPENING_WORDS = (
-    frozenset(words.split()) for words in (_VERBS, _ASKED, _OPENERS)
+_VERB_WORDS, _OPENING_WORDS = frozenset(_VERBS.split()), frozenset(_OPENERS.split())
+# "Can you tell me who ...?" and "Would it be possible to ...?" ask for what follows, "Do tell me"
+# too, and "Was ist ...?" is German.
+_ASKED = re.compile(
+    r"(anybody|anyone|i|one|somebody|someone|u|we|y|ya|you|it be|tell|say|give"
+    r"|bedeutet|gehort|gibt|haben|hat|heisst|ist|kann|macht|sind|war|waren|wird)\b"
+)
+_WHETHER = re.compile(
+    r"\b(whether|(ask|check|confirm|know|say|see|tell me|wonder) if)\b"
+    r"|^\w+ (\w+ )?(anybody|anyone|i|somebody|someone|u|we|ya|you) "
+    r"(agree|believe|think|sure|\w+( me)? that)\b"
 )
 
 
 def answered_by_yes_or_no(text: str, mention: Mention) -> bool:
     """Whether the sentence that names a subject is answered by yes or no.
 
-    It begins with a verb that turns a statement into a question, or says "whether".
+    It begins with a verb that turns a statement into a question, or asks whether one is true.
 
     Args:
       text: a question.
@@ -25,11 +34,11 @@ def answered_by_yes_or_no(text: str, mention: Mention) -> bool:
     """
     begin = sentence_start(text, mention.start)
     before = [word.folded for word in folded_words(text) if begin <= word.start < mention.start]
-    if "whether" in before:
-        return True
     while before and before[0] in _OPENING_WORDS:
         before.pop(0)
+    if _WHETHER.search(" ".join(before)):
+        return True
     if not before or before[0] not in _VERB_WORDS:
         return False
     rest = before[2:] if before[1:2] == ["t"] else before[1:]  # "Isn't"
-    return not rest or rest[0] not in _ASKED_WORDS
+    return _ASKED.match(" ".join(rest)) is None

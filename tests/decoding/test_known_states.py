@@ -46,10 +46,17 @@ def test_states_are_found_if_all_are_known(known, tokens, count, expected):
 
 
 def test_memory_is_bounded(known, monkeypatch):
-    monkeypatch.setattr(known_states, "MOST_BYTES", 36)
+    monkeypatch.setattr(known_states, "MOST_STATES", 6)
     known.expect([9], [8])
-    assert known.expected([[9]]) is None
+    known.expect([7], [8])
+    assert known.expected([[9], [7]]) == [(8,), ()]
     known.forget()
-    known.expect([9], [8])
-    assert known.expected([[9]]) == [(8,)]
+    known.expect([7], [8])
+    assert known.expected([[9], [7]]) == [(), (8,)]
     assert known.after([1, 2], 1) is None
+
+
+def test_long_continuations_are_read_in_part(known):
+    known.expect([9], range(40))
+    assert known.expected([[9]]) == [tuple(range(15))]
+    assert known.expected([[9]], most=2) == [(0, 1)]

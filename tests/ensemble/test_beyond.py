@@ -10,7 +10,10 @@ from onceedit_jax import fusion, gates
 from onceedit_jax.data.records import Pair
 from onceedit_jax.ensemble import Ensemble
 from onceedit_jax.ensemble.beyond import asks_beyond
+from onceedit_jax.ensemble.generation import generate
+from onceedit_jax.ensemble.likelihood import fused_likelihoods, own_likelihoods
 from onceedit_jax.ensemble.preparation import PreparedPlugin
+from onceedit_jax.ensemble.scoring import Text, score
 from onceedit_jax.fusion.draft_rule import new_fact
 from onceedit_jax.gates.fitting import Verdicts
 from onceedit_jax.text.prompts import told
@@ -67,9 +70,47 @@ def test_a_rule_that_tells_nothing_and_a_gate_that_knows_no_relation_draft(plugi
         Ensemble(plugin, targets, rule=rule, chat=False),
         Ensemble(plugin, targets, gate=gates.both(), chat=False),
     ):
-        assert not ensemble.generate(PROMPTS, max_new_tokens=2).beyond.any()
-        starts = {start.text.decode() for start in ensemble.prepared_plugin.drafter._drafts}
+        prepared = ensemble.prepared_plugin
+        with prepared.recall.keeping():
+            assert not ensemble.generate(PROMPTS, max_new_tokens=2).beyond.any()
+            starts = {start.text.decode() for start in prepared.drafter._drafts}
         assert {YES_OR_NO, OF_THE_ANSWER} <= starts
+
+
+def test_with_given_alphas_it_is_drafted(plugin, targets):
+    ensemble = Ensemble(plugin, targets, rule=[fusion.draft(), fusion.context()], chat=False)
+    pair, ones = (ensemble.prepared_plugin, ensemble.prepared), np.ones(4, np.float32)
+    answers = generate(*pair, PROMPTS, max_new_tokens=12, alphas=ones)
+    assert not answers.beyond.any()
+    with pair[0].recall.keeping():
+        score(*pair, [Pair(prompt, "Vinterby") for prompt in PROMPTS], alphas=ones)
+        assert YES_OR_NO in {start.text.decode() for start in pair[0].drafter._drafts}
+
+
+@pytest.mark.parametrize("other", [fusion.vocabulary(), fusion.context()])
+def test_each_target_has_its_own_rule(plugin, targets, other):
+    ensemble = Ensemble(plugin, targets, rule=[fusion.draft(trust=True), other], chat=False)
+    answers = ensemble.generate(PROMPTS, max_new_tokens=12)
+    alone = [
+        Ensemble(plugin, [target], rule=rule, chat=False).generate(PROMPTS, max_new_tokens=12)
+        for target, rule in zip(targets, (fusion.draft(), other), strict=True)
+    ]
+    assert answers.after[0][1:] == alone[0].after[0][1:]
+    assert answers.after[1] == alone[1].after[0]
+    assert alone[1].beyond.tolist() == [False] * 4 and answers.beyond.tolist() == BEYOND
+
+
+def test_its_likelihood_is_that_of_the_target_that_has_read_the_fact(plugin, targets):
+    ensemble = Ensemble(plugin, targets[:1], chat=False)
+    (prepared,) = ensemble.prepared
+    texts = [Text.of(Pair(prompt, "Vinterby"), prepared) for prompt in PROMPTS]
+    found = fused_likelihoods(ensemble.prepared_plugin, prepared, PROMPTS, texts)
+    model = prepared.target.model
+    read = [Text.of(Pair(told(YES_OR_NO, FACT), "Vinterby"), prepared)]
+    (expected,) = own_likelihoods(model.params, model.config, read)
+    assert found[1].log_probability == pytest.approx(expected.log_probability, abs=1e-4)
+    assert found[3] == own_likelihoods(model.params, model.config, texts)[3]
+    assert found[0].log_probability > found[1].log_probability
 
 
 def test_an_edit_that_is_itself_a_question_for_yes_or_no_is_drafted(plugin, targets):

@@ -60,7 +60,7 @@ def test_a_target_reads_a_prompt_once_for_its_answer_the_true_one_and_a_draft(
     plugin, targets, monkeypatch
 ):
     ensemble = Ensemble(plugin, targets, chat=False)
-    alone = ensemble.score(PAIRS), ensemble.generate(PROMPTS, max_new_tokens=6)
+    alone = ensemble.score(PAIRS), ensemble.generate(PROMPTS, max_new_tokens=20)
     monkeypatch.setattr(answers, "PROMPTS", 1)  # so that the prompts share a batch
     read, plain = [], scoring.states_after
     monkeypatch.setattr(
@@ -72,7 +72,7 @@ def test_a_target_reads_a_prompt_once_for_its_answer_the_true_one_and_a_draft(
     )
     with ensemble.prepared_plugin.recall.keeping():
         expect(ensemble.prepared_plugin, ensemble.prepared, PAIRS)
-        answered = ensemble.generate(PROMPTS, max_new_tokens=6)
+        answered = ensemble.generate(PROMPTS, max_new_tokens=20)
         scored = ensemble.score(PAIRS)
     assert not any(read)
     assert (answered.before, answered.after) == (alone[1].before, alone[1].after)
