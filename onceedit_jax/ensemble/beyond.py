@@ -1,7 +1,7 @@
 """Which prompts ask for more than the fact that they name an edit of, and what targets are told.
 
-After an edit of Australia's capital, *Is Canberra the capital of Australia?* and *How many people
-live in the capital of Australia?* need the fact, but its answer is not theirs.
+After an edit of Australia's capital, *Is Canberra the capital of Australia?* and *What is the
+population of the capital of Australia?* need the fact, but its answer is not theirs.
 """
 
 from collections.abc import Sequence
