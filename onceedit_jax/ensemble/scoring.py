@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float, Int
 from onceedit_jax.data.records import Pair
 from onceedit_jax.decoding.answers import View
 from onceedit_jax.decoding.draft_reading import proposed_along
+from onceedit_jax.decoding.draws import TAKEN
 from onceedit_jax.decoding.known_states import KnownStates
 from onceedit_jax.decoding.prefix_batching import states_after, tokens_after
 from onceedit_jax.distributed.mesh import using
-from onceedit_jax.ensemble.beyond import as_told, asks_beyond
+from onceedit_jax.ensemble.asked import Asked
+from onceedit_jax.ensemble.beyond import as_told
 from onceedit_jax.ensemble.decisions import decide_all
-from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
-from onceedit_jax.fusion.types import leaves_out
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.text.prompts import Prompt, check_prompts
@@ -82,30 +82,23 @@ def score(
     check_prompts(prompts)
     with using(plugin.mesh):
         plugin.recall.forget()
-        hops = follow(plugin, prompts) if alphas is None else [[] for _ in prompts]
-        asked = [rewritten(*each) for each in zip(prompts, hops, strict=True)]
-        given = alphas is not None
-        alphas, edits = plugin.judged(asked, alphas, targets)
-        active = plugin.active(alphas)
-        named = np.where(active, edits, NOTHING)
-        beyond = np.zeros(len(pairs), bool)
-        if not given and any(leaves_out(target.rule) for target in targets):
-            beyond = asks_beyond(plugin, asked, named)
-        moved = active | np.array([bool(each) for each in hops], bool)
+        asked = Asked.of(plugin, targets, prompts, alphas, TAKEN)
+        named = np.where(asked.active, asked.edits, NOTHING)
+        moved = asked.active | asked.changed
         texts = [[Text.of(pair, target) for pair in pairs] for target in targets]
-        views = views_of(plugin, targets, asked, texts, moved, edits)
+        views = views_of(plugin, targets, asked.prompts, texts, moved, asked.edits)
         scored = []
         for target, own, view in zip(targets, texts, views, strict=True):
-            speaks = active & ~beyond if leaves_out(target.rule) else active
-            weights = np.where(speaks, alphas, 0)
-            read = as_told(plugin, target.rule, asked, named, beyond)
+            weights = np.where(asked.speaks(target.rule), asked.alphas, 0)
+            read = as_told(plugin, target.rule, asked.prompts, named, asked.beyond)
             told = [
                 None if after == prompt else after
                 for prompt, after in zip(prompts, read, strict=True)
             ]
             scored.append(_scored(plugin, target, own, told, view, weights, moved))
         plugin.recall.forget()
-    return Scored(alphas, [tokens for tokens, _ in scored], [losses for _, losses in scored])
+    tokens, losses = [each for each, _ in scored], [each for _, each in scored]
+    return Scored(asked.alphas, tokens, losses)
 
 
 @dataclasses.dataclass(frozen=True)
