@@ -25,10 +25,9 @@ from onceedit_jax.distributed.bucketing import bucket, pad_rows, row_positions
 from onceedit_jax.ensemble.preparation import PreparedTarget
 
 TAIL = ", as the assembly of the whole country decided by a large majority in the spring"
-EDITED, UNRELATED = "edited, long", "unrelated"  # kinds of prompts
-NATURAL = "edited"
-LENGTHS = {EDITED: 20, NATURAL: 20, UNRELATED: 64}  # tokens at most
-PAPER = oe.fusion.relative(search="gradient")  # with the gate `both`, as the default rule
+LONG, NATURAL, UNRELATED = "edited, long", "edited", "unrelated"  # kinds of prompts
+LENGTHS = {LONG: 20, NATURAL: 20, UNRELATED: 64}  # tokens at most
+PAPER = oe.fusion.relative(search="gradient")  # with the default gate, as the default rule
 PROMPTS = 3  # of each kind, one after the other
 
 
@@ -49,10 +48,10 @@ def main(out: Path = Path("runs/bench")) -> None:
         ensemble = oe.Ensemble(plugin, [target], chat=False)
         paper = oe.Ensemble(plugin, [target], rule=PAPER, chat=False)
         rows += [
-            _measured(ensemble, EDITED, asked),
+            _measured(ensemble, LONG, asked),
             _measured(oe.Ensemble(short, [target]), NATURAL, asked),
             _measured(ensemble, UNRELATED, unrelated),
-            _measured(paper, EDITED, asked),
+            _measured(paper, LONG, asked),
         ]
     large = oe.Ensemble(short, [oe.load_target(LARGE)], unrolled=True)
     rows.append(_measured(large, NATURAL, asked))
@@ -92,15 +91,11 @@ def _measured(ensemble: oe.Ensemble, label: str, prompts: list[str]) -> dict[str
         for prompt, count in zip(prompts, steps["alone"], strict=True):
             written_on(prepared, [prompt], max_new_tokens=count)
 
-    taken = seconds_each(
-        {
-            "alone": alone if edited else partial(each, ensemble.answers_alone),
-            "fused": partial(each, ensemble.answers),
-        }
-    )
+    answers = partial(each, ensemble.answers)
+    own_answers = alone if edited else partial(each, ensemble.answers_alone)
+    taken = seconds_each({"alone": own_answers, "fused": answers})
     written = {name: sum(counts) for name, counts in steps.items()}
     speed = {name: written[name] / taken[name] for name in taken}
-    answers = partial(each, ensemble.answers)
     passes = written["fused"] if fused == own else _target_passes(answers)
     return {
         "target": target.name,
@@ -154,7 +149,6 @@ def edited_plugin(edits: list[oe.EditRecord], folder: Path) -> oe.EditedPlugin:
             oe.load_model(PLUGIN),
             oe.load_tokenizer(PLUGIN),
             edits,
-            settings=oe.EditSettings(),
             on_step=on_step,
         )
     plugin.save(folder)

@@ -63,8 +63,9 @@ class Asked:
         alphas, edits = plugin.judged(prompts, alphas, targets)
         active = plugin.active(alphas)
         beyond = np.zeros(len(prompts), bool)
-        if not given and any(leaves_out(target.rule) for target in targets):
-            beyond = asks_beyond(plugin, prompts, np.where(active, edits, NOTHING))
+        if not given:
+            rules = [target.rule for target in targets]
+            beyond = asks_beyond(plugin, rules, prompts, np.where(active, edits, NOTHING))
         return cls(prompts, hops, alphas, edits, active, beyond, draws)
 
     def speaks(self, rule: FusionRule) -> Bool[np.ndarray, "prompts"]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from onceedit_jax.ensemble.hops import next_hops
+from onceedit_jax.ensemble.hops import follow
 from onceedit_jax.ensemble.preparation import PreparedPlugin
-from onceedit_jax.fusion.types import FusionRule, tells_always
+from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
 from onceedit_jax.text.inner_phrases import inner_phrases
 from onceedit_jax.text.prompts import Prompt, plain_text, told
 from onceedit_jax.text.questions import answered_by_yes_or_no
@@ -19,23 +19,28 @@ from onceedit_jax.text.subjects import Mention, Subjects
 
 
 def asks_beyond(
-    plugin: PreparedPlugin, prompts: Sequence[Prompt], edits: Int[np.ndarray, "prompts"]
+    plugin: PreparedPlugin,
+    rules: Sequence[FusionRule],
+    prompts: Sequence[Prompt],
+    edits: Int[np.ndarray, "prompts"],
 ) -> Bool[np.ndarray, "prompts"]:
     """Prompts that are answered by yes or no, or that ask something of what an edit answers.
 
     An edit that is worded in one of these ways itself is asked by such prompts. Of a conversation
-    the user's last words are looked at. Without a gate that knows relations no prompt is found.
+    the user's last words are looked at. No prompt is found without a gate that knows relations, or
+    where it makes no difference to any rule.
 
     Args:
       plugin: the prepared plug-in.
+      rules: those of the targets that are asked.
       prompts: N texts or conversations.
       edits: `[N]`, the place of the edit that each asks for, `NOTHING` for none.
     """
     beyond = np.zeros(len(prompts), bool)
     relations = plugin.plugin.reader.relations
-    if relations is None or plugin.gate.gate.means is None:
+    if relations is None or plugin.gate.gate.means is None or not any(map(leaves_out, rules)):
         return beyond
-    hops: dict[int, str] = {}
+    others: dict[int, str] = {}
     for i in np.flatnonzero(edits >= 0).tolist():
         text, own = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].prompt
         named = relations.subjects.find(own)
@@ -45,8 +50,9 @@ def asks_beyond(
         if answered_by_yes_or_no(text, mention):
             beyond[i] = not any(answered_by_yes_or_no(own, each) for each in named)
         elif not any(phrase.within for each in named for phrase in inner_phrases(own, each)):
-            hops[i] = text
-    beyond[list(next_hops(plugin, hops))] = True
+            others[i] = text
+    found = follow(plugin, list(others.values()), hops=1)
+    beyond[[i for i, hops in zip(others, found, strict=True) if hops]] = True
     return beyond
 
 

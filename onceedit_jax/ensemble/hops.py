@@ -59,13 +59,16 @@ class _Candidate(NamedTuple):
         return f" {' '.join(folded(answer))} " in f" {' '.join(folded(self.replaced('|')))} "
 
 
-def follow(plugin: PreparedPlugin, prompts: Sequence[Prompt]) -> list[list[Hop]]:
-    """The hops of each prompt, at most `plugin.hops`; none for most prompts.
+def follow(
+    plugin: PreparedPlugin, prompts: Sequence[Prompt], *, hops: int | None = None
+) -> list[list[Hop]]:
+    """The hops of each prompt, at most `hops` (default: `plugin.hops`); none for most prompts.
 
     Of a conversation the user's last words are looked at.
     """
+    hops = plugin.hops if hops is None else hops
     relations = plugin.plugin.reader.relations
-    if not plugin.hops or relations is None:
+    if not hops or relations is None:
         return [[] for _ in prompts]
     return followed(
         [plain_text(prompt) for prompt in prompts],
@@ -73,21 +76,8 @@ def follow(plugin: PreparedPlugin, prompts: Sequence[Prompt]) -> list[list[Hop]]
         ask=plugin.verdicts,
         answers=[entry.target for entry in plugin.plugin.info.edits],
         threshold=plugin.gate.threshold,
-        hops=plugin.hops,
+        hops=hops,
     )
-
-
-def next_hops(plugin: PreparedPlugin, texts: dict[int, str]) -> dict[int, Hop]:
-    """The next hop of each text that has one, whether or not `plugin.hops` allows it.
-
-    Args:
-      plugin: a prepared plug-in whose gate knows relations.
-      texts: by any numbers.
-    """
-    relations = plugin.plugin.reader.relations
-    assert relations is not None
-    answers = [entry.target for entry in plugin.plugin.info.edits]
-    return _one_hop(texts, relations.mentions, plugin.verdicts, answers, plugin.gate.threshold)
 
 
 def rewritten(prompt: Prompt, hops: Sequence[Hop]) -> Prompt:

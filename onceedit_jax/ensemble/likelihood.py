@@ -19,7 +19,7 @@ from onceedit_jax.ensemble.preparation import PreparedPlugin, PreparedTarget
 from onceedit_jax.ensemble.scoring import Text, states_before_answers, views_of
 from onceedit_jax.errors import InputError
 from onceedit_jax.fusion.step import fused_step
-from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
+from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.types import Params
 
@@ -127,19 +127,15 @@ def _fused(
     if not texts:
         return []
     rule, model = target.rule, target.target.model
-    beyond = np.zeros(len(texts), bool)
-    if leaves_out(rule):
-        beyond = asks_beyond(plugin, prompts, edits)
-        alphas = np.where(beyond, 0, alphas)
+    beyond = asks_beyond(plugin, [rule], prompts, edits)
+    alphas = np.where(beyond, 0, alphas)
     everyone = np.ones(len(texts), bool)
     (view,) = views_of(plugin, [target], prompts, [texts], everyone, edits)
-    read = list(texts)
-    if tells_always(rule) or beyond.any():
-        told = as_told(plugin, rule, prompts, edits, beyond)
-        read = [
-            text if after == prompt else _told(text, target, after)
-            for text, prompt, after in zip(texts, prompts, told, strict=True)
-        ]
+    told = as_told(plugin, rule, prompts, edits, beyond)
+    read = [
+        text if after == prompt else _told(text, target, after)
+        for text, prompt, after in zip(texts, prompts, told, strict=True)
+    ]
     states = states_before_answers(model.params, model.config, read)
     weights = np.where(plugin.trusted(rule, alphas), 1, alphas).astype(np.float32)
     counts = [len(text.answer) for text in texts]

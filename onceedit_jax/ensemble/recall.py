@@ -13,8 +13,8 @@ from onceedit_jax.gates.fitting import Verdicts
 class Recall:
     """A plug-in's drafts, its gate's verdicts, which no target changes, and states of targets.
 
-    A call begins by forgetting those of the call before, so that memory is bounded. Within
-    `keeping` it does not. For one thread at a time.
+    A call begins by forgetting those of the call before, and one that has targets read along ends
+    so too: memory is bounded. Within `keeping` it does not. For one thread at a time.
     """
 
     def __init__(self, drafter: Drafter) -> None:

@@ -22,7 +22,7 @@ from onceedit_jax.ensemble.decisions import decide_all
 from onceedit_jax.ensemble.hops import follow, rewritten
 from onceedit_jax.ensemble.preparation import PreparedTarget
 from onceedit_jax.errors import InputError
-from onceedit_jax.fusion.types import FusionRule, leaves_out
+from onceedit_jax.fusion.types import FusionRule
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.serving.asking import Ended, Event, Ranked, Ticket
 from onceedit_jax.serving.edits import Edits
@@ -160,9 +160,7 @@ class Engine:
         alphas, chosen = plugin.judged(prompts, None, [target])
         active = plugin.active(alphas)
         means = np.where(active, chosen, NOTHING)
-        beyond = np.zeros(len(rows), bool)
-        if leaves_out(target.rule):
-            beyond = asks_beyond(plugin, prompts, means)
+        beyond = asks_beyond(plugin, [target.rule], prompts, means)
         told = as_told(plugin, target.rule, prompts, means, beyond)
         wanted = [i for i, row in enumerate(rows) if row.ticket.ask.reasons]
         reasons = explained(

@@ -122,5 +122,10 @@ def test_an_edit_that_is_itself_a_question_for_yes_or_no_is_drafted(plugin, targ
     )
     other = dataclasses.replace(prepared, plugin=edited)
     edits = np.array([0, 0, 0, -1], np.int32)
-    assert asks_beyond(prepared, PROMPTS, edits).tolist() == BEYOND
-    assert asks_beyond(other, PROMPTS, edits).tolist() == [False, False, True, False]
+    assert asks_beyond(prepared, [fusion.draft()], PROMPTS, edits).tolist() == BEYOND
+    assert asks_beyond(other, [fusion.draft()], PROMPTS, edits).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]

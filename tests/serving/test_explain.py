@@ -81,7 +81,7 @@ def test_what_asks_for_more_than_the_fact_is_answered_by_the_target_that_reads_i
     ):
         told = explained(other, FIRST[0].prompt)
     assert told["reasons"]["beyond"] is False
-    monkeypatch.setattr(engine, "asks_beyond", lambda plugin, prompts, edits: edits >= 0)
+    monkeypatch.setattr(engine, "asks_beyond", lambda plugin, rules, prompts, edits: edits >= 0)
     found = explained(web, FIRST[0].prompt)
     assert found["reasons"]["beyond"] is True and found["onceedit"]["edit"] == 1
     assert found["after"] == told["after"] != explained(web, OTHER)["after"]
