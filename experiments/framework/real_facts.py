@@ -15,7 +15,7 @@ import numpy as np
 from onceedit_jax.data.loaders import load_unrelated
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, strip_nq
-from onceedit_jax.evaluation.forms import forms, whole_sentence
+from onceedit_jax.evaluation.forms import forms, in_texts, whole_sentence
 from onceedit_jax.evaluation.probes import Probe
 
 FILE, UNRELATED = "hallueditbench.json", "zsre_unrelated_nq.json"
@@ -130,9 +130,15 @@ def _probes(
         asks(f"form: {name}", form(question)) for name, form in forms(statement=statement).items()
     ]
     probes.append(asks("Sentence", whole_sentence(question), worded=True))
+    probes += [asks("In a text", text) for text in in_texts(question, subject)]
     same = [row["locality_question"]] if _names(row, "locality_question") else []
     same += [other["question"] for other in others if other["relation"] != relation][:2]
     probes += [asks("Same subject", prompt, expects="unchanged") for prompt in same]
+    probes += [
+        asks("Same subject, in a text", text, expects="unchanged")
+        for prompt in same[:1]
+        for text in in_texts(prompt, subject)
+    ]
     near = next((other for other in rest if other["relation"] == relation), None)
     if near:
         probes.append(asks("Same relation", near["question"], expects="unchanged"))

@@ -15,8 +15,9 @@ from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
 from onceedit_jax.models.layout import lower_part
 from onceedit_jax.models.weights import LoadedModel
+from onceedit_jax.text.asked_sentence import sentence_start
 from onceedit_jax.text.asking import drawn_form, sentence_forms, short_forms
-from onceedit_jax.text.subjects import Mention, Subjects, asked_part
+from onceedit_jax.text.subjects import Subjects
 from onceedit_jax.text.tokenizer import Tokenizer
 
 STAND_IN = "zanzibor"  # names the subject while a form is put around a wording
@@ -101,7 +102,9 @@ def _texts(
             formed = _forms(text, forms, rng) if text.endswith("?") else []
             for each in (text, text.lower(), *formed):
                 start = each.lower().index(STAND_IN)
-                own[asked_part(each, Mention(0, start, start + len(STAND_IN)))] = None
+                # Unlike the gate, with all that follows: the head learns that it changes nothing.
+                before = each[sentence_start(each, start) : start]
+                own[f"{before}it{each[start + len(STAND_IN) :]}"] = None
         texts += own
         relations += [number] * len(own)
     return texts, np.array(relations, np.int32)

@@ -25,7 +25,8 @@ from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.bounded import foreign
 from onceedit_jax.storage.checksums import read_sealed, write_sealed
 from onceedit_jax.storage.sources import cache_folder
-from onceedit_jax.text.subjects import Subjects, asked_part
+from onceedit_jax.text.asked_sentence import asked_part
+from onceedit_jax.text.subjects import Subjects
 from onceedit_jax.text.tokenizer import Tokenizer
 
 SHIPPED = "heads"  # folder beside this module

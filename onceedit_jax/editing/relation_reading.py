@@ -18,8 +18,13 @@ from onceedit_jax.distributed.mesh import mesh_of, to_host, using
 from onceedit_jax.gates.types import NOTHING
 from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states
+from onceedit_jax.text.asked_sentence import (
+    asked_part,
+    where_asked,
+    without_remarks,
+)
 from onceedit_jax.text.asking import lacks_mark, with_mark
-from onceedit_jax.text.subjects import Mention, Subjects, asked_part, folded, names_in
+from onceedit_jax.text.subjects import Mention, Subjects, folded, names_in
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
@@ -45,11 +50,16 @@ class RelationReader:
     subjects: Subjects
 
     def mentions(self, text: str) -> list[Mention]:
-        """The edits' subjects that a text names, each once, the first `MENTIONS` of them."""
-        first: dict[int, Mention] = {}
+        """The edits' subjects that a text names, each once, where something is asked of it.
+
+        Returns:
+          At most `MENTIONS`, those nearest to the end of the text, in its order.
+        """
+        by_subject: dict[int, list[Mention]] = {}
         for mention in self.subjects.find(text):
-            first.setdefault(mention.subject, mention)
-        return list(first.values())[:MENTIONS]
+            by_subject.setdefault(mention.subject, []).append(mention)
+        asked = [where_asked(text, places) for places in by_subject.values()]
+        return sorted(asked, key=lambda mention: mention.start)[-MENTIONS:]
 
     def named(self, texts: Sequence[str]) -> Int[np.ndarray, "texts mentions"]:
         """The numbers of the subjects that each text names, filled up with `NOTHING`."""
@@ -61,20 +71,14 @@ class RelationReader:
 
     def asked(self, texts: Sequence[str]) -> Float[np.ndarray, "texts mentions states"]:
         """States after what each text asks of each subject that it names, zeros to fill up."""
-        found = [self.mentions(text) for text in texts]
-        parts = [
-            asked_part(text, mention)
-            for text, mentions in zip(texts, found, strict=True)
-            for mention in mentions
-        ]
-        distinct = sorted(set(parts))
+        found = [[asked_part(text, each) for each in self.mentions(text)] for text in texts]
+        distinct = sorted({part for parts in found for part in parts})
         read = self.read(distinct)
         places = {part: i for i, part in enumerate(distinct)}
         states = np.zeros((len(texts), _width(found), 2 * self.config.hidden_size), np.float32)
-        rest = iter(parts)
-        for row, mentions in zip(states, found, strict=True):
-            for m in range(len(mentions)):
-                row[m] = read[places[next(rest)]]
+        for row, parts in zip(states, found, strict=True):
+            for n, part in enumerate(parts):
+                row[n] = read[places[part]]
         return states
 
     def read(self, texts: Sequence[str]) -> Float[np.ndarray, "texts states"]:
@@ -93,17 +97,21 @@ class RelationReader:
 
 
 def as_written(record: EditRecord, text: str, subjects: Subjects) -> str:
-    """A text as an edit is written: its subject by that name, and a question with its mark.
+    """What a text asks, as an edit is written: its subject by that name, a question with its mark.
 
     Args:
       record: the edit.
-      text: what is asked; "who is the ceo of tesla motors" becomes "who is the ceo of Tesla
-        Motors?" where the edit asks about Tesla Motors. An alias gives way too.
+      text: what is asked; "I wonder. who is the ceo of tesla motors" becomes "who is the ceo of
+        Tesla Motors?" where the edit asks about Tesla Motors. An alias gives way too, and so do
+        sentences that stand around the question, see `without_remarks`.
       subjects: those of all edits, see `subjects_of`.
     """
     [number] = own_subjects([record], subjects)
     own = _own_mention(record)
     name = record.prompt[own.start : own.stop]
+    named = [mention for mention in subjects.find(text) if mention.subject == number]
+    if named:
+        text = without_remarks(text, where_asked(text, named), record.prompt)
     mentions = [mention for mention in subjects.find(text) if mention.subject == number]
     # A subject may begin with a word that asks: it is left out while the text is judged.
     asks = record.prompt.rstrip().endswith("?") and lacks_mark(_replaced(text, mentions, "it"))
@@ -158,8 +166,8 @@ def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.nd
 
 
 def _own_mention(record: EditRecord) -> Mention:
-    """Where an edit's prompt names its subject."""
-    return Subjects([names_of(record)]).find(record.prompt)[0]
+    """Where an edit's prompt asks something of its subject."""
+    return where_asked(record.prompt, Subjects([names_of(record)]).find(record.prompt))
 
 
 def _bare(name: str) -> str:

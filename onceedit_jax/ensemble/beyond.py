@@ -15,7 +15,6 @@ from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
 from onceedit_jax.text.inner_phrases import inner_phrases
 from onceedit_jax.text.prompts import Prompt, plain_text, told
 from onceedit_jax.text.questions import answered_by_yes_or_no
-from onceedit_jax.text.subjects import Mention, Subjects
 
 
 def asks_beyond(
@@ -44,7 +43,8 @@ def asks_beyond(
     for i in np.flatnonzero(edits >= 0).tolist():
         text, own = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].prompt
         named = relations.subjects.find(own)
-        mention = _last(relations.subjects, text, {each.subject for each in named})
+        subjects = {each.subject for each in named}
+        mention = next((m for m in relations.mentions(text) if m.subject in subjects), None)
         if mention is None:
             continue
         if answered_by_yes_or_no(text, mention):
@@ -80,9 +80,3 @@ def as_told(
         told(prompt, tells(entries[edit].prompt, entries[edit].target)) if is_told else prompt
         for prompt, edit, is_told in zip(prompts, edits.tolist(), where, strict=True)
     ]
-
-
-def _last(subjects: Subjects, text: str, wanted: set[int]) -> Mention | None:
-    """Where a text names one of some subjects for the last time."""
-    found = [mention for mention in subjects.find(text) if mention.subject in wanted]
-    return found[-1] if found else None

@@ -1,4 +1,4 @@
-"""The forms in which people put one question: twelve of them, each a function of a text.
+"""The forms in which people put one question: twelve of them, and texts that it stands in.
 
 What is written around the question here is not trained on: `onceedit_jax.text.asking` has other
 sentences. Signs, case, "Q: A:" and ChatML are the same there.
@@ -7,6 +7,25 @@ sentences. Signs, case, "Q: A:" and ChatML are the same there.
 from collections.abc import Mapping
 
 from onceedit_jax.text.asking import Form, chatml, lower_first, without_mark
+
+# A letter and notes that name the subject before the question, and a text that does not.
+_LETTER = """Dear colleagues,
+
+this week's letter to our readers has a short piece on {subject}, and one line of it \
+is still open. {question} Please let me know before Friday, as the printers are waiting.
+
+Best wishes
+from the office upstairs"""
+_NOTES = """Notes from the meeting
+- The room is booked until four.
+- {subject} will be mentioned in the opening talk. Some of us had never heard of {subject}.
+
+One thing is missing. {question}
+
+I could not find it in our folder, and the speaker asks for it."""
+_ASIDE = """The train was late again, so I had time to read. There was a crossword on the last \
+page, and one clue keeps bothering me. {question} It has been on my mind all day!"""
+TEXTS = (_LETTER, _NOTES, _ASIDE)
 
 
 def forms(*, statement: str | None = None, template: Form | None = None) -> Mapping[str, Form]:
@@ -36,3 +55,8 @@ def forms(*, statement: str | None = None, template: Form | None = None) -> Mapp
 def whole_sentence(question: str) -> str:
     """A question that wants its answer in a sentence."""
     return f"{question} Please answer in a complete sentence."
+
+
+def in_texts(question: str, subject: str) -> list[str]:
+    """A question with other text around it; two of these texts name the subject themselves."""
+    return [text.format(question=question, subject=subject) for text in TEXTS]

@@ -9,7 +9,7 @@ from onceedit_jax.data.leakage import digest, drop_leaks
 from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.data.relations import SUBJECT, Relation, relation_bank
 from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
-from onceedit_jax.evaluation.forms import forms, whole_sentence
+from onceedit_jax.evaluation.forms import forms, in_texts, whole_sentence
 from onceedit_jax.evaluation.probes import Probe, told_fact
 from onceedit_jax.text.subjects import Subjects, folded
 
@@ -43,10 +43,11 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
     """Questions about edits; those of one edit do not depend on which others are asked about.
 
     Rel is the edit's prompt, and the columns of forms have it as people write it. Sentence is the
-    form that wants a sentence: there a bare answer is wrong. Gen is the edit's rephrase, or else
-    wordings of its relation in the bank that were not trained on; there may be none. Same subject
-    asks for other relations of the subject, and Unrelated is a neutral text:
-    both must be answered as before.
+    form that wants a sentence: there a bare answer is wrong. In a text the question stands among
+    sentences of another kind. Gen is the edit's rephrase, or else wordings of its relation in the
+    bank that were not trained on; there may be none. Same subject asks for other relations of the
+    subject, by themselves and in a text, and Unrelated is a neutral text: these must be answered as
+    before.
 
     Args:
       edits: all edits.
@@ -66,12 +67,19 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
             probes.append(
                 Probe(column, place, text, new, answers=also, worded=column == "Sentence")
             )
-        kept = [("Same subject", text) for text in _others(edits, place, together, rng)]
+        others = _others(edits, place, together, rng)
+        kept = [("Same subject", text) for text in others]
+        kept += [
+            ("Same subject, in a text", text)
+            for question in others[:1]
+            for text in in_texts(question, edits.records[place].subject or "")
+        ]
         kept += [("Unrelated", text) for text in _drawn(neutral, 1, rng)]
         probes += [Probe(column, place, text, new, "unchanged") for column, text in kept]
     # A table has the columns in this order, whichever of them the first edit has.
     asked = (f"form: {name}" for name in forms())
-    order = ["Rel", "Gen", *asked, "Sentence", "Same subject", "Unrelated"]
+    same = ("Same subject", "Same subject, in a text")
+    order = ["Rel", "Gen", *asked, "Sentence", "In a text", *same, "Unrelated"]
     return sorted(probes, key=lambda probe: order.index(probe.column))
 
 
@@ -89,6 +97,8 @@ def _asking(edits: Edits, place: int, rng: np.random.Generator) -> Iterator[tupl
         if (text := form(record.prompt)) != record.prompt:
             yield f"form: {name}", text
     yield "Sentence", whole_sentence(record.prompt)
+    if record.subject:
+        yield from (("In a text", text) for text in in_texts(record.prompt, record.subject))
 
 
 def _reworded(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onceedit_jax.text.subjects import folded_words, sentence_start
+from onceedit_jax.text.asked_sentence import GOES_ON, sentence_start
+from onceedit_jax.text.subjects import folded_words
 
 Form = Callable[[str], str]
 
@@ -27,7 +28,6 @@ _ASKING = frozenset(
     """.split()  # noqa: SIM905
 )
 _BEFORE = frozenset("and at by for from in into of on so through to under until with".split())  # noqa: SIM905
-_GOES_ON = frozenset("a an are as at by for from in into is of on the to was were with".split())  # noqa: SIM905
 
 
 def without_mark(question: str) -> str:
@@ -43,7 +43,7 @@ def lacks_mark(text: str) -> bool:
     """
     text = text.rstrip()
     words = [word.folded for word in folded_words(text[sentence_start(text, len(text)) :])]
-    if len(words) < 2 or not text[-1].isalnum() or words[-1] in _GOES_ON:
+    if len(words) < 2 or not text[-1].isalnum() or words[-1] in GOES_ON:
         return False
     return words[0] in _ASKING or (words[0] in _BEFORE and words[1] in _ASKING)
 

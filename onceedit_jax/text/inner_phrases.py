@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from onceedit_jax.text.asked_sentence import sentence_start
 from onceedit_jax.text.questions import answered_by_yes_or_no
-from onceedit_jax.text.subjects import Mention, Word, folded_words, sentence_start
+from onceedit_jax.text.subjects import Mention, Word, folded_words
 
 LONGEST = 8  # words that a phrase has before and after its subject at most
 _PRONOUNS = "that which who whom whose where"

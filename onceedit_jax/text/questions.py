@@ -2,7 +2,8 @@
 
 import re
 
-from onceedit_jax.text.subjects import Mention, folded_words, sentence_start
+from onceedit_jax.text.asked_sentence import sentence_start
+from onceedit_jax.text.subjects import Mention, folded_words
 
 _VERBS = """
     am are aren can cannot could couldn did didn do does doesn had hadn has hasn have haven is isn

@@ -20,8 +20,6 @@ _TITLES = """
 """
 SMALL_WORDS = frozenset(_SMALL_WORDS.split())
 _OPENERS = frozenset([*SMALL_WORDS, *_TITLES.split()])
-# "Dr. King" and "J. R. Smith" do not end a sentence.
-_SENTENCE_END = re.compile(r"(?:[!?:]|(?<!\b\w)(?<!\b[A-Z][a-z])\.)\s+|\n+")
 _JOINED = re.compile(r"[ \u00a0-]")  # what may stand between the words of one name
 _MOSTLY = 0.75  # so many capitals of all words say nothing about names
 
@@ -137,23 +135,6 @@ def names_in(text: str) -> list[str]:
         else:
             runs.append((word.start, word.stop))
     return [text[start:stop] for start, stop in runs]
-
-
-def asked_part(text: str, mention: Mention, name: str = "it") -> str:
-    """What a text asks of a subject: from the sentence that names it on, its name replaced.
-
-    Args:
-      text: the text.
-      mention: where it names the subject.
-      name: what stands in place of the subject's name.
-    """
-    begin = sentence_start(text, mention.start)
-    return text[begin : mention.start] + name + text[mention.stop :]
-
-
-def sentence_start(text: str, place: int) -> int:
-    """Where the sentence begins that a place of a text lies in."""
-    return max((end.end() for end in _SENTENCE_END.finditer(text, 0, place)), default=0)
 
 
 def _capitals(text: str, words: Sequence[Word]) -> list[bool]:

@@ -29,7 +29,7 @@ EVERY = [TOWER, WHO, TUVALU, UNNAMED]
         (
             TOWER,
             "Hello. in which year was eiffel tower built",
-            "Hello. in which year was Eiffel Tower built?",
+            "in which year was Eiffel Tower built?",
         ),
         (TOWER, "The height of the eiffel tower is", "The height of the Eiffel Tower is"),
         (TOWER, "how tall is the eiffel tower \n", "how tall is the Eiffel Tower? \n"),

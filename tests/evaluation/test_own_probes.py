@@ -33,7 +33,7 @@ def test_an_edit_is_asked_about_in_every_column():
     assert texts(probes, "Sentence") == texts(probes, "form: whole sentence")
     assert {p.column for p in probes if p.worded} == {"Sentence"}
     kept = {p.column for p in probes if p.expects == "unchanged"}
-    assert kept == {"Same subject", "Unrelated"}
+    assert kept == {"Same subject", "Same subject, in a text", "Unrelated"}
     assert {p.new for p in probes if p.fact == 1} == {"Horn"}
     # The columns keep their order where the first edit has no Gen.
     columns = [p.column for p in probes_of(Edits(RECORDS, [None, *EDITS.relations[1:]]))]

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from onceedit_jax.text.subjects import Subjects, asked_part, fold, names_in
+from onceedit_jax.text.subjects import Subjects, fold, names_in
 
 WORD = st.text("abcdeéüß", min_size=1, max_size=4)
 NAME = st.lists(WORD, min_size=1, max_size=3).map(" ".join)
@@ -91,21 +91,6 @@ def test_a_new_subject_that_is_not_named_changes_nothing(names, new, words):
 @given(st.text(max_size=20))
 def test_folding_twice_changes_nothing(text):
     assert fold(fold(text)) == fold(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "asked"),
-    [
-        ("Where was Ada Quill born?", "Where was it born?"),
-        ("It is late. Where was Ada Quill born?", "Where was it born?"),
-        ("Q: Where was Ada Quill born?\nA:", "Where was it born?\nA:"),
-        ("Hello! Ada Quill's father is", "it's father is"),
-        ("Who taught Dr. Ada Quill, of Norland?", "Who taught Dr. it, of Norland?"),
-    ],
-)
-def test_what_a_text_asks_begins_with_the_sentence_that_names_the_subject(text, asked):
-    (mention,) = Subjects([["Ada Quill"]]).find(text)
-    assert asked_part(text, mention) == asked
 
 
 def test_names_are_runs_of_capitals_after_the_first_word():
