@@ -38,11 +38,15 @@ REAL = "real facts"
 PARAPHRASE, FORM, FORMS = "paraphrase", "form: ", "forms, mean of eleven"
 GENERATED, OTHER = "same subject, generated question", "same subject, another fact"
 NEAR = "same relation, other subject"
+WITHIN, OTHER_WITHIN = "in a text", "same subject, in a text"
 KINDS = {
     "Rel": "as edited",
     "Gen": PARAPHRASE,
+    "Sentence": "a sentence asked for",
+    "In a text": WITHIN,
     "Long": "long answer asked for",
     "Same subject": OTHER,
+    "Same subject, in a text": OTHER_WITHIN,
     "Same relation": NEAR,
     "Unrelated": "unrelated",
     "Reversed": "reversed",
@@ -56,7 +60,9 @@ OF_RECORDS = {
     "loc": "locality prompt",
     "portability": "one-hop question",
 }
-ASKING = ("as edited", PARAPHRASE, FORMS, FORM, "long answer asked for")
+ASKING = (
+    "as edited", PARAPHRASE, FORMS, FORM, "a sentence asked for", WITHIN, "long answer asked for"
+)  # fmt: skip
 ALL = "these and same relation"
 AGAINST = {
     GENERATED: (GENERATED,),
@@ -237,7 +243,7 @@ def _kinds(real: Result) -> Table:
 
 def _rank(kind: str) -> int:
     """Where the page has a kind of prompt: those that ask for the edit, then the others."""
-    groups = (*ASKING, GENERATED, OTHER, NEAR)
+    groups = (*ASKING, GENERATED, OTHER, OTHER_WITHIN, NEAR)
     return next((n for n, name in enumerate(groups) if kind.startswith(name)), len(groups))
 
 

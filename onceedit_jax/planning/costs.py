@@ -1,6 +1,7 @@
 """Parameters, arithmetic and memory traffic of a model's passes, from a configuration alone.
 
-A decoding step computes one token for each row; everything before it is in the cache.
+A decoding step computes one token for each row; everything before it is in the cache. Times come
+in two kinds: the least by the peaks of a device, and what is expected of this library on it.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,14 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.parameters import active_parameters
 from onceedit_jax.planning.hardware import Chip
 
+# What this library reached on one NVIDIA H200 (benchmarks/results/accelerator.md). Every measured
+# step lies within a factor of 1.5 of the times that follow from these (tests/planning).
+WEIGHTS_SHARE = 0.87  # of the peak bandwidth, reading weights
+CACHE_SHARE = 0.5  # of the peak bandwidth, reading keys and values
+STEP_LAYER_SECONDS = 43e-6  # programs begin one after another, however little they do
+FLOPS_SHARE = 0.48  # of the peak arithmetic, reading prompts
+PREFILL_LAYER_SECONDS = 180e-6
+
 
 class StepCosts(NamedTuple):
     """Costs of one decoding step, or of another pass.
@@ -17,10 +26,14 @@ class StepCosts(NamedTuple):
     Attributes:
       flops: floating-point operations.
       bytes: bytes that have to move between memory and processor.
+      cached: those of them that are keys and values.
+      layers: layers of the model.
     """
 
     flops: float
     bytes: float
+    cached: float
+    layers: int
 
 
 def pass_flops(config: ModelConfig, *, tokens: int, attended: float, predictions: int) -> float:
@@ -56,7 +69,8 @@ def step_costs(
     """
     flops = pass_flops(config, tokens=rows, attended=rows * context, predictions=rows)
     cached = rows * cache_bytes(config, context, itemsize=cache_itemsize)
-    return StepCosts(flops, float(active_parameters(config) * weight_bytes + cached))
+    weights = active_parameters(config) * weight_bytes
+    return StepCosts(flops, float(weights + cached), float(cached), config.num_layers)
 
 
 def prefill_costs(
@@ -79,9 +93,30 @@ def prefill_costs(
     pairs = rows * length * (length + 1) / 2
     flops = pass_flops(config, tokens=rows * length, attended=pairs, predictions=rows)
     written = rows * cache_bytes(config, length, itemsize=cache_itemsize)
-    return StepCosts(flops, float(active_parameters(config) * weight_bytes + written))
+    weights = active_parameters(config) * weight_bytes
+    return StepCosts(flops, float(weights + written), float(written), config.num_layers)
 
 
 def least_seconds(costs: StepCosts, chip: Chip) -> float:
     """A lower bound for a pass on one device: the slower of arithmetic and memory traffic."""
     return max(costs.flops / chip.flops, costs.bytes / chip.bandwidth)
+
+
+def expected_step_seconds(costs: StepCosts, chip: Chip, devices: int = 1) -> float:
+    """What a decoding step is expected to take, with the shares that were measured on one H200.
+
+    Args:
+      costs: of the step, over all devices.
+      chip: each device; it is supposed to reach the same shares of its peaks.
+      devices: that share the step evenly.
+    """
+    read = (costs.bytes - costs.cached) / WEIGHTS_SHARE + costs.cached / CACHE_SHARE
+    busy = max(read / chip.bandwidth, costs.flops / (FLOPS_SHARE * chip.flops))
+    return busy / devices + costs.layers * STEP_LAYER_SECONDS
+
+
+def expected_prefill_seconds(costs: StepCosts, chip: Chip, devices: int = 1) -> float:
+    """What reading prompts is expected to take; the arguments are those of a step."""
+    read = costs.bytes / (WEIGHTS_SHARE * chip.bandwidth)
+    busy = max(read, costs.flops / (FLOPS_SHARE * chip.flops))
+    return busy / devices + costs.layers * PREFILL_LAYER_SECONDS

@@ -12,7 +12,7 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.planning.hardware import CHIPS, Chip
 from onceedit_jax.planning.options import PlanOptions
-from onceedit_jax.planning.plan import ModelPlan, plan_model, step_seconds
+from onceedit_jax.planning.plan import ModelPlan, expected_seconds, plan_model, reading_seconds
 from onceedit_jax.storage.bounded import read_json
 
 DRAFT_TOKENS = 4
@@ -54,13 +54,13 @@ class PairPlan:
 
     @property
     def plugin_seconds(self) -> float:
-        """A lower bound for the time of one decoding step of the plug-in."""
-        return step_seconds(self.plugin, self.chip, self.devices)
+        """The expected time of one decoding step of the plug-in."""
+        return expected_seconds(self.plugin, self.chip, self.devices)
 
     @property
     def target_seconds(self) -> float:
-        """A lower bound for the time of one decoding step of the target."""
-        return step_seconds(self.target, self.chip, self.devices)
+        """The expected time of one decoding step of the target."""
+        return expected_seconds(self.target, self.chip, self.devices)
 
     @property
     def target_alone_speed(self) -> float:
@@ -69,8 +69,12 @@ class PairPlan:
 
     @property
     def drafted_speed(self) -> float:
-        """Tokens per second if drafts of `DRAFT_TOKENS` tokens and their end are accepted."""
-        drafting = (DRAFT_TOKENS + 1) * self.plugin_seconds
+        """Tokens per second if drafts of `DRAFT_TOKENS` tokens and their end are accepted.
+
+        The plug-in reads the prompt for each draft, the target has read it.
+        """
+        drafting = reading_seconds(self.plugin, self.chip, self.devices)
+        drafting += (DRAFT_TOKENS + 1) * self.plugin_seconds
         return self.rows * (DRAFT_TOKENS + 1) / (drafting + self.target_seconds)
 
     @property

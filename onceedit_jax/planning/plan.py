@@ -24,9 +24,18 @@ from onceedit_jax.models.decoder import hidden_states, unembed
 from onceedit_jax.models.parameters import param_shapes, parameter_count
 from onceedit_jax.models.sharding import fit_heads, fitted_config, param_shardings
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import StepCosts, least_seconds, step_costs
+from onceedit_jax.planning.costs import (
+    StepCosts,
+    expected_prefill_seconds,
+    expected_step_seconds,
+    least_seconds,
+    prefill_costs,
+    step_costs,
+)
 from onceedit_jax.planning.hardware import Chip
 from onceedit_jax.relative.build import ROW_ENTRIES
+
+PROMPT_TOKENS = 64  # of the prompts that times are expected for
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class ModelPlan:
       table: bytes of the relative table (every device holds all of it; some rules need none).
       temporaries: bytes that the compiled step allocates, as compiled for CPU.
       costs: arithmetic and memory traffic of the step.
+      reading: the same of reading prompts of `PROMPT_TOKENS` tokens.
       collectives: communication between the devices in the step.
     """
 
@@ -51,6 +61,7 @@ class ModelPlan:
     table: int
     temporaries: int
     costs: StepCosts
+    reading: StepCosts
     collectives: tuple[Collective, ...]
 
     @property
@@ -83,6 +94,7 @@ def plan_model(
     laid = jax.eval_shape(lambda params: fit_heads(params, config, parts), stored)
     laid = _with_shardings(laid, param_shardings(mesh, laid))
     count = parameter_count(config)
+    sizes = {"weight_bytes": _device_bytes(stored) / count, "cache_itemsize": itemsize}
     return ModelPlan(
         parameters=count,
         heads=(fitted.num_heads, fitted.num_kv_heads),
@@ -92,13 +104,8 @@ def plan_model(
         // 4,
         table=table_bytes(config.vocab_size),
         temporaries=int(memory.temp_size_in_bytes) * itemsize // 4 if memory else 0,
-        costs=step_costs(
-            fitted,
-            rows=rows,
-            context=context,
-            weight_bytes=_device_bytes(stored) / count,
-            cache_itemsize=itemsize,
-        ),
+        costs=step_costs(fitted, rows=rows, context=context, **sizes),
+        reading=prefill_costs(fitted, rows=rows, length=PROMPT_TOKENS, **sizes),
         collectives=tuple(collectives(step.as_text() or "")),
     )
 
@@ -114,8 +121,22 @@ def step_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
     The slower of arithmetic and memory traffic, split evenly over the devices, plus the
     communication between them, without overlap.
     """
-    busy = least_seconds(plan.costs, chip) / devices
-    return busy + sum(item.bytes for item in plan.collectives) / chip.link
+    return least_seconds(plan.costs, chip) / devices + _exchange_seconds(plan, chip)
+
+
+def expected_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
+    """What a decoding step is expected to take, see `expected_step_seconds`; with communication."""
+    return expected_step_seconds(plan.costs, chip, devices) + _exchange_seconds(plan, chip)
+
+
+def reading_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
+    """What reading prompts of `PROMPT_TOKENS` tokens is expected to take."""
+    exchanged = PROMPT_TOKENS * _exchange_seconds(plan, chip)
+    return expected_prefill_seconds(plan.reading, chip, devices) + exchanged
+
+
+def _exchange_seconds(plan: ModelPlan, chip: Chip) -> float:
+    return sum(item.bytes for item in plan.collectives) / chip.link
 
 
 def _compiled_step(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.table import Table
 
 from onceedit_jax.planning.pair import DRAFT_TOKENS, PairPlan
-from onceedit_jax.planning.plan import ModelPlan, step_seconds
+from onceedit_jax.planning.plan import PROMPT_TOKENS, ModelPlan, expected_seconds, step_seconds
 
 
 def table(plan: PairPlan) -> Table:
@@ -31,6 +31,9 @@ def table_rows(plan: PairPlan) -> list[tuple[str, str, str]]:
         f"least time per step, {plan.chip.name}": (
             lambda model: f"{1e3 * step_seconds(model, plan.chip, plan.devices):.2f} ms"
         ),
+        "expected time per step": (
+            lambda model: f"{1e3 * expected_seconds(model, plan.chip, plan.devices):.2f} ms"
+        ),
     }
     return [(label, text(plan.plugin), text(plan.target)) for label, text in figures.items()]
 
@@ -42,10 +45,13 @@ def summary(plan: PairPlan) -> list[str]:
         f"Both models with their tables and caches take {_gigabytes(plan.resident)} of each "
         f"device, {_gigabytes(plan.peak)} with temporaries: they {fit} into "
         f"{_gigabytes(plan.chip.memory)}.",
-        f"Predicted from published peak figures ({plan.chip.source}), not measured, and without "
-        f"the latency of communication: {plan.target_alone_speed:,.0f} tokens/s for the target "
-        f"alone; {plan.drafted_speed:,.0f} if drafts of {DRAFT_TOKENS} tokens and their end are "
-        f"accepted; {plan.joint_speed:,.0f} if both models compute every token.",
+        f"Least times follow from published peak figures ({plan.chip.source}). Expected ones are "
+        "not measured on this device either: they take the shares of its peaks that one H200 "
+        "reached, and leave out the latency of communication. So expect "
+        f"{plan.target_alone_speed:,.0f} tokens/s of the target alone; {plan.drafted_speed:,.0f} "
+        f"if drafts of {DRAFT_TOKENS} tokens and their end are accepted, each after the plug-in "
+        f"has read {PROMPT_TOKENS} tokens; {plan.joint_speed:,.0f} if both models compute every "
+        "token.",
     ]
 
 

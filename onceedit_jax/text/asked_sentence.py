@@ -136,6 +136,9 @@ def _is_question(sentence: str) -> bool:
 
 
 def _complete(sentence: str) -> bool:
+    """Whether a sentence ends by itself, or with its paragraph."""
+    if sentence.endswith("\n\n"):
+        return True
     return sentence.rstrip("\"'\u201d\u2019) \n\t").endswith((".", "!", "?"))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 from support import ROOT, tiny_config
 
+from benchmarks.accelerator_bench import Sizes
 from onceedit_jax.distributed.mesh import data_mesh
 from onceedit_jax.models.cache import cache_bytes, init_cache
 from onceedit_jax.models.decoder import forward, hidden_states, unembed
@@ -19,7 +20,12 @@ from onceedit_jax.models.families import config_from_hf
 from onceedit_jax.models.layout import unstack_layers
 from onceedit_jax.models.parameters import active_parameters, init_params, parameter_count
 from onceedit_jax.planning.collectives import Collective, collectives
-from onceedit_jax.planning.costs import prefill_costs, step_costs
+from onceedit_jax.planning.costs import (
+    expected_prefill_seconds,
+    expected_step_seconds,
+    prefill_costs,
+    step_costs,
+)
 from onceedit_jax.planning.hardware import CHIPS, chip_of
 from onceedit_jax.planning.plan import plan_model, step_seconds
 
@@ -145,6 +151,28 @@ def test_a_step_waits_for_memory_or_for_arithmetic():
     few, many = (plan_model(config, mesh, rows=rows, context=8) for rows in (1, 4096))
     assert step_seconds(few, chip, 1) == pytest.approx(few.costs.bytes / chip.bandwidth)
     assert step_seconds(many, chip, 1) == pytest.approx(many.costs.flops / chip.flops)
+
+
+def test_every_step_measured_on_a_gpu_is_within_half_of_what_is_expected():
+    results = json.loads((ROOT / "benchmarks" / "results" / "accelerator.json").read_text())
+    assert results["peaks"]["name"] == CHIPS["h200"].name and not results["tiny"]
+    chip, sizes = CHIPS["h200"], Sizes()
+    ratios = {}
+    for row in results["parts"]["decoding"]:
+        config = config_of(row["model"])
+        context = sizes.prompt + sizes.written // 2
+        costs = step_costs(config, rows=row["batch"], context=context)
+        assert costs.bytes / 1e9 == pytest.approx(row["GB a step"])
+        ratios["step", row["model"], row["batch"]] = (
+            row["step, ms"] / 1e3 / expected_step_seconds(costs, chip)
+        )
+    for row in results["parts"]["prefill"]:
+        costs = prefill_costs(config_of(row["model"]), rows=row["batch"], length=row["prompt"])
+        ratios["prefill", row["model"], row["batch"]] = (
+            row["ms"] / 1e3 / expected_prefill_seconds(costs, chip)
+        )
+    assert len(ratios) >= 11
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
 
 
 def test_reading_one_token_costs_a_step():

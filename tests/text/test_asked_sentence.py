@@ -73,6 +73,7 @@ def test_what_a_text_asks_of_a_subject(text, part):
         (f"Q: {QUESTION}\nA:", f"Q: {QUESTION}\nA:"),
         (f"<|im_start|>user\n{QUESTION}<|im_end|>\n", f"<|im_start|>user\n{QUESTION}<|im_end|>\n"),
         (f"It was so. Question: {QUESTION}\nAnswer:", f"Question: {QUESTION}\nAnswer:"),
+        (f"Q: Who was Ann Lee?\nA: a nurse\n\nQ: {QUESTION}\nA:", f"Q: {QUESTION}\nA:"),
         ("Ada Quill is dead. Where was she born?", "Ada Quill is dead. Where was she born?"),
     ],
 )
