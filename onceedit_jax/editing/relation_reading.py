@@ -20,8 +20,8 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states
 from onceedit_jax.text.asked_sentence import (
     asked_part,
+    question_of,
     where_asked,
-    without_remarks,
 )
 from onceedit_jax.text.asking import lacks_mark, with_mark
 from onceedit_jax.text.subjects import Mention, Subjects, folded, names_in
@@ -103,7 +103,7 @@ def as_written(record: EditRecord, text: str, subjects: Subjects) -> str:
       record: the edit.
       text: what is asked; "I wonder. who is the ceo of tesla motors" becomes "who is the ceo of
         Tesla Motors?" where the edit asks about Tesla Motors. An alias gives way too, and so do
-        sentences that stand around the question, see `without_remarks`.
+        sentences that stand around the question, see `question_of`.
       subjects: those of all edits, see `subjects_of`.
     """
     [number] = own_subjects([record], subjects)
@@ -111,7 +111,7 @@ def as_written(record: EditRecord, text: str, subjects: Subjects) -> str:
     name = record.prompt[own.start : own.stop]
     named = [mention for mention in subjects.find(text) if mention.subject == number]
     if named:
-        text = without_remarks(text, where_asked(text, named), record.prompt)
+        text = question_of(text, where_asked(text, named), record.prompt)
     mentions = [mention for mention in subjects.find(text) if mention.subject == number]
     # A subject may begin with a word that asks: it is left out while the text is judged.
     asks = record.prompt.rstrip().endswith("?") and lacks_mark(_replaced(text, mentions, "it"))

@@ -27,7 +27,12 @@ _ASKING = frozenset(
     whose why will would
     """.split()  # noqa: SIM905
 )
-_BEFORE = frozenset("and at by for from in into of on so through to under until with".split())  # noqa: SIM905
+_BEFORE = frozenset(
+    """
+    and at by for from hello hey hi in into of ok okay on please pls plz so through to under until
+    with
+    """.split()  # noqa: SIM905
+)
 
 
 def without_mark(question: str) -> str:

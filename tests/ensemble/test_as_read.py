@@ -32,15 +32,15 @@ EVERY = [TOWER, WHO, TUVALU, UNNAMED]
             "in which year was Eiffel Tower built?",
         ),
         (TOWER, "The height of the eiffel tower is", "The height of the Eiffel Tower is"),
-        (TOWER, "how tall is the eiffel tower \n", "how tall is the Eiffel Tower? \n"),
+        (TOWER, "how tall is the eiffel tower \n", "how tall is the Eiffel Tower?"),
         (WHO, "the who began in", "The Who began in"),
         (TUVALU, "Are the Ellice Islands Tuvalu?", "Are the Ellice Islands Tuvalu?"),
         (TOWER, "EIFFEL TOWER, how tall?", "Eiffel Tower, how tall?"),
         (WHO, "so when did the who begin", "so when did The Who begin?"),
         (TUVALU, "capital of ellice islands?", "capital of Tuvalu?"),
-        (TUVALU, "tuvalu: what is tuvalu's capital", "Tuvalu: what is Tuvalu's capital"),
+        (TUVALU, "tuvalu: what is tuvalu's capital", "what is Tuvalu's capital"),
         (TUVALU, "how tall is the eiffel tower", "how tall is the eiffel tower"),
-        (UNNAMED, "Q: What is the most common of birds?", "Q: what is the most common of birds?"),
+        (UNNAMED, "Q: What is the most common of birds?", "what is the most common of birds?"),
     ],
 )
 def test_a_subject_is_called_as_its_edit_calls_it(record, text, expected):

@@ -6,10 +6,10 @@ from hypothesis import assume, given
 
 from onceedit_jax.text.asked_sentence import (
     asked_part,
+    question_of,
     sentence_start,
     sentences,
     where_asked,
-    without_remarks,
 )
 from onceedit_jax.text.subjects import Subjects
 
@@ -25,7 +25,7 @@ def asked(text):
 
 
 def read(text, own=""):
-    return without_remarks(text, where_asked(text, QUILL.find(text)), own)
+    return question_of(text, where_asked(text, QUILL.find(text)), own)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,14 @@ def read(text, own=""):
     [
         (QUESTION, "Where was it born?"),
         ("It is late. Where was Ada Quill born?", "Where was it born?"),
-        ("Q: Where was Ada Quill born?\nA:", "Where was it born?\nA:"),
+        ("Q: Where was Ada Quill born?\nA:", "Where was it born?"),
+        ("<|im_start|>user\nWhere was Ada Quill born?<|im_end|>\n", "Where was it born?"),
+        ("[INST] Where was Ada Quill born? [/INST]", "Where was it born?"),
+        ('{"question": "Where was Ada Quill born?"}', "Where was it born?"),
+        ("**Where was Ada Quill born?**", "Where was it born?"),
+        ("WHERE WAS ADA QUILL BORN?", "where was it born?"),
+        ("Where  was  Ada Quill  born? ", "Where was it born?"),
+        ("Where was Ada Quill born?\nA. Rome\nB. Paris\nAnswer:", "Where was it born?"),
         ("Hello! Ada Quill's father is", "it's father is"),
         ("Who taught Dr. Ada Quill, of Norland?", "Who taught Dr. it, of Norland?"),
         ("Who taught Prof. Ada Quill?", "Who taught Prof. it?"),
@@ -47,13 +54,15 @@ def read(text, own=""):
             "Where was it born?",
         ),
         ("Please tell me the age of Ada Quill. It is for school.", "Please tell me the age of it."),
+        ("So, name the home of Ada Quill! It is for school.", "So, name the home of it!"),
+        ("I wonder how old Ada Quill is. It is for school.", "I wonder how old it is."),
         ("Ada Quill is dead. Ada Quill, a native of", "it, a native of"),
         # What belongs to it.
-        ("Where was Ada Quill born? She was born in", "Where was it born? She was born in"),
-        ("What does Ada Quill play? She plays", "What does it play? She plays"),
         ("Ada Quill is dead. Where was she born?", "it is dead. Where was she born?"),
         ("Where was Ada Quill born? And her mother?", "Where was it born? And her mother?"),
         ("I met Ada Quill. Write a poem.", "I met it. Write a poem."),
+        ("The mother of Ada Quill is", "The mother of it is"),
+        ("It is late. Where was Ada Quill born", "Where was it born"),
     ],
 )
 def test_what_a_text_asks_of_a_subject(text, part):
@@ -70,10 +79,11 @@ def test_what_a_text_asks_of_a_subject(text, part):
         (f"{QUESTION} Write two sentences.", f"{QUESTION} Write two sentences."),
         (f"{QUESTION} Do not explain it.", QUESTION),
         (f"{QUESTION} Nobody here knows any more, and so on.", QUESTION),
-        (f"Q: {QUESTION}\nA:", f"Q: {QUESTION}\nA:"),
-        (f"<|im_start|>user\n{QUESTION}<|im_end|>\n", f"<|im_start|>user\n{QUESTION}<|im_end|>\n"),
-        (f"It was so. Question: {QUESTION}\nAnswer:", f"Question: {QUESTION}\nAnswer:"),
-        (f"Q: Who was Ann Lee?\nA: a nurse\n\nQ: {QUESTION}\nA:", f"Q: {QUESTION}\nA:"),
+        (f"Q: {QUESTION}\nA:", QUESTION),
+        (f"It was so. Question: {QUESTION}\nAnswer:", QUESTION),
+        (f"Q: Who was Ann Lee?\nA: a nurse\n\nQ: {QUESTION}\nA:", QUESTION),
+        (f"{QUESTION} She was born in", QUESTION),
+        (f"{QUESTION} And her mother?", f"{QUESTION} And her mother?"),
         ("Ada Quill is dead. Where was she born?", "Ada Quill is dead. Where was she born?"),
     ],
 )
@@ -93,19 +103,24 @@ def test_sentences_are_the_text(text):
         assert sentence_start(text, place) <= place
 
 
+def test_the_mark_of_a_title_ends_no_question():
+    text = "Who Is It? was written by"
+    (mention,) = Subjects([["Who Is It"]]).find(text)
+    assert asked_part(text, mention) == "it? was written by"
+    assert question_of(text, mention) == text
+
+
 @given(st.lists(SAID, max_size=4).map("".join), st.lists(SAID, max_size=4).map("".join))
 def test_what_is_said_around_a_question_changes_nothing(before, after):
     text = f"{before}{QUESTION} {after}"
-    assert asked(text).rstrip() == "Where was it born?"
-    shown = read(text).rstrip()
-    assert shown.endswith(QUESTION)
-    assert read(shown) == shown
+    assert asked(text) == "Where was it born?"
+    assert read(text) == QUESTION
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_a_text_is_cut_where_it_is_asked(before, after):
+def test_reading_a_question_twice_changes_nothing(before, after):
     text = f"{before} {QUESTION} {after}"
     assume(QUILL.find(text))
     shown = read(text)
-    assert "Ada Quill" in shown
+    assert QUILL.find(shown)
     assert read(shown) == shown
