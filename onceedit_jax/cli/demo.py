@@ -85,12 +85,13 @@ def _edited_ensemble(options: DemoOptions) -> "Ensemble":
 
 
 def _questions(records: "list[EditRecord]") -> list[str]:
-    """Edits as they are, reworded and as people type; and questions that no edit answers."""
+    """Edits as they are, reworded, as people type and in a text; and what no edit answers."""
     first, second, third = records[:3]
     return [
         first.prompt,
         third.rephrase or third.prompt,
         second.prompt.lower().rstrip("?"),
+        f"We are writing about {first.subject} at school. {first.prompt} Nobody here knows.",
         f"Who is the prime minister of {first.subject}?",
         first.locality[0].prompt,
     ]
