@@ -24,10 +24,14 @@ _ASKING = re.compile(
     re.IGNORECASE,
 )
 _REQUEST = re.compile(
-    r"\s*(?:(?:and|but|hello|hey|hi|now|ok|okay|so|then|well)\b,?\s+)?"
-    r"(?:(?:(?:can|could|would) you\s+)?(?:kindly\s+|please\s+|pls\s+)?"
+    r"\s*(?:(?:(?:can|could|would) you\s+)?(?:kindly\s+|please\s+|pls\s+)?"
     r"(?:give|name|say|specify|state|tell)\b"
     r"|(?:i|we)(?:'d like| would like| want| need) to know\b|i wonder\b)",
+    re.IGNORECASE,
+)
+_GREETING = re.compile(
+    r"\s*(?:dear|good (?:afternoon|day|evening|morning)|greetings|hello|hey|hi|ok|okay|so|well)"
+    r"(?: (?:again|all|everybody|everyone|folks|team|there))?(?:,? please)?(?:\s*[,!]\s*|\s+)",
     re.IGNORECASE,
 )
 _MARKUP = r"<[^<>\s]*>|\[/?[A-Z]+\]"  # of prompts for chat models
@@ -135,8 +139,9 @@ def _asked(text: str, mention: Mention) -> Span | None:
     if mark and start + mark.start() == mention.stop and _goes_on(text):
         return None  # the mark is that of a title: "Who Is It? was written by"
     end = start + (mark.start() + 1 if mark else len(sentence.rstrip()))
-    leading = _LEADING.match(text, start, mention.start)
-    start = leading.end() if leading else start
+    for before in (_LEADING, _GREETING):
+        found = before.match(text, start, mention.start)
+        start = found.end() if found else start
     if mark and _QUOTES.get(text[start]) == text[end : end + 1] and start < mention.start:
         start += 1
     return start, max(end, mention.stop)
@@ -151,6 +156,8 @@ def _ends(text: str, end: re.Match[str]) -> bool:
 
 def _asks(sentence: str) -> bool:
     """Whether a sentence is a question or a request."""
+    if greeting := _GREETING.match(sentence):
+        sentence = sentence[greeting.end() :]
     if _MARK.search(sentence) or _REQUEST.match(sentence):
         return True
     return _ASKING.match(sentence) is not None and not _goes_on(sentence)

@@ -36,7 +36,7 @@ EVERY = [TOWER, WHO, TUVALU, UNNAMED]
         (WHO, "the who began in", "The Who began in"),
         (TUVALU, "Are the Ellice Islands Tuvalu?", "Are the Ellice Islands Tuvalu?"),
         (TOWER, "EIFFEL TOWER, how tall?", "Eiffel Tower, how tall?"),
-        (WHO, "so when did the who begin", "so when did The Who begin?"),
+        (WHO, "so when did the who begin", "when did The Who begin?"),
         (TUVALU, "capital of ellice islands?", "capital of Tuvalu?"),
         (TUVALU, "tuvalu: what is tuvalu's capital", "what is Tuvalu's capital"),
         (TUVALU, "how tall is the eiffel tower", "how tall is the eiffel tower"),

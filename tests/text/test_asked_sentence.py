@@ -54,7 +54,10 @@ def read(text, own=""):
             "Where was it born?",
         ),
         ("Please tell me the age of Ada Quill. It is for school.", "Please tell me the age of it."),
-        ("So, name the home of Ada Quill! It is for school.", "So, name the home of it!"),
+        ("So, name the home of Ada Quill! It is for school.", "name the home of it!"),
+        ("Hello there, where was Ada Quill born?", "where was it born?"),
+        ("Good evening, I want to know the age of Ada Quill.", "I want to know the age of it."),
+        ("Hi, Ada Quill was born in", "Hi, it was born in"),
         ("I wonder how old Ada Quill is. It is for school.", "I wonder how old it is."),
         ("Ada Quill is dead. Ada Quill, a native of", "it, a native of"),
         # What belongs to it.
