@@ -13,6 +13,7 @@ from onceedit_jax.data.records import demo_path
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.ensemble import Ensemble, load_target
 from onceedit_jax.errors import RunError
+from onceedit_jax.evaluation.forms import in_texts
 from onceedit_jax.storage.sources import resolve
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,15 @@ def test_one_plugin_is_edited_and_two_real_targets_answer(demo):
     written = [r["after"] for r in results if r["mode"] == "generate"]
     assert min(scores[name] for scores in written for name in ("rel", "gen", "loc")) >= 0.9
     assert "done in" in printed
+
+
+def test_a_question_inside_a_text_is_answered_as_by_itself(demo):
+    records = load_records(demo_path("demo_edits.jsonl"))[:3]
+    texts = [in_texts(record.prompt, str(record.subject)) for record in records]
+    plugin, target = EditedPlugin.load(demo[0] / "plugin"), load_target(TARGETS[0])
+    (found,) = Ensemble(plugin, [target], chat=False).answers(sum(texts, []))
+    answers = [record.target for record in records for _ in texts[0]]
+    assert [answer in text for answer, text in zip(answers, found, strict=True)] == [True] * 9
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -32,6 +32,9 @@ def test_an_edit_is_asked_about_in_every_column():
     assert texts(probes, "form: statement") == ["The capital of Norland is"]
     assert texts(probes, "Sentence") == texts(probes, "form: whole sentence")
     assert {p.column for p in probes if p.worded} == {"Sentence"}
+    within = texts(probes, "In a text")
+    assert len(within) == 3 and all(RECORDS[0].prompt in text for text in within)
+    assert sum("Norland" in text.replace(RECORDS[0].prompt, "") for text in within) == 2
     kept = {p.column for p in probes if p.expects == "unchanged"}
     assert kept == {"Same subject", "Same subject, in a text", "Unrelated"}
     assert {p.new for p in probes if p.fact == 1} == {"Horn"}
