@@ -9,6 +9,7 @@ product, whole stacks of layers at once, which the estimate would include.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -94,7 +95,9 @@ def plan_model(
     laid = jax.eval_shape(lambda params: fit_heads(params, config, parts), stored)
     laid = _with_shardings(laid, param_shardings(mesh, laid))
     count = parameter_count(config)
-    sizes = {"weight_bytes": _device_bytes(stored) / count, "cache_itemsize": itemsize}
+    weight_bytes = _device_bytes(stored) / count
+    of_step = partial(step_costs, fitted, weight_bytes=weight_bytes, cache_itemsize=itemsize)
+    of_prefill = partial(prefill_costs, fitted, weight_bytes=weight_bytes, cache_itemsize=itemsize)
     return ModelPlan(
         parameters=count,
         heads=(fitted.num_heads, fitted.num_kv_heads),
@@ -104,8 +107,8 @@ def plan_model(
         // 4,
         table=table_bytes(config.vocab_size),
         temporaries=int(memory.temp_size_in_bytes) * itemsize // 4 if memory else 0,
-        costs=step_costs(fitted, rows=rows, context=context, **sizes),
-        reading=prefill_costs(fitted, rows=rows, length=PROMPT_TOKENS, **sizes),
+        costs=of_step(rows=rows, context=context),
+        reading=of_prefill(rows=rows, length=PROMPT_TOKENS),
         collectives=tuple(collectives(step.as_text() or "")),
     )
 

@@ -51,10 +51,11 @@ def test_one_plugin_is_edited_and_two_real_targets_answer(demo):
 
 def test_a_question_inside_a_text_is_answered_as_by_itself(demo):
     records = load_records(demo_path("demo_edits.jsonl"))[:3]
-    texts = [in_texts(record.prompt, str(record.subject)) for record in records]
     plugin, target = EditedPlugin.load(demo[0] / "plugin"), load_target(TARGETS[0])
-    (found,) = Ensemble(plugin, [target], chat=False).answers(sum(texts, []))
-    answers = [record.target for record in records for _ in texts[0]]
+    ensemble = Ensemble(plugin, [target], chat=False)
+    texts = [text for record in records for text in in_texts(record.prompt, str(record.subject))]
+    (found,) = ensemble.answers(texts)
+    answers = [record.target for record in records for _ in range(3)]
     assert [answer in text for answer, text in zip(answers, found, strict=True)] == [True] * 9
 
 
