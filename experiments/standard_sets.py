@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.framework import Cell, Experiment, Result, Results, Setup, Table, Workspace
+from experiments.framework.datasets import load_edits
 from experiments.framework.probe_tables import with_interval
 from experiments.framework.scores import HEADINGS, METRICS
 from onceedit_jax.data.records import EditRecord
@@ -48,9 +49,9 @@ def run(workspace: Workspace, setup: StandardSetup, cell: Cell) -> Result:
     end = cell["first"] + cell["edits"]
     records = workspace.records(cell["dataset"], end)[cell["first"] :]
     edited = workspace.edit_alone(records, workspace.settings())
-    kinds = []
+    kinds: dict[int, str] = {}
     if cell["dataset"] == "counterfact":
-        kinds = _kinds(records, workspace.records(cell["dataset"], None))
+        kinds = _kinds(records, load_edits(workspace.data, cell["dataset"]))
     scores = {}
     for name in cell["gates"]:
         ensemble = workspace.ensemble(edited, setup.targets, gate=gate_by_name(name))
@@ -93,27 +94,32 @@ def _opened(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, fl
     return {kind: float(np.mean(np.array(each) >= threshold)) for kind, each in alphas.items()}
 
 
-def _kinds(records: Sequence[EditRecord], every: Sequence[EditRecord]) -> list[str]:
-    """Which of Counterfact's two kinds of prompt each record's rephrase is.
+def _kinds(records: Sequence[EditRecord], every: Sequence[EditRecord]) -> dict[int, str]:
+    """Which of Counterfact's two kinds of prompt the rephrase of each record is, by its place.
 
     Paraphrase prompts state the fact, after a sentence about something else that no other record
     has. Generation prompts were written to see whether a model's own text fits the fact: one
     wording serves many subjects, and most of them only suggest it.
     """
     used = Counter(_wording(record) for record in every)
-    return [GENERATION if used[_wording(record)] > 1 else PARAPHRASE for record in records]
+    return {
+        record.index: GENERATION if used[_wording(record)] > 1 else PARAPHRASE
+        for record in records
+        if record.rephrase
+    }
 
 
 def _wording(record: EditRecord) -> str:
-    return (record.rephrase or "").replace(record.subject or "", "{}")
+    text = record.rephrase or ""
+    return text.replace(record.subject, "{}") if record.subject else text
 
 
 def _by_kind(
-    rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], threshold: float
+    rows: Sequence[Mapping[str, Any]], kinds: Mapping[int, str], threshold: float
 ) -> dict[str, dict[str, float]]:
     """By kind of rephrase: how many there are, and what share is answered and opens the gate."""
     found: dict[str, dict[str, float]] = {}
-    for kind in sorted(set(kinds), reverse=True):
+    for kind in sorted(set(kinds.values()), reverse=True):
         own = [row for row in rows if row["metric"] == "gen" and kinds[row["record"]] == kind]
         found[kind] = {
             "number": len(own),

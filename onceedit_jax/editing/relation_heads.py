@@ -25,7 +25,7 @@ from onceedit_jax.models.weights import LoadedModel
 from onceedit_jax.storage.bounded import foreign
 from onceedit_jax.storage.checksums import read_sealed, write_sealed
 from onceedit_jax.storage.sources import cache_folder
-from onceedit_jax.text.asked_sentence import asked_part
+from onceedit_jax.text.asked_sentence import asked_part, masked, where_asked
 from onceedit_jax.text.subjects import Subjects
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -102,7 +102,7 @@ class LearntHead:
         if not owners:
             return [[] for _ in records]
         parts = [
-            asked_part(text, subjects.find(text)[0])
+            asked_part(text, where_asked(masked(text, named := subjects.find(text)), named))
             for subjects, texts in zip(own, wordings, strict=True)
             for text in texts
         ]

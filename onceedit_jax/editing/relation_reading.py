@@ -20,6 +20,8 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.decoder import hidden_states
 from onceedit_jax.text.asked_sentence import (
     asked_part,
+    is_asked,
+    masked,
     question_of,
     where_asked,
 )
@@ -53,13 +55,18 @@ class RelationReader:
         """The edits' subjects that a text names, each once, where something is asked of it.
 
         Returns:
-          At most `MENTIONS`, those nearest to the end of the text, in its order.
+          At most `MENTIONS` in the order of the text: those that are surely asked about and, of the
+          others, those nearest to its end.
         """
+        found = self.subjects.find(text)
+        plain = masked(text, found)
         by_subject: dict[int, list[Mention]] = {}
-        for mention in self.subjects.find(text):
+        for mention in found:
             by_subject.setdefault(mention.subject, []).append(mention)
-        asked = [where_asked(text, places) for places in by_subject.values()]
-        return sorted(asked, key=lambda mention: mention.start)[-MENTIONS:]
+        asked = [where_asked(plain, places) for places in by_subject.values()]
+        if len(asked) > MENTIONS:
+            asked.sort(key=lambda mention: (is_asked(plain, mention), mention.start))
+        return sorted(asked[-MENTIONS:], key=lambda mention: mention.start)
 
     def named(self, texts: Sequence[str]) -> Int[np.ndarray, "texts mentions"]:
         """The numbers of the subjects that each text names, filled up with `NOTHING`."""
@@ -111,7 +118,7 @@ def as_written(record: EditRecord, text: str, subjects: Subjects) -> str:
     name = record.prompt[own.start : own.stop]
     named = [mention for mention in subjects.find(text) if mention.subject == number]
     if named:
-        text = question_of(text, where_asked(text, named), record.prompt)
+        text = question_of(text, where_asked(masked(text, named), named), record.prompt)
     mentions = [mention for mention in subjects.find(text) if mention.subject == number]
     # A subject may begin with a word that asks: it is left out while the text is judged.
     asks = record.prompt.rstrip().endswith("?") and lacks_mark(_replaced(text, mentions, "it"))
@@ -167,7 +174,8 @@ def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.nd
 
 def _own_mention(record: EditRecord) -> Mention:
     """Where an edit's prompt asks something of its subject."""
-    return where_asked(record.prompt, Subjects([names_of(record)]).find(record.prompt))
+    named = Subjects([names_of(record)]).find(record.prompt)
+    return where_asked(masked(record.prompt, named), named)
 
 
 def _bare(name: str) -> str:

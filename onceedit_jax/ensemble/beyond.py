@@ -9,12 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from onceedit_jax.editing.relation_reading import own_subjects
 from onceedit_jax.ensemble.hops import follow
 from onceedit_jax.ensemble.preparation import PreparedPlugin
 from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
+from onceedit_jax.text.asked_sentence import is_in_task
 from onceedit_jax.text.inner_phrases import inner_phrases
 from onceedit_jax.text.prompts import Prompt, plain_text, told
 from onceedit_jax.text.questions import answered_by_yes_or_no
+from onceedit_jax.text.subjects import Mention
 
 
 def asks_beyond(
@@ -23,7 +26,7 @@ def asks_beyond(
     prompts: Sequence[Prompt],
     edits: Int[np.ndarray, "prompts"],
 ) -> Bool[np.ndarray, "prompts"]:
-    """Prompts that are answered by yes or no, or that ask something of what an edit answers.
+    """Prompts that are answered by yes or no, are a task, or ask something of an edit's answer.
 
     An edit that is worded in one of these ways itself is asked by such prompts. Of a conversation
     the user's last words are looked at. No prompt is found without a gate that knows relations, or
@@ -41,19 +44,23 @@ def asks_beyond(
         return beyond
     others: dict[int, str] = {}
     for i in np.flatnonzero(edits >= 0).tolist():
-        text, own = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].prompt
-        named = relations.subjects.find(own)
-        subjects = {each.subject for each in named}
-        mention = next((m for m in relations.mentions(text) if m.subject in subjects), None)
+        text, record = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].record(i)
+        own, [number] = record.prompt, own_subjects([record], relations.subjects)
+        named = [each for each in relations.subjects.find(own) if each.subject == number]
+        mention = next((m for m in relations.mentions(text) if m.subject == number), None)
         if mention is None:
             continue
-        if answered_by_yes_or_no(text, mention):
-            beyond[i] = not any(answered_by_yes_or_no(own, each) for each in named)
+        if _needs_more(text, mention):
+            beyond[i] = not any(_needs_more(own, each) for each in named)
         elif not any(phrase.within for each in named for phrase in inner_phrases(own, each)):
             others[i] = text
     found = follow(plugin, list(others.values()), hops=1)
     beyond[[i for i, hops in zip(others, found, strict=True) if hops]] = True
     return beyond
+
+
+def _needs_more(text: str, mention: Mention) -> bool:
+    return answered_by_yes_or_no(text, mention) or is_in_task(text, mention)
 
 
 def as_told(

@@ -1,8 +1,9 @@
-"""Finds the sentence of a text that asks something of a subject, among what stands around it.
+"""Finds the question about a subject in a text, among what stands around it.
 
 People tell why they ask, quote what they have read, and say thanks; programs put marks and labels
-around a question. None of it says which fact is asked for. All of this goes by the form of a text,
-and some of it knows English alone.
+around a question. None of it says which fact is asked for. Where another question or a task stands
+beside it, nothing is left out. All of this goes by the form of a text, and most of it knows English
+alone.
 """
 
 import re
@@ -11,39 +12,65 @@ from functools import lru_cache
 
 from onceedit_jax.text.subjects import Mention, folded
 
-_END = re.compile(r"[.!?]\s+|:[*_]*\s+|\n+")
+# The last one is that of a text in JSON.
+_END = re.compile(r"[.!?\uff1f\u061f]\s+|:[*_]*\s+|\n+|\?[\"'](?=\s*[,}\]])")
 # What stands before a stop that ends no sentence: "Dr. King", "J. R. Smith", "Prof. Quill".
 _ABBREVIATED = re.compile(
-    r"\b(?:\w|[A-Z][a-z]|(?i:approx|capt|col|corp|dept|etc|gen|gov|inc|messrs|mrs|nos|prof|rep|rev"
-    r"|sen|sgt|u\.s|e\.g|i\.e))\Z"
+    r"(?<!['\u2019])\b(?:\w|[A-Z][a-z]|(?i:approx|capt|col|corp|dept|etc|gen|gov|inc|messrs|mrs|nos"
+    r"|prof|rep|rev|sen|sgt|u\.s|e\.g|i\.e))\Z"
 )
-# "Plan A. What is it?" are two sentences all the same.
-_ASKING = re.compile(
-    r"\s*(?:(?:and|at|by|for|from|in|of|on|so|to|with)\s+)?"
-    r"(?:how|what|when|where|which|who|whom|whose|why)\b",
+_BEFORE = r"\s*(?:(?:and|at|by|for|from|in|of|on|so|to|with)\s+)?"
+_QUESTION_WORD = re.compile(
+    rf"{_BEFORE}(?:how|what|when|where|which|who|whom|whose|why)\b", re.IGNORECASE
+)
+# A sentence without a mark that begins with such a word need be no question: "When Ada was born, it
+# rained" and "What I like about her" are none.
+_UNMARKED = re.compile(
+    rf"{_BEFORE}(?:(?:how|which|who|whom|whose|what(?!\s+(?:he|i|she|they|we|you)\b))\b"
+    r"|(?:when|where|why)(?:'?s|\s+(?:are|can|could|did|do|does|had|has|have|is|should|was|were|will"
+    r"|would))\b)[^,]*\Z",
     re.IGNORECASE,
 )
 _REQUEST = re.compile(
-    r"\s*(?:(?:(?:can|could|would) you\s+)?(?:kindly\s+|please\s+|pls\s+)?"
+    r"\s*(?:(?:also|then|now)\s+)?"
+    r"(?:(?:(?:can|could|would) you\s+)?(?:kindly\s+|please\s+|pls\s+)?"
     r"(?:give|name|say|specify|state|tell)\b"
     r"|(?:i|we)(?:'d like| would like| want| need) to know\b|i wonder\b)",
     re.IGNORECASE,
 )
+# A task is done with a text, and not answered by a fact.
+_TASK = re.compile(
+    r"\s*(?:(?:also|and|anyway|finally|instead|next|now|then)\b,?\s+)?"
+    r"(?:(?:can|could|would) you\s+)?(?:kindly\s+|please\s+|pls\s+)?"
+    r"(?:(?:do not|don't|never) answer|classify|compose|continue|correct(?! me)|count|create|draft"
+    r"|fix|ignore|imagine|improve|invent|paraphrase|pretend|proofread|repeat|rephrase|reword|rewrite"
+    r"|shorten|sing|spell|summari[sz]e|translate|write(?!(?: me| us)? (?:back|soon)))\b",
+    re.IGNORECASE,
+)
 _GREETING = re.compile(
-    r"\s*(?:dear|good (?:afternoon|day|evening|morning)|greetings|hello|hey|hi|ok|okay|so|well)"
-    r"(?: (?:again|all|everybody|everyone|folks|team|there))?(?:,? please)?(?:\s*[,!]\s*|\s+)",
+    r"\s*(?:(?:dear|good (?:afternoon|day|evening|morning)|greetings|hello|hey|hi)"
+    r"(?: \w+){0,2}(?:,? please)?\s*[,!]\s*|(?:hello|hey|hi|ok|okay|so|well)(?:\s*[,!]\s*|\s+))",
     re.IGNORECASE,
 )
 _MARKUP = r"<[^<>\s]*>|\[/?[A-Z]+\]"  # of prompts for chat models
 # A question mark with nothing after it but marks, as in '{"question": "Who is it?"}'.
-_MARK = re.compile(rf"\?(?:{_MARKUP}|[^\w\s?<\[]|\s)*\Z")
-_LEADING = re.compile(rf"(?:{_MARKUP}|[\s*_#>])+")
+_MARK = re.compile(rf"[?\uff1f\u061f](?:{_MARKUP}|[^\w\s?<\[]|\s)*\Z")
+_LEADING = re.compile(
+    rf"(?:{_MARKUP}|[\s*_#>]|(?:[-\u2022]|\d+[.)])\s|{_GREETING.pattern})+", re.IGNORECASE
+)
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "(": ")"}
+# Stops that belong to the name before them: "Rescue Me! was made by".
+_NAME_STOPS = re.compile(
+    r"[.!]+(?=\s+(?!(?:how|wh[a-z]+)\b)[a-z])"
+    r"|\?(?=\s+(?:are|at|by|did|do|does|from|had|has|in|is|of|on|open|very|was|were|with)\b)"
+)
 # An answer goes on after these words: "Who Framed Roger Rabbit was directed by".
 GOES_ON = frozenset("a an are as at by for from in into is of on the to was were with".split())  # noqa: SIM905
 _SHORT = 12  # words of a remark on how to answer
+_HOW = re.compile(r"\b(?:answer|brief|briefly|just|only|reply|respond|short|word)\b", re.IGNORECASE)
 _WANTS_MORE = re.compile(
-    r"\b(?:details?|elaborate|explain|sentences?|(?:say|tell me) more)\b", re.IGNORECASE
+    r"\b(?:details?|elaborate|explain|long|longer|paragraphs?|sentences?|(?:say|tell me) more)\b",
+    re.IGNORECASE,
 )
 _WANTS_LESS = re.compile(r"\b(?:don't|no|not|without)\b", re.IGNORECASE)
 
@@ -63,6 +90,21 @@ def sentence_start(text: str, place: int) -> int:
     return max((begin for begin, _ in sentences(text) if begin <= place), default=0)
 
 
+def masked(text: str, mentions: Sequence[Mention]) -> str:
+    """A text with letters in the place of names, whose stops and words say nothing about it.
+
+    Args:
+      text: the text.
+      mentions: where it names subjects, in its order.
+    """
+    pieces, at = [], 0
+    for mention in mentions:
+        stop = _name_stop(text, mention)
+        pieces += [text[at : mention.start], "x" * (stop - mention.start)]
+        at = stop
+    return "".join([*pieces, text[at:]])
+
+
 def where_asked(text: str, mentions: Sequence[Mention]) -> Mention:
     """Of the places where a text names one subject, the one where it asks something of it.
 
@@ -70,7 +112,7 @@ def where_asked(text: str, mentions: Sequence[Mention]) -> Mention:
     a subject comes before the question about it.
 
     Args:
-      text: the text.
+      text: the text, `masked`.
       mentions: where it names the subject, at least once.
     """
     limit = _last_question_end(text)
@@ -79,19 +121,33 @@ def where_asked(text: str, mentions: Sequence[Mention]) -> Mention:
     return next(mention for mention in before if mention.start >= begin)
 
 
+def is_in_task(text: str, mention: Mention) -> bool:
+    """Whether something is to be done with what a text says of a subject: "Translate: ..."."""
+    plain = masked(text, [mention])
+    _, stop = sentences(plain)[_place(plain, mention)]
+    beside = [text[a:b] for a, b in sentences(plain) if a >= stop or a == _begin(plain, mention)]
+    return any(map(_is_task, beside))
+
+
+def is_asked(text: str, mention: Mention) -> bool:
+    """Whether the question about a subject can be told from the rest of a text, `masked`."""
+    return _asked(text, mention) is not None
+
+
 def asked_part(text: str, mention: Mention, name: str = "it") -> str:
     """What a text asks of a subject, its name replaced.
 
-    It is the sentence that names the subject, if it asks and no other question follows; otherwise
-    the text from this sentence on.
+    It is the question, or else the text from the sentence that names the subject on, with a task
+    that stands before it.
 
     Args:
       text: the text.
       mention: where it names the subject.
       name: what stands in place of the subject's name.
     """
-    begin, end = _asked(text, mention) or (sentence_start(text, mention.start), len(text))
-    before, after = text[begin : mention.start], text[mention.stop : end]
+    plain = masked(text, [mention])
+    begin, end = _asked(plain, mention) or (_begin(plain, mention), len(text))
+    before, after = text[begin : mention.start], text[_name_stop(text, mention) : end]
     if _is_loud(text[begin:end]):
         before, after = before.lower(), after.lower()
     return f"{_one_blank(before)}{name}{_one_blank(after)}"
@@ -106,18 +162,29 @@ def question_of(text: str, mention: Mention, own: str = "") -> str:
     Args:
       text: the text.
       mention: where it names the subject.
-      own: the wording of an edit: where the text holds it, this is the question.
+      own: the wording of an edit: if the text holds it, up to the end of a sentence, it is the
+        question.
     """
-    at = text.find(own) if own else -1
-    if 0 <= at <= mention.start < at + len(own):
-        question, end = own, at + len(own)
-    elif span := _asked(text, mention):
-        question, end = _one_blank(text[slice(*span)]), span[1]
+    plain = masked(text, [mention])
+    around, question = sentences(plain)[_place(plain, mention) :], None
+    for _, end in around:
+        said = text[:end].rstrip()
+        if own and said.endswith(own) and len(said) - len(own) <= mention.start:
+            question, stop = None if _more_follows(plain, end) else own, end
+            break
+    if question is None:
+        if (span := _asked(plain, mention)) is None:
+            return text
+        question, stop = _one_blank(text[slice(*span)]), around[0][1]
         question = question.lower() if _is_loud(question) else question
-    else:
-        return text
-    more = [text[a:b].strip() for a, b in sentences(text) if a >= end and _wants_more(text[a:b])]
-    return " ".join([question, *more])
+    remarks = [text[a:b].strip() for a, b in around if a >= stop]
+    return " ".join([question, *filter(_wants_more, remarks)])
+
+
+def _name_stop(text: str, mention: Mention) -> int:
+    """Where a name ends, with the stops that belong to it."""
+    stops = _NAME_STOPS.match(text, mention.stop)
+    return stops.end() if stops else mention.stop
 
 
 @lru_cache(maxsize=64)
@@ -127,29 +194,48 @@ def _last_question_end(text: str) -> int:
     return asking[-1] if asking and not _goes_on(text) else len(text)
 
 
+def _place(text: str, mention: Mention) -> int:
+    """The number of the sentence that names a subject."""
+    return next(i for i, (_, stop) in enumerate(sentences(text)) if mention.start < stop)
+
+
+def _begin(text: str, mention: Mention) -> int:
+    """Where the sentence begins that names a subject, or a task that stands before it."""
+    around, place = sentences(text), _place(text, mention)
+    before = around[max(place - 1, 0)]
+    return before[0] if _is_task(text[slice(*before)]) else around[place][0]
+
+
 def _asked(text: str, mention: Mention) -> Span | None:
-    """The question or request that names a subject; None if it is none, or others follow."""
-    around = sentences(text)
-    place = next(i for i, (_, stop) in enumerate(around) if mention.start < stop)
+    """The question or request that names a subject; None if it is none, or does not stand alone."""
+    around, place = sentences(text), _place(text, mention)
     start, stop = around[place]
-    sentence, rest = text[start:stop], around[place + 1 :]
-    if not _asks(sentence) or any(_MARK.search(text[a:b]) for a, b in rest):
+    sentence = text[start:stop]
+    if not _asks(sentence) or _begin(text, mention) < start or _more_follows(text, stop):
         return None
     mark = _MARK.search(sentence)
-    if mark and start + mark.start() == mention.stop and _goes_on(text):
-        return None  # the mark is that of a title: "Who Is It? was written by"
     end = start + (mark.start() + 1 if mark else len(sentence.rstrip()))
-    for before in (_LEADING, _GREETING):
-        found = before.match(text, start, mention.start)
-        start = found.end() if found else start
+    if leading := _LEADING.match(text, start, mention.start):
+        start = leading.end()
     if mark and _QUOTES.get(text[start]) == text[end : end + 1] and start < mention.start:
         start += 1
     return start, max(end, mention.stop)
 
 
+def _more_follows(text: str, place: int) -> bool:
+    """Whether a text asks or wants more from a place on, or leaves its end to the answer."""
+    rest = [text[start:stop] for start, stop in sentences(text) if start >= place]
+    if not rest:
+        return False
+    return _goes_on(text) or any(
+        _is_task(each) or (_asks(each) and not _says_how(each)) for each in rest
+    )
+
+
 def _ends(text: str, end: re.Match[str]) -> bool:
     """Whether a stop with its blanks ends a sentence."""
-    if text[end.start()] != "." or _ASKING.match(text, end.end()):
+    # "Plan A. What is it?" are two sentences in spite of the single letter.
+    if text[end.start()] != "." or _QUESTION_WORD.match(text, end.end()):
         return True
     return _ABBREVIATED.search(text, max(end.start() - 8, 0), end.start()) is None
 
@@ -158,9 +244,12 @@ def _asks(sentence: str) -> bool:
     """Whether a sentence is a question or a request."""
     if greeting := _GREETING.match(sentence):
         sentence = sentence[greeting.end() :]
-    if _MARK.search(sentence) or _REQUEST.match(sentence):
-        return True
-    return _ASKING.match(sentence) is not None and not _goes_on(sentence)
+    found = _MARK.search(sentence) or _REQUEST.match(sentence) or _UNMARKED.match(sentence)
+    return found is not None
+
+
+def _is_task(sentence: str) -> bool:
+    return _TASK.match(sentence) is not None and not _wants_more(sentence)
 
 
 def _goes_on(text: str) -> bool:
@@ -176,6 +265,11 @@ def _is_loud(text: str) -> bool:
 
 def _one_blank(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text)
+
+
+def _says_how(sentence: str) -> bool:
+    """Whether a request, as "Give only the name", is about how to answer."""
+    return len(folded(sentence)) <= _SHORT and _HOW.search(sentence) is not None
 
 
 def _wants_more(sentence: str) -> bool:

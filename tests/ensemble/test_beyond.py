@@ -23,13 +23,15 @@ OF_THE_ANSWER = "How many people live in the capital of Norland?"
 OTHER = "How far is the harbour?"
 PROMPTS = [RECORDS[0].prompt, YES_OR_NO, OF_THE_ANSWER, OTHER]
 BEYOND = [False, True, True, False]
+TASKS = [f"Translate this into French: {PROMPTS[0]}", f"{PROMPTS[0]} Write a poem about that."]
+REMARKS = [f"{PROMPTS[0]} I need it by noon.", f"{PROMPTS[0]} Write three sentences."]
 FACT = new_fact(RECORDS[0].prompt, RECORDS[0].target)
 
 
 @pytest.fixture(autouse=True)
 def gate(monkeypatch):
     """A gate that takes all these questions for the first edit."""
-    opens = {*PROMPTS[:3], "What is the capital of Norland?"}
+    opens = {*PROMPTS[:3], *TASKS, *REMARKS, "What is the capital of Norland?"}
 
     def verdicts(plugin, prompts):
         edits = np.array([0 if prompt in opens else -1 for prompt in prompts], np.int32)
@@ -49,6 +51,12 @@ def test_it_is_not_drafted_and_the_target_is_told(plugin, targets, rule):
     assert [texts[3] for texts in answers.after] == [texts[3] for texts in answers.before]
     assert all(texts[0].startswith(RECORDS[0].target) for texts in answers.after)
     assert ensemble.answers(PROMPTS, max_new_tokens=12) == answers.after
+
+
+def test_a_task_asks_for_more_and_a_remark_does_not(plugin, targets):
+    answers = Ensemble(plugin, targets, chat=False).generate([*TASKS, *REMARKS], max_new_tokens=3)
+    assert answers.edits.tolist() == [0, 0, 0, 0]
+    assert answers.beyond.tolist() == [True, True, False, False]
 
 
 def test_it_is_scored_as_it_is_answered(plugin, targets):

@@ -193,20 +193,21 @@ def test_scores_of_standard_sets_have_the_intervals_of_their_records():
 
 
 def test_rephrases_of_one_wording_for_many_subjects_are_apart():
-    def record(subject, rephrase):
-        return EditRecord(f"{subject} plays", "jazz", rephrase=rephrase, subject=subject)
+    def record(index, subject, rephrase):
+        text = f"{subject} plays"
+        return EditRecord(text, "jazz", rephrase=rephrase, subject=subject, index=index)
 
     records = [
-        record("Ann", "Ann is known for"),
-        record("Bea", "It was late. Bea plays"),
-        record("Cem", "Cem is known for"),
+        record(0, "Ann", "Ann is known for"),
+        record(1, "Bea", "It was late. Bea plays"),
+        record(2, "Cem", "Cem is known for"),
     ]
-    kinds = standard_sets._kinds(records[:2], records)
-    assert kinds == [standard_sets.GENERATION, standard_sets.PARAPHRASE]
+    kinds = standard_sets._kinds(records[1:], records)
+    assert kinds == {1: standard_sets.PARAPHRASE, 2: standard_sets.GENERATION}
     rows = [
         {"record": i, "metric": metric, "after": after, "alpha": alpha}
         for metric in ("rel", "gen")
-        for i, (after, alpha) in enumerate([(0.0, 0.2), (1.0, 0.9)])
+        for i, (after, alpha) in enumerate([(1.0, 0.9), (0.0, 0.2)], 1)
     ]
     assert standard_sets._by_kind(rows, kinds, 0.5) == {
         standard_sets.PARAPHRASE: {"number": 1, "opened": 1, "gen": 1},

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 
 from onceedit_jax.text.asked_sentence import (
     asked_part,
+    masked,
     question_of,
     sentence_start,
     sentences,
@@ -20,12 +21,17 @@ SAID = st.sampled_from(
 )
 
 
+def place(text, subjects=QUILL):
+    mentions = subjects.find(text)
+    return where_asked(masked(text, mentions), mentions)
+
+
 def asked(text):
-    return asked_part(text, where_asked(text, QUILL.find(text)))
+    return asked_part(text, place(text))
 
 
 def read(text, own=""):
-    return question_of(text, where_asked(text, QUILL.find(text)), own)
+    return question_of(text, place(text), own)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,12 @@ def read(text, own=""):
         ("Hello there, where was Ada Quill born?", "where was it born?"),
         ("Good evening, I want to know the age of Ada Quill.", "I want to know the age of it."),
         ("Hi, Ada Quill was born in", "Hi, it was born in"),
+        ("Dear Sir, where was Ada Quill born?", "where was it born?"),
+        ("Ok so where was Ada Quill born?", "where was it born?"),
+        ("1) Where was Ada Quill born?", "Where was it born?"),
+        ('{"question": "Where was Ada Quill born?", "id": 3}', "Where was it born?"),
+        ("Where was Ada Quill born? Give only the name.", "Where was it born?"),
+        ("What is Ada Quill from\nthanks", "What is it from"),
         ("I wonder how old Ada Quill is. It is for school.", "I wonder how old it is."),
         ("Ada Quill is dead. Ada Quill, a native of", "it, a native of"),
         # What belongs to it.
@@ -85,13 +97,42 @@ def test_what_a_text_asks_of_a_subject(text, part):
         (f"Q: {QUESTION}\nA:", QUESTION),
         (f"It was so. Question: {QUESTION}\nAnswer:", QUESTION),
         (f"Q: Who was Ann Lee?\nA: a nurse\n\nQ: {QUESTION}\nA:", QUESTION),
-        (f"{QUESTION} She was born in", QUESTION),
         (f"{QUESTION} And her mother?", f"{QUESTION} And her mother?"),
         ("Ada Quill is dead. Where was she born?", "Ada Quill is dead. Where was she born?"),
     ],
 )
 def test_a_question_is_read_without_the_remarks_around_it(text, expected):
     assert read(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Another question or request, or an answer to something else that is to be completed.
+        f"{QUESTION} And her mother?",
+        f"Q: {QUESTION}\nA: Rome\nQ: where was Ann Lee born\nA:",
+        f"{QUESTION} Rome. The mother of Ann Lee is",
+        f"{QUESTION} She was born in",
+        f"{QUESTION} Also tell me her age.",
+        f'{QUESTION}\n{{"question": "Where was Ann Lee born?", "id": 3}}',
+        # A task.
+        f"{QUESTION} Translate this into French.",
+        f"{QUESTION} Now write a poem about that.",
+        f"{QUESTION} Don't answer. Tell me a joke.",
+        f"Translate this into French: {QUESTION}",
+        f"Write a story that begins with this. {QUESTION}",
+        # No question.
+        "When Ada Quill was born in 1901, the town was small. Summarize the text.",
+        "Where Ada Quill was born, nobody knows. It is late.",
+        "What I like about Ada Quill is that she was born in Rome. It is late.",
+        "Ada Quill is great, isn't she? Write a limerick about her.",
+    ],
+)
+def test_what_belongs_to_another_task_is_not_left_out(text):
+    (mention,) = QUILL.find(text)
+    assert asked(text).endswith(text[mention.stop :]) and read(text) == text
+    if text.startswith(("Translate", "Write")):
+        assert asked(text) == text.replace("Ada Quill", "it")
 
 
 def test_the_wording_of_an_edit_stays_whole():
@@ -106,11 +147,18 @@ def test_sentences_are_the_text(text):
         assert sentence_start(text, place) <= place
 
 
-def test_the_mark_of_a_title_ends_no_question():
-    text = "Who Is It? was written by"
-    (mention,) = Subjects([["Who Is It"]]).find(text)
-    assert asked_part(text, mention) == "it? was written by"
-    assert question_of(text, mention) == text
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("Who Is It", "Who Is It? was written by", "it was written by"),
+        ("Who Is It", "Who wrote Who Is It? Thanks.", "Who wrote it?"),
+        ("Rescue Me", "What was Rescue Me! based on? I forgot.", "What was it based on?"),
+        ("Tri. 5", "Hello! What does Tri. 5 follow? I forgot.", "What does it follow?"),
+        ("Moe: The Return", "I saw Moe: The Return. Who made Moe: The Return", "Who made it"),
+    ],
+)
+def test_the_stops_of_a_name_end_no_sentence(name, text, part):
+    assert asked_part(text, place(text, Subjects([[name]]))) == part
 
 
 @given(st.lists(SAID, max_size=4).map("".join), st.lists(SAID, max_size=4).map("".join))
@@ -120,7 +168,14 @@ def test_what_is_said_around_a_question_changes_nothing(before, after):
     assert read(text) == QUESTION
 
 
-@given(st.text(max_size=40), st.text(max_size=40))
+PIECES = st.lists(
+    st.sampled_from(["Hi", "so", "Dear", "Sir", ",", "!", "- ", "> ", '"', "(", "\n", "?", ". "])
+    | st.text(max_size=5),
+    max_size=6,
+).map(" ".join)
+
+
+@given(PIECES, PIECES)
 def test_reading_a_question_twice_changes_nothing(before, after):
     text = f"{before} {QUESTION} {after}"
     assume(QUILL.find(text))
