@@ -11,12 +11,12 @@ from onceedit_jax.models.config import ModelConfig
 from onceedit_jax.models.parameters import active_parameters
 from onceedit_jax.planning.hardware import Chip
 
-# What this library reached on one NVIDIA H200 (benchmarks/results/accelerator.md). Every measured
-# step lies within a factor of 1.5 of the times that follow from these (tests/planning).
+# Fitted to the decoding steps and prefills in bfloat16 that were measured on one NVIDIA H200
+# (benchmarks/results/accelerator.md): all eleven lie between .70 and 1.28 of the times that follow.
 WEIGHTS_SHARE = 0.87  # of the peak bandwidth, reading weights
 CACHE_SHARE = 0.5  # of the peak bandwidth, reading keys and values
 STEP_LAYER_SECONDS = 43e-6  # programs begin one after another, however little they do
-FLOPS_SHARE = 0.48  # of the peak arithmetic, reading prompts
+FLOPS_SHARE = 0.48  # of the peak arithmetic
 PREFILL_LAYER_SECONDS = 180e-6
 
 
@@ -102,21 +102,28 @@ def least_seconds(costs: StepCosts, chip: Chip) -> float:
     return max(costs.flops / chip.flops, costs.bytes / chip.bandwidth)
 
 
-def expected_step_seconds(costs: StepCosts, chip: Chip, devices: int = 1) -> float:
+def expected_step_seconds(
+    costs: StepCosts, chip: Chip, *, devices: int = 1, parts: int = 1
+) -> float:
     """What a decoding step is expected to take, with the shares that were measured on one H200.
 
     Args:
       costs: of the step, over all devices.
       chip: each device; it is supposed to reach the same shares of its peaks.
-      devices: that share the step evenly.
+      devices: that share arithmetic and cache evenly.
+      parts: of the devices' axis `tensor`: so many share the weights, all others read them whole.
     """
-    read = (costs.bytes - costs.cached) / WEIGHTS_SHARE + costs.cached / CACHE_SHARE
-    busy = max(read / chip.bandwidth, costs.flops / (FLOPS_SHARE * chip.flops))
-    return busy / devices + costs.layers * STEP_LAYER_SECONDS
+    return _busy_seconds(costs, chip, devices, parts) + costs.layers * STEP_LAYER_SECONDS
 
 
-def expected_prefill_seconds(costs: StepCosts, chip: Chip, devices: int = 1) -> float:
+def expected_prefill_seconds(
+    costs: StepCosts, chip: Chip, *, devices: int = 1, parts: int = 1
+) -> float:
     """What reading prompts is expected to take; the arguments are those of a step."""
-    read = costs.bytes / (WEIGHTS_SHARE * chip.bandwidth)
-    busy = max(read, costs.flops / (FLOPS_SHARE * chip.flops))
-    return busy / devices + costs.layers * PREFILL_LAYER_SECONDS
+    return _busy_seconds(costs, chip, devices, parts) + costs.layers * PREFILL_LAYER_SECONDS
+
+
+def _busy_seconds(costs: StepCosts, chip: Chip, devices: int, parts: int) -> float:
+    weights = (costs.bytes - costs.cached) / (WEIGHTS_SHARE * parts)
+    moved = (weights + costs.cached / (CACHE_SHARE * devices)) / chip.bandwidth
+    return max(moved, costs.flops / (FLOPS_SHARE * chip.flops * devices))

@@ -71,10 +71,11 @@ class PairPlan:
     def drafted_speed(self) -> float:
         """Tokens per second if drafts of `DRAFT_TOKENS` tokens and their end are accepted.
 
-        The plug-in reads the prompt for each draft, the target has read it.
+        For each draft the plug-in reads the prompt, which gives a first token; the target has read
+        it before.
         """
         drafting = reading_seconds(self.plugin, self.chip, self.devices)
-        drafting += (DRAFT_TOKENS + 1) * self.plugin_seconds
+        drafting += DRAFT_TOKENS * self.plugin_seconds
         return self.rows * (DRAFT_TOKENS + 1) / (drafting + self.target_seconds)
 
     @property

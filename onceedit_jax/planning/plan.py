@@ -45,6 +45,7 @@ class ModelPlan:
 
     Attributes:
       parameters: number of parameters of the published model.
+      parts: devices of the axis `tensor`, which share the weights of a layer.
       heads: query and key/value heads, after they are made to divide among the devices.
       weights: bytes of parameters.
       cache: bytes of keys and values.
@@ -56,6 +57,7 @@ class ModelPlan:
     """
 
     parameters: int
+    parts: int
     heads: tuple[int, int]
     weights: int
     cache: int
@@ -100,6 +102,7 @@ def plan_model(
     of_prefill = partial(prefill_costs, fitted, weight_bytes=weight_bytes, cache_itemsize=itemsize)
     return ModelPlan(
         parameters=count,
+        parts=parts,
         heads=(fitted.num_heads, fitted.num_kv_heads),
         weights=_device_bytes(laid),
         cache=_device_bytes(_cache_shapes(fitted, mesh, rows, context, "keys", "values"))
@@ -129,17 +132,21 @@ def step_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
 
 def expected_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
     """What a decoding step is expected to take, see `expected_step_seconds`; with communication."""
-    return expected_step_seconds(plan.costs, chip, devices) + _exchange_seconds(plan, chip)
+    busy = expected_step_seconds(plan.costs, chip, devices=devices, parts=plan.parts)
+    return busy + _exchange_seconds(plan, chip)
 
 
 def reading_seconds(plan: ModelPlan, chip: Chip, devices: int) -> float:
-    """What reading prompts of `PROMPT_TOKENS` tokens is expected to take."""
-    exchanged = PROMPT_TOKENS * _exchange_seconds(plan, chip)
-    return expected_prefill_seconds(plan.reading, chip, devices) + exchanged
+    """What reading prompts of `PROMPT_TOKENS` tokens, and a first token, is expected to take."""
+    busy = expected_prefill_seconds(plan.reading, chip, devices=devices, parts=plan.parts)
+    # What is reduced are activations, which grow with the tokens; what is gathered are weights.
+    return busy + _exchange_seconds(plan, chip, tokens=PROMPT_TOKENS)
 
 
-def _exchange_seconds(plan: ModelPlan, chip: Chip) -> float:
-    return sum(item.bytes for item in plan.collectives) / chip.link
+def _exchange_seconds(plan: ModelPlan, chip: Chip, *, tokens: int = 1) -> float:
+    """Seconds of the exchanges for so many tokens a row."""
+    sizes = (item.bytes * (tokens if "reduce" in item.kind else 1) for item in plan.collectives)
+    return sum(sizes) / chip.link
 
 
 def _compiled_step(

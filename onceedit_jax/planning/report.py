@@ -47,7 +47,7 @@ def summary(plan: PairPlan) -> list[str]:
         f"{_gigabytes(plan.chip.memory)}.",
         f"Least times follow from published peak figures ({plan.chip.source}). Expected ones are "
         "not measured on this device either: they take the shares of its peaks that one H200 "
-        "reached, and leave out the latency of communication. So expect "
+        "reached in bfloat16, and leave out the latency of communication. So expect "
         f"{plan.target_alone_speed:,.0f} tokens/s of the target alone; {plan.drafted_speed:,.0f} "
         f"if drafts of {DRAFT_TOKENS} tokens and their end are accepted, each after the plug-in "
         f"has read {PROMPT_TOKENS} tokens; {plan.joint_speed:,.0f} if both models compute every "
