@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from experiments.framework import Cell, Experiment, Figure, Result, Results, Setup, Table, Workspace
+from experiments.framework.datasets import REPHRASE_KINDS, load_edits, rephrase_kinds
 from experiments.framework.gate_rows import (
     Row,
     Shares,
     alphas_of,
     ask,
+    once_more,
     shares,
     shares_by_gate,
     untrained_plugin,
@@ -34,8 +36,7 @@ from onceedit_jax.gates.fact import THRESHOLD
 TITLE = "The gate fact"
 QUESTION = "Which prompts open the gate, for which edit, and is alpha a probability?"
 
-REAL = "real facts"
-PARAPHRASE, FORM, FORMS = "paraphrase", "form: ", "forms, mean of eleven"
+REAL, PARAPHRASE, FORM, FORMS = "real facts", "paraphrase", "form: ", "forms, mean of eleven"
 GENERATED, OTHER = "same subject, generated question", "same subject, another fact"
 NEAR = "same relation, other subject"
 WITHIN, OTHER_WITHIN = "in a text", "same subject, in a text"
@@ -57,12 +58,11 @@ KINDS = {
 OF_RECORDS = {
     "rel": "as edited",
     "gen": PARAPHRASE,
+    **{kind: kind for kind in REPHRASE_KINDS},
     "loc": "locality prompt",
     "portability": "one-hop question",
 }
-ASKING = (
-    "as edited", PARAPHRASE, FORMS, FORM, "a sentence asked for", WITHIN, "long answer asked for"
-)  # fmt: skip
+ASKING = ("as edited", PARAPHRASE, FORMS, FORM, "a sentence", WITHIN, "long answer asked for")
 ALL = "these and same relation"
 AGAINST = {
     GENERATED: (GENERATED,),
@@ -173,6 +173,9 @@ def _dataset_rows(workspace: Workspace, cell: Cell) -> list[Row]:
         for prompt in prompts
     ]
     rows = ask(untrained_plugin(workspace, records), probes)
+    if cell["dataset"] == "counterfact":
+        kinds = rephrase_kinds(records, load_edits(workspace.data, cell["dataset"]))
+        rows += once_more(rows, "gen", kinds)
     return [{**row, "record": row["record"] + first} for row in rows]
 
 
@@ -327,7 +330,7 @@ def _datasets(results: Results) -> Table:
                 column["probes"],
                 _shown(column),
                 result["kinds"]["fact, right edit"][kind]["value"]
-                if kind in ("rel", "gen")
+                if kind in ("rel", "gen", *REPHRASE_KINDS)
                 else None,
                 *(result["kinds"][gate][kind]["value"] for gate in ("lookup", "memory")),
             ]

@@ -1,6 +1,5 @@
 """The data sets of the field, edited and asked with today's defaults."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,16 +7,13 @@ from typing import Any
 import numpy as np
 
 from experiments.framework import Cell, Experiment, Result, Results, Setup, Table, Workspace
-from experiments.framework.datasets import load_edits
 from experiments.framework.probe_tables import with_interval
 from experiments.framework.scores import HEADINGS, METRICS
-from onceedit_jax.data.records import EditRecord
 from onceedit_jax.evaluation.probes import interval
 from onceedit_jax.gates.registry import gate_by_name
 
 TITLE = "ZsRE and Counterfact with the default edit"
 QUESTION = "Which scores does the default edit get on the field's data sets?"
-PARAPHRASE, GENERATION = "paraphrase prompts", "generation prompts"
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,6 @@ def run(workspace: Workspace, setup: StandardSetup, cell: Cell) -> Result:
     end = cell["first"] + cell["edits"]
     records = workspace.records(cell["dataset"], end)[cell["first"] :]
     edited = workspace.edit_alone(records, workspace.settings())
-    kinds: dict[int, str] = {}
-    if cell["dataset"] == "counterfact":
-        kinds = _kinds(records, load_edits(workspace.data, cell["dataset"]))
     scores = {}
     for name in cell["gates"]:
         ensemble = workspace.ensemble(edited, setup.targets, gate=gate_by_name(name))
@@ -60,7 +53,6 @@ def run(workspace: Workspace, setup: StandardSetup, cell: Cell) -> Result:
             rows = [row for row in found["records"] if row["target"] == score["target"]]
             score["intervals"] = _intervals(rows, setup.seed)
             score["opened"] = _opened(rows, ensemble.threshold)
-            score["rephrases"] = _by_kind(rows, kinds, ensemble.threshold)
         scores[name] = found["scores"]
     return {"seconds": edited.editing_seconds, "gates": scores}
 
@@ -94,46 +86,10 @@ def _opened(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, fl
     return {kind: float(np.mean(np.array(each) >= threshold)) for kind, each in alphas.items()}
 
 
-def _kinds(records: Sequence[EditRecord], every: Sequence[EditRecord]) -> dict[int, str]:
-    """Which of Counterfact's two kinds of prompt the rephrase of each record is, by its place.
-
-    Paraphrase prompts state the fact, after a sentence about something else that no other record
-    has. Generation prompts were written to see whether a model's own text fits the fact: one
-    wording serves many subjects, and most of them only suggest it.
-    """
-    used = Counter(_wording(record) for record in every)
-    return {
-        record.index: GENERATION if used[_wording(record)] > 1 else PARAPHRASE
-        for record in records
-        if record.rephrase
-    }
-
-
-def _wording(record: EditRecord) -> str:
-    text = record.rephrase or ""
-    return text.replace(record.subject, "{}") if record.subject else text
-
-
-def _by_kind(
-    rows: Sequence[Mapping[str, Any]], kinds: Mapping[int, str], threshold: float
-) -> dict[str, dict[str, float]]:
-    """By kind of rephrase: how many there are, and what share is answered and opens the gate."""
-    found: dict[str, dict[str, float]] = {}
-    for kind in sorted(set(kinds.values()), reverse=True):
-        own = [row for row in rows if row["metric"] == "gen" and kinds[row["record"]] == kind]
-        found[kind] = {
-            "number": len(own),
-            "opened": float(np.mean([row["alpha"] >= threshold for row in own])),
-            "gen": float(np.mean([row["after"] for row in own])),
-        }
-    return found
-
-
 def tables(setup: StandardSetup, results: Results) -> Sequence[Table]:
     """All scores with their intervals; what opens each gate."""
     rows: list[list[Any]] = []
     opened: list[list[Any]] = []
-    kinds: list[list[Any]] = []
     for name, result in results.items():
         for gate, scores in result["gates"].items():
             for score in scores:
@@ -146,10 +102,6 @@ def tables(setup: StandardSetup, results: Results) -> Sequence[Table]:
                 consistent = (score.get("consistent") or {}).get("after", {})
                 kept = [score["contradicting"], *(consistent.get(m) for m in ("rel", "gen"))]
                 rows.append([name, gate, score["target"], *shown, *kept])
-                kinds += [
-                    [name, gate, score["target"], kind, *part.values()]
-                    for kind, part in score.get("rephrases", {}).items()
-                ]
             shares = scores[0]["opened"]
             opened.append([name, gate, *(shares.get(metric) for metric in METRICS[:3])])
     return [
@@ -165,13 +117,6 @@ def tables(setup: StandardSetup, results: Results) -> Sequence[Table]:
             "The share of questions that open the gate.",
             ("edits", "gate", "as edited", "in other words", "unrelated"),
             opened,
-        ),
-        Table(
-            "rephrases",
-            "Counterfact's rephrases by their kind: paraphrase prompts state the fact, generation "
-            "prompts mostly suggest it.",
-            ("edits", "gate", "target", "rephrases", "number", "open the gate", "Gen"),
-            kinds,
         ),
     ]
 

@@ -1,6 +1,8 @@
 """The data sets of the experiments: their files, and how each is read."""
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from onceedit_jax.data.loaders import load_records
@@ -39,6 +41,9 @@ DATASETS = {
     "mquake": Dataset("mquake_hard.json", "counterfact_train.json", "counterfact_train.json"),
 }
 
+# Of Counterfact's rephrases.
+REPHRASE_KINDS = ("paraphrase prompt", "generation prompt")
+
 
 def dataset_files(name: str) -> Dataset:
     """The files of a data set.
@@ -56,3 +61,23 @@ def load_edits(data: Path, dataset: str, *, limit: int | None = None) -> list[Ed
     files = dataset_files(dataset)
     records = load_records(data / files.edits, limit=limit)
     return [without_nq(record) for record in records] if files.strip_nq else records
+
+
+def rephrase_kinds(records: Sequence[EditRecord], every: Sequence[EditRecord]) -> list[str]:
+    """Which of Counterfact's two kinds of prompt the rephrase of each record is.
+
+    Paraphrase prompts state the fact, after a sentence about something else that no other record
+    has. Generation prompts were written to see whether a model's own text fits the fact: one
+    wording serves many subjects, and most of them only suggest it.
+
+    Args:
+      records: some of the data set's records.
+      every: all of them, so that wordings can be counted.
+    """
+    used = Counter(_wording(record) for record in every)
+    return [REPHRASE_KINDS[used[_wording(record)] > 1] for record in records]
+
+
+def _wording(record: EditRecord) -> str:
+    text = record.rephrase or ""
+    return text.replace(record.subject, "{}") if record.subject else text

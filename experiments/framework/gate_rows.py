@@ -71,6 +71,11 @@ def ask(plugin: EditedPlugin, probes: Sequence[Probe]) -> list[Row]:
     ]
 
 
+def once_more(rows: Sequence[Row], metric: str, kinds: Sequence[str]) -> list[Row]:
+    """The rows of one kind of prompt again, each under the kind that its record has."""
+    return [{**row, "metric": kinds[row["record"]]} for row in rows if row["metric"] == metric]
+
+
 def shares_by_gate(rows: Sequence[Row], seed: int) -> dict[str, Shares]:
     """By gate and kind of prompt, the share that opens it."""
     return {gate: shares(rows, opens, seed) for gate, opens in OPENS.items()}

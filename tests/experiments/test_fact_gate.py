@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 
 from experiments import fact_gate
-from experiments.framework.gate_rows import alphas_of, ask, shares_by_gate
+from experiments.framework.datasets import rephrase_kinds
+from experiments.framework.gate_rows import alphas_of, ask, once_more, shares_by_gate
 from experiments.framework.known_relations import is_worded
 from experiments.framework.separation import (
     area,
@@ -135,3 +136,19 @@ def test_a_paraphrase_is_in_the_bank_where_its_words_are_a_wording(paraphrase, k
     }
     record = EditRecord("Who made New York?", "X", rephrase=paraphrase, subject="New York")
     assert is_worded(record, wordings) == known
+
+
+def test_wordings_that_serve_many_subjects_are_generation_prompts():
+    def record(subject, rephrase):
+        return EditRecord(f"{subject} plays", "jazz", rephrase=rephrase, subject=subject)
+
+    records = [
+        record("Ann", "Ann is known for"),
+        record("Bea", "It was late. Bea plays"),
+        record("Cem", "Cem is known for"),
+    ]
+    kinds = rephrase_kinds(records[1:], records)
+    assert kinds == ["paraphrase prompt", "generation prompt"]
+    rows = [{"record": i, "metric": metric} for metric in ("rel", "gen") for i in (0, 1)]
+    again = once_more(rows, "gen", kinds)
+    assert [(row["record"], row["metric"]) for row in again] == [*enumerate(kinds)]

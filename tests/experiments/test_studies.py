@@ -186,33 +186,10 @@ def test_scores_of_standard_sets_have_the_intervals_of_their_records():
     after = {"rel": 1.0, "gen": 0.5, "loc": 1.0, "avg": 0.8333}
     score = {"target": "a", "after": after, "contradicting": 0}
     result = {"gates": {"fact": [{**score, "intervals": found, "opened": opened}]}}
-    scores, gates, _ = standard_sets.tables(standard_sets.StandardSetup(), {"zsre 3": result})
+    scores, gates = standard_sets.tables(standard_sets.StandardSetup(), {"zsre 3": result})
     assert scores.rows[0][:5] == ["zsre 3", "fact", "a", "1.000 (1.000 to 1.000)",
                                   "0.500 (0.000 to 1.000)"]  # fmt: skip
     assert gates.rows == [["zsre 3", "fact", 1, 1, 0]]
-
-
-def test_rephrases_of_one_wording_for_many_subjects_are_apart():
-    def record(index, subject, rephrase):
-        text = f"{subject} plays"
-        return EditRecord(text, "jazz", rephrase=rephrase, subject=subject, index=index)
-
-    records = [
-        record(0, "Ann", "Ann is known for"),
-        record(1, "Bea", "It was late. Bea plays"),
-        record(2, "Cem", "Cem is known for"),
-    ]
-    kinds = standard_sets._kinds(records[1:], records)
-    assert kinds == {1: standard_sets.PARAPHRASE, 2: standard_sets.GENERATION}
-    rows = [
-        {"record": i, "metric": metric, "after": after, "alpha": alpha}
-        for metric in ("rel", "gen")
-        for i, (after, alpha) in enumerate([(1.0, 0.9), (0.0, 0.2)], 1)
-    ]
-    assert standard_sets._by_kind(rows, kinds, 0.5) == {
-        standard_sets.PARAPHRASE: {"number": 1, "opened": 1, "gen": 1},
-        standard_sets.GENERATION: {"number": 1, "opened": 0, "gen": 0},
-    }
 
 
 def test_every_rule_of_every_cell_becomes_options_of_an_ensemble():
