@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from onceedit_jax.editing.relation_reading import own_subjects
 from onceedit_jax.ensemble.hops import follow
 from onceedit_jax.ensemble.preparation import PreparedPlugin
 from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
@@ -42,10 +41,12 @@ def asks_beyond(
     relations = plugin.plugin.reader.relations
     if relations is None or plugin.gate.gate.means is None or not any(map(leaves_out, rules)):
         return beyond
+    assert plugin.plugin.relation is not None
+    numbers = np.asarray(plugin.plugin.relation["subjects"])
     others: dict[int, str] = {}
     for i in np.flatnonzero(edits >= 0).tolist():
-        text, record = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].record(i)
-        own, [number] = record.prompt, own_subjects([record], relations.subjects)
+        text, own = plain_text(prompts[i]), plugin.plugin.info.edits[edits[i]].prompt
+        number = numbers[edits[i]]
         named = [each for each in relations.subjects.find(own) if each.subject == number]
         mention = next((m for m in relations.mentions(text) if m.subject == number), None)
         if mention is None:

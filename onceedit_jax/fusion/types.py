@@ -115,8 +115,8 @@ class FusionRule:
         `[B, Vl]`, up to a factor for each row; `step` takes its largest entry. None for a rule that
         has none: it cannot score given texts, and if it reads logits no token can be drawn.
       tells_when: whether `tells` comes before every such prompt ("always"), or only where it asks
-        for more than the fact ("beyond"): for yes or no, or for something of the answer. A rule
-        that tells and reads drafts has no draft there: the target answers in its own words.
+        for more than the fact ("beyond"): for yes or no, something of the answer, or a task. A
+        rule that tells and reads drafts has no draft there: the target answers in its own words.
     """
 
     name: str

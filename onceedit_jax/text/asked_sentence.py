@@ -124,9 +124,9 @@ def where_asked(text: str, mentions: Sequence[Mention]) -> Mention:
 def is_in_task(text: str, mention: Mention) -> bool:
     """Whether something is to be done with what a text says of a subject: "Translate: ..."."""
     plain = masked(text, [mention])
-    _, stop = sentences(plain)[_place(plain, mention)]
-    beside = [text[a:b] for a, b in sentences(plain) if a >= stop or a == _begin(plain, mention)]
-    return any(map(_is_task, beside))
+    around, begin = sentences(plain), _begin(plain, mention)
+    _, stop = around[_place(plain, mention)]
+    return any(_is_task(text[a:b]) for a, b in around if a == begin or a >= stop)
 
 
 def is_asked(text: str, mention: Mention) -> bool:
