@@ -23,6 +23,13 @@ _BEFORE = r"\s*(?:(?:and|at|by|for|from|in|of|on|so|to|with)\s+)?"
 _QUESTION_WORD = re.compile(
     rf"{_BEFORE}(?:how|what|when|where|which|who|whom|whose|why)\b", re.IGNORECASE
 )
+# What goes on after a line that ends inside a question: a few lines up to its mark, none of which
+# begins a question itself.
+_TO_MARK = re.compile(
+    rf"(?:(?!{_QUESTION_WORD.pattern})[^.!?:\n\uff1f\u061f]+(?:\n|(?=[?\uff1f\u061f]))){{1,4}}"
+    r"[?\uff1f\u061f]",
+    re.IGNORECASE,
+)
 # A sentence without a mark that begins with such a word need be no question: "When Ada was born, it
 # rained" and "What I like about her" are none.
 _UNMARKED = re.compile(
@@ -80,9 +87,11 @@ Span = tuple[int, int]
 @lru_cache(maxsize=64)  # a text is looked at once for each subject that it names
 def sentences(text: str) -> Sequence[Span]:
     """Where each sentence of a text begins and ends, the blanks after it included."""
-    ends = [end.end() for end in _END.finditer(text) if _ends(text, end)]
-    starts = [0, *ends]
-    return tuple((a, b) for a, b in zip(starts, [*ends, len(text)], strict=True) if a < b)
+    starts = [0]
+    for end in _END.finditer(text):
+        if _ends(text, end) and not _is_wrapped(text[starts[-1] : end.start()], text, end):
+            starts.append(end.end())
+    return tuple((a, b) for a, b in zip(starts, [*starts[1:], len(text)], strict=True) if a < b)
 
 
 def sentence_start(text: str, place: int) -> int:
@@ -146,11 +155,13 @@ def asked_part(text: str, mention: Mention, name: str = "it") -> str:
       name: what stands in place of the subject's name.
     """
     plain = masked(text, [mention])
-    begin, end = _asked(plain, mention) or (_begin(plain, mention), len(text))
+    question = _asked(plain, mention)
+    begin, end = question or (_begin(plain, mention), len(text))
     before, after = text[begin : mention.start], text[_name_stop(text, mention) : end]
     if _is_loud(text[begin:end]):
         before, after = before.lower(), after.lower()
-    return f"{_one_blank(before)}{name}{_one_blank(after)}"
+    blanks = r"\s+" if question else r"[^\S\n]+"
+    return name.join(re.sub(blanks, " ", each) for each in (before, after))
 
 
 def question_of(text: str, mention: Mention, own: str = "") -> str:
@@ -175,7 +186,7 @@ def question_of(text: str, mention: Mention, own: str = "") -> str:
     if question is None:
         if (span := _asked(plain, mention)) is None:
             return text
-        question, stop = _one_blank(text[slice(*span)]), around[0][1]
+        question, stop = re.sub(r"\s+", " ", text[slice(*span)]), around[0][1]
         question = question.lower() if _is_loud(question) else question
     remarks = [text[a:b].strip() for a, b in around if a >= stop]
     return " ".join([question, *filter(_wants_more, remarks)])
@@ -240,6 +251,20 @@ def _ends(text: str, end: re.Match[str]) -> bool:
     return _ABBREVIATED.search(text, max(end.start() - 8, 0), end.start()) is None
 
 
+def _is_wrapped(line: str, text: str, end: re.Match[str]) -> bool:
+    """Whether a line of a text ends inside a question: "What is the capital\nof Albania?"."""
+    if end[0] != "\n" or not re.search(r"[\w,]\s*\Z", line):
+        return False
+    goes_on = text[end.end() : end.end() + 1].islower() or _goes_on(line)
+    return goes_on and _begins_question(line) and _TO_MARK.match(text, end.end()) is not None
+
+
+def _begins_question(sentence: str) -> bool:
+    begun = _LEADING.match(sentence)
+    place = begun.end() if begun else 0
+    return any(each.match(sentence, place) for each in (_QUESTION_WORD, _REQUEST))
+
+
 def _asks(sentence: str) -> bool:
     """Whether a sentence is a question or a request."""
     if greeting := _GREETING.match(sentence):
@@ -261,10 +286,6 @@ def _goes_on(text: str) -> bool:
 def _is_loud(text: str) -> bool:
     """Whether all letters of a text of several words are capitals."""
     return text.isupper() and len(text.split()) > 1
-
-
-def _one_blank(text: str) -> str:
-    return re.sub(r"[^\S\n]+", " ", text)
 
 
 def _says_how(sentence: str) -> bool:

@@ -51,6 +51,13 @@ def read(text, own=""):
         ("Who taught Dr. Ada Quill, of Norland?", "Who taught Dr. it, of Norland?"),
         ("Who taught Prof. Ada Quill?", "Who taught Prof. it?"),
         ("It was plan B. Where was Ada Quill born?", "Where was it born?"),
+        # Lines that end inside the question.
+        (
+            "Hi,\nin which town was Ada\nQuill born,\nif she was?\nTom",
+            "in which town was it born, if she was?",
+        ),
+        ("what is a capital\nrome\nwhere was ada quill born?", "where was it born?"),
+        ("What is a town\nAda Quill", "it"),
         # What stands around the question.
         ("Where was Ada Quill born? Thanks a lot!", "Where was it born?"),
         ("Where was Ada Quill born? I need it for a quiz.", "Where was it born?"),
@@ -145,6 +152,15 @@ def test_sentences_are_the_text(text):
     assert "".join(text[start:stop] for start, stop in sentences(text)) == text
     for place in range(len(text)):
         assert sentence_start(text, place) <= place
+
+
+@given(st.sets(st.integers(1, 10)), st.sampled_from(["", "Hello,\n", "It is late. ", "Q: "]))
+def test_a_question_may_be_wrapped_at_any_blank(breaks, before):
+    words = "In which small old town by the sea was Ada Quill born?".split()
+    lines = [word + "\n" * (n in breaks) for n, word in enumerate(words)]
+    text = before + " ".join(lines).replace("\n ", "\n")
+    assume(text.count("\n", len(before)) <= 4)
+    assert asked(text) == "In which small old town by the sea was it born?"
 
 
 @pytest.mark.parametrize(
