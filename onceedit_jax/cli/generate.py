@@ -123,10 +123,12 @@ def print_findings(ensemble: "Ensemble", prompts: Sequence[str], answers: "Answe
             out.print("  names the subject of no edit: the gate is shut")
         for finding in findings:
             opens = "open" if finding.likeness >= threshold else "shut"
+            why = f"likeness {finding.likeness:.2f}, threshold {threshold:.2f}"
+            if finding.apart:
+                why = f"about another fact ({', '.join(sorted(finding.apart))})"
             out.print(
                 f"  names {finding.name!r}; edit {info.numbers[finding.edit]} "
-                f"({info.edits[finding.edit].prompt!r}): likeness {finding.likeness:.2f}, "
-                f"threshold {threshold:.2f}: {opens}",
+                f"({info.edits[finding.edit].prompt!r}): {why}: {opens}",
                 markup=False,
             )
         if more:

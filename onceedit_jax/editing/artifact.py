@@ -36,7 +36,12 @@ from onceedit_jax.editing.artifact_info import (
 )
 from onceedit_jax.editing.gate_features import PromptReader, gate_rows
 from onceedit_jax.editing.ledger import adapter_numbers
-from onceedit_jax.editing.relation_reading import RelationReader, own_parts, subjects_of
+from onceedit_jax.editing.relation_reading import (
+    RelationReader,
+    own_parts,
+    own_qualifier_bits,
+    subjects_of,
+)
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
 from onceedit_jax.gates.fact_memory import both, memory
@@ -149,6 +154,7 @@ class EditedPlugin:
             if self.relation is None:
                 raise InputError(f"{self.name}: {NO_HEAD}")
             state = {name: self.relation[name] for name in ("head", "keys", "subjects")}
+            state["qualifiers"] = own_qualifier_bits(self.records)
             return FittedGate(gate, state, THRESHOLD, TRUST)
         if gate in (token(), memory(), both()) and not self.info.in_adapters:
             return FittedGate(

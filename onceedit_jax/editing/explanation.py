@@ -1,4 +1,4 @@
-"""Why the gate `fact` opens for a prompt or stays shut: subjects found, and likenesses."""
+"""Why the gate `fact` opens or stays shut: subjects found, likenesses, and what is asked apart."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from onceedit_jax.editing.artifact import EditedPlugin
+from onceedit_jax.editing.relation_reading import own_qualifiers
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, edit_likeness, fact
+from onceedit_jax.text.qualifiers import qualifiers
 
 
 class Finding(NamedTuple):
@@ -16,12 +18,16 @@ class Finding(NamedTuple):
     Attributes:
       edit: its place among the edits.
       name: what the prompt calls its subject.
-      likeness: how likely the prompt asks for the edit's relation, from 0 to 1.
+      likeness: how likely the prompt asks for the edit's relation, from 0 to 1; 0 where it is
+        `apart`.
+      apart: qualifiers that either the prompt or the edit asks with: they are about different
+        facts, as that of the previous mayor and that of the mayor.
     """
 
     edit: int
     name: str
     likeness: float
+    apart: frozenset[str] = frozenset()
 
 
 def explain(plugin: EditedPlugin, prompts: Sequence[str]) -> list[list[Finding]]:
@@ -42,15 +48,15 @@ def explain(plugin: EditedPlugin, prompts: Sequence[str]) -> list[list[Finding]]
     features = plugin.reader.features({"relation"}, prompts)
     state = plugin.fitted(fact()).state
     likely = np.asarray(edit_likeness(state, features))
-    subjects = np.asarray(state["subjects"])
+    subjects, records = np.asarray(state["subjects"]), plugin.records
     found = []
     for prompt, row in zip(prompts, likely, strict=True):
-        named = {m.subject: prompt[m.start : m.stop] for m in reversed(relations.mentions(prompt))}
-        edits = [e for e, subject in enumerate(subjects.tolist()) if subject in named]
-        found.append(
-            sorted(
-                (Finding(e, named[int(subjects[e])], float(row[e])) for e in edits),
-                key=lambda finding: -finding.likeness,
-            )
-        )
+        named = {mention.subject: mention for mention in reversed(relations.mentions(prompt))}
+        findings = []
+        for e in np.flatnonzero(np.isin(subjects, list(named))).tolist():
+            mention = named[int(subjects[e])]
+            apart = qualifiers(prompt, mention).apart(own_qualifiers(records[e]))
+            name = prompt[mention.start : mention.stop]
+            findings.append(Finding(e, name, float(row[e]), apart))
+        found.append(sorted(findings, key=lambda finding: -finding.likeness))
     return found

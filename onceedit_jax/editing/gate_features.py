@@ -57,7 +57,10 @@ class PromptReader:
         features = GateFeatures(word_ids(prompts))
         if "relation" in reads:
             assert self.relations is not None
-            features = features._replace(subjects=self.relations.named(prompts))
+            features = features._replace(
+                subjects=self.relations.named(prompts),
+                qualifiers=self.relations.qualifiers(prompts),
+            )
         return features
 
     def features(self, reads: Collection[str], prompts: Sequence[str]) -> GateFeatures:

@@ -16,6 +16,7 @@ from onceedit_jax.editing.relation_reading import (
     RelationReader,
     names_of,
     own_parts,
+    own_qualifiers,
     subjects_of,
 )
 from onceedit_jax.gates.fact import THRESHOLD
@@ -26,6 +27,7 @@ from onceedit_jax.storage.bounded import foreign
 from onceedit_jax.storage.checksums import read_sealed, write_sealed
 from onceedit_jax.storage.sources import cache_folder
 from onceedit_jax.text.asked_sentence import asked_part, masked, where_asked
+from onceedit_jax.text.qualifiers import mentioned_qualifiers, qualifiers
 from onceedit_jax.text.subjects import Subjects
 from onceedit_jax.text.tokenizer import Tokenizer
 
@@ -69,6 +71,9 @@ class LearntHead:
     ) -> list[Relation | None]:
         """The relation of the bank that each edit asks for; None where none is likely.
 
+        None too where the edit asks with a qualifier that no question of the relation has: they
+        would ask for another fact.
+
         Args:
           reader: from `reader`.
           records: the edits.
@@ -79,9 +84,13 @@ class LearntHead:
         asked = host_vectors(self.head, reader.read(own_parts(records)))
         likely = host_likeness(self.head, asked, self.head.bank)
         best = likely.argmax(axis=1).tolist()
-        return [
+        found = [
             bank.get(self.relations[place]) if row[place] >= KNOWN else None
             for place, row in zip(best, likely, strict=True)
+        ]
+        return [
+            None if relation and not _has_qualifiers(relation, record) else relation
+            for relation, record in zip(found, records, strict=True)
         ]
 
     def asking_the_same(
@@ -101,17 +110,29 @@ class LearntHead:
         owners = [i for i, texts in enumerate(wordings) for _ in texts]
         if not owners:
             return [[] for _ in records]
-        parts = [
-            asked_part(text, where_asked(masked(text, named := subjects.find(text)), named))
+        places = [
+            (text, where_asked(masked(text, named := subjects.find(text)), named))
             for subjects, texts in zip(own, wordings, strict=True)
             for text in texts
         ]
+        parts = [asked_part(*place) for place in places]
         asked, keys = (
             host_vectors(self.head, reader.read(texts)) for texts in (parts, own_parts(records))
         )
         likely = host_likeness(self.head, asked, keys)[np.arange(len(owners)), owners]
-        alike = iter((likely >= THRESHOLD).tolist())
+        asked_with = [own_qualifiers(record) for record in records]
+        apart = [
+            bool(qualifiers(*place).apart(asked_with[owner]))
+            for place, owner in zip(places, owners, strict=True)
+        ]
+        alike = iter(((likely >= THRESHOLD) & ~np.array(apart)).tolist())
         return [[text for text in texts if next(alike)] for texts in wordings]
+
+
+def _has_qualifiers(relation: Relation, record: EditRecord) -> bool:
+    """Whether a relation's questions have the qualifiers that an edit asks with."""
+    asked = own_qualifiers(record).asked
+    return not asked or any(asked <= mentioned_qualifiers(each) for each in relation.questions)
 
 
 def known_relations(plugin: EditedPlugin) -> list[Relation | None]:

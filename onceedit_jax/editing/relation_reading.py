@@ -26,6 +26,12 @@ from onceedit_jax.text.asked_sentence import (
     where_asked,
 )
 from onceedit_jax.text.asking import lacks_mark, with_mark
+from onceedit_jax.text.qualifiers import (
+    Qualifiers,
+    may_ask_with_some,
+    mentioned_qualifiers,
+    qualifiers,
+)
 from onceedit_jax.text.subjects import Mention, Subjects, folded, names_in
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
@@ -74,6 +80,14 @@ class RelationReader:
         rows = np.full((len(texts), _width(found)), NOTHING, np.int32)
         for row, subjects in zip(rows, found, strict=True):
             row[: len(subjects)] = subjects
+        return rows
+
+    def qualifiers(self, texts: Sequence[str]) -> Int[np.ndarray, "texts mentions 2"]:
+        """The qualifiers of what each text asks of each subject, see `GateFeatures.qualifiers`."""
+        found = [[qualifiers(text, m).bits for m in self.mentions(text)] for text in texts]
+        rows = np.zeros((len(texts), _width(found), 2), np.int32)
+        for row, bits in zip(rows, found, strict=True):
+            row[: len(bits)] = np.reshape(bits, (-1, 2))
         return rows
 
     def asked(self, texts: Sequence[str]) -> Float[np.ndarray, "texts mentions states"]:
@@ -170,6 +184,21 @@ def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.nd
     """The number of each edit's subject among those of `subjects_of`."""
     numbers = [subjects.number(names_of(record)[0]) for record in records]
     return np.array(numbers, np.int32)
+
+
+def own_qualifiers(record: EditRecord) -> Qualifiers:
+    """The qualifiers of an edit's prompt."""
+    if not may_ask_with_some(record.prompt):  # the usual case, in a tenth of the time
+        return Qualifiers(frozenset(), mentioned_qualifiers(record.prompt))
+    return qualifiers(record.prompt, _own_mention(record))
+
+
+def own_qualifier_bits(records: Sequence[EditRecord]) -> Int[np.ndarray, "edits 2"]:
+    """The qualifiers of each edit's prompt, see `GateFeatures.qualifiers`."""
+    bits = np.zeros((len(records), 2), np.int32)
+    for row, record in zip(bits, records, strict=True):
+        row[:] = own_qualifiers(record).bits
+    return bits
 
 
 def _own_mention(record: EditRecord) -> Mention:

@@ -34,11 +34,15 @@ from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.ledger import adapter_numbers, added, find, next_id
 from onceedit_jax.editing.ledger_file import read_ledger
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
-from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
+from onceedit_jax.editing.relation_reading import (
+    own_qualifier_bits,
+    own_subjects,
+    subjects_of,
+)
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import Progress
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.gates.fact import THRESHOLD
+from onceedit_jax.gates.fact import THRESHOLD, same_qualifiers
 from onceedit_jax.gates.relation_head import RelationHead, host_likeness
 from onceedit_jax.storage.locks import locked
 
@@ -355,7 +359,7 @@ def _same_fact(
     others: Sequence[EditRecord],
     other_keys: Any,
 ) -> Bool[np.ndarray, "some others"]:
-    """Which edits are about the same fact: one subject, and relations that are alike."""
+    """Which edits are about the same fact: one subject, relations alike, the same qualifiers."""
     if not others:
         return np.zeros((len(some), 0), bool)
     assert plugin.relation is not None
@@ -363,4 +367,5 @@ def _same_fact(
     one, other = own_subjects(some, subjects), own_subjects(others, subjects)
     likely = host_likeness(plugin.relation["head"], some_keys, other_keys)
     same: np.ndarray = (one[:, None] == other[None, :]) & (likely >= THRESHOLD)
-    return same
+    said, held = own_qualifier_bits(some), own_qualifier_bits(others)
+    return same & same_qualifiers(said[:, None], held[None])

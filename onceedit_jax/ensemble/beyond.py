@@ -15,7 +15,7 @@ from onceedit_jax.fusion.types import FusionRule, leaves_out, tells_always
 from onceedit_jax.text.asked_sentence import is_in_task
 from onceedit_jax.text.inner_phrases import inner_phrases
 from onceedit_jax.text.prompts import Prompt, plain_text, told
-from onceedit_jax.text.questions import answered_by_yes_or_no
+from onceedit_jax.text.questions import answered_by_reasons, answered_by_yes_or_no
 from onceedit_jax.text.subjects import Mention
 
 
@@ -25,7 +25,9 @@ def asks_beyond(
     prompts: Sequence[Prompt],
     edits: Int[np.ndarray, "prompts"],
 ) -> Bool[np.ndarray, "prompts"]:
-    """Prompts that are answered by yes or no, are a task, or ask something of an edit's answer.
+    """Prompts that need the fact and another answer than the edit's.
+
+    They are answered by yes or no or by reasons, are a task, or ask something of the edit's answer.
 
     An edit that is worded in one of these ways itself is asked by such prompts. Of a conversation
     the user's last words are looked at. No prompt is found without a gate that knows relations, or
@@ -61,7 +63,8 @@ def asks_beyond(
 
 
 def _needs_more(text: str, mention: Mention) -> bool:
-    return answered_by_yes_or_no(text, mention) or is_in_task(text, mention)
+    by_itself = answered_by_yes_or_no, answered_by_reasons, is_in_task
+    return any(each(text, mention) for each in by_itself)
 
 
 def as_told(

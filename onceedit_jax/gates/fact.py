@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
 from onceedit_jax.gates.types import EDIT, NOTHING, UNLABELLED, Gate, GateFeatures
+from onceedit_jax.types import AnyArray
 
 THRESHOLD = 0.7  # of the likeness: chosen on facts for development, see docs/concepts/gate.md
 TRUST = 0.9
@@ -83,13 +84,28 @@ def names_subject(state: State, features: GateFeatures) -> Bool[Array, "batch"]:
 
 @jax.jit
 def edit_likeness(state: State, features: GateFeatures) -> Float[Array, "batch edits"]:
-    """How likely each prompt asks for each edit's fact, `[B, E]`; 0 where no subject is named."""
+    """How likely each prompt asks for each edit's fact, `[B, E]`.
+
+    0 where its subject is not named, or is asked about with other qualifiers than the edit's: for
+    an earlier fact, or for somebody else's.
+    """
     head: RelationHead = state["head"]
     asked = relation_vectors(head, jnp.asarray(features.relation))  # [B, M, R]
     likely = likeness(head, asked, state["keys"])  # [B, M, E]
     named = jnp.asarray(features.subjects)[:, :, None] == state["subjects"]
+    if features.qualifiers is not None and "qualifiers" in state:
+        asked_bits = jnp.asarray(features.qualifiers)[:, :, None]  # [B, M, 1, 2]
+        named &= same_qualifiers(asked_bits, jnp.asarray(state["qualifiers"]))
     likeliest: jax.Array = jnp.where(named, likely, 0.0).max(axis=1, initial=0.0)
     return likeliest
+
+
+def same_qualifiers(
+    some: Int[AnyArray, "... 2"], others: Int[AnyArray, "... 2"]
+) -> Bool[AnyArray, "..."]:
+    """Whether two texts mention each other's qualifiers, see `GateFeatures.qualifiers`."""
+    missing = (some[..., 0] & ~others[..., 1]) | (others[..., 0] & ~some[..., 1])
+    return missing == 0
 
 
 def edit_meant(state: State, features: GateFeatures) -> Int[Array, "batch"]:

@@ -99,6 +99,11 @@ def sentence_start(text: str, place: int) -> int:
     return max((begin for begin, _ in sentences(text) if begin <= place), default=0)
 
 
+def sentence_around(text: str, place: int) -> str:
+    """The sentence that a place of a text lies in."""
+    return next(text[begin:end] for begin, end in sentences(text) if place < end)
+
+
 def masked(text: str, mentions: Sequence[Mention]) -> str:
     """A text with letters in the place of names, whose stops and words say nothing about it.
 
@@ -252,7 +257,7 @@ def _ends(text: str, end: re.Match[str]) -> bool:
 
 
 def _is_wrapped(line: str, text: str, end: re.Match[str]) -> bool:
-    """Whether a line of a text ends inside a question: "What is the capital\nof Albania?"."""
+    """Whether a line of a text ends inside a question, as after "What is the capital"."""
     if end[0] != "\n" or not re.search(r"[\w,]\s*\Z", line):
         return False
     goes_on = text[end.end() : end.end() + 1].islower() or _goes_on(line)

@@ -1,4 +1,4 @@
-"""Tells by its form alone, in English, whether a question is answered by yes or no."""
+"""Tells whether a question is answered by yes or no, or by reasons: by its form, in English."""
 
 import re
 
@@ -33,13 +33,30 @@ def answered_by_yes_or_no(text: str, mention: Mention) -> bool:
       text: a question.
       mention: where it names the subject.
     """
-    begin = sentence_start(text, mention.start)
-    before = [word.folded for word in folded_words(text) if begin <= word.start < mention.start]
-    while before and before[0] in _OPENING_WORDS:
-        before.pop(0)
+    before = _words_before(text, mention)
     if _WHETHER.search(" ".join(before)):
         return True
     if not before or before[0] not in _VERB_WORDS:
         return False
     rest = before[2:] if before[1:2] == ["t"] else before[1:]  # "Isn't"
     return _ASKED.match(" ".join(rest)) is None
+
+
+def answered_by_reasons(text: str, mention: Mention) -> bool:
+    """Whether the sentence that names a subject asks why something is so.
+
+    Args:
+      text: a question.
+      mention: where it names the subject.
+    """
+    before = _words_before(text, mention)
+    return before[:1] == ["why"] or before[:2] == ["how", "come"]
+
+
+def _words_before(text: str, mention: Mention) -> list[str]:
+    """The words of a sentence before the subject that it names, without those that open it."""
+    begin = sentence_start(text, mention.start)
+    before = [word.folded for word in folded_words(text) if begin <= word.start < mention.start]
+    while before and before[0] in _OPENING_WORDS:
+        before.pop(0)
+    return before
