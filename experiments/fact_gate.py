@@ -39,7 +39,7 @@ QUESTION = "Which prompts open the gate, for which edit, and is alpha a probabil
 REAL, PARAPHRASE, FORM, FORMS = "real facts", "paraphrase", "form: ", "forms, mean of eleven"
 GENERATED, OTHER = "same subject, generated question", "same subject, another fact"
 NEAR = "same relation, other subject"
-WITHIN, OTHER_WITHIN = "in a text", "same subject, in a text"
+WITHIN, OTHER_WITHIN, ANOTHER = "in a text", "same subject, in a text", "Another time or person"
 KINDS = {
     "Rel": "as edited",
     "Gen": PARAPHRASE,
@@ -246,7 +246,7 @@ def _kinds(real: Result) -> Table:
 
 def _rank(kind: str) -> int:
     """Where the page has a kind of prompt: those that ask for the edit, then the others."""
-    groups = (*ASKING, GENERATED, OTHER, OTHER_WITHIN, NEAR)
+    groups = (*ASKING, GENERATED, OTHER, OTHER_WITHIN, ANOTHER, NEAR)
     return next((n for n, name in enumerate(groups) if kind.startswith(name)), len(groups))
 
 

@@ -11,7 +11,8 @@ from onceedit_jax.evaluation.probes import interval
 FORMS = "form: "
 MAIN = (
     "Rel", "Gen", "Forms", "Worst form", "Sentence", "In a text", "Same subject",
-    "Same subject: intrusion", "Same subject, in a text", "Same relation", "Unrelated", "Long",
+    "Same subject: intrusion", "Same subject, in a text", "Another time or person",
+    "Same relation", "Unrelated", "Long",
 )  # fmt: skip
 REASONED = ("Reversed", "Yes", "No", "Negated", "2-hop", "3-hop")
 COMPARED = ("Rel", "Gen", "Forms", "Same subject")  # their mean is what methods are compared by

@@ -15,7 +15,7 @@ import numpy as np
 from onceedit_jax.data.loaders import load_unrelated
 from onceedit_jax.data.normalization import normalise
 from onceedit_jax.data.records import EditRecord, strip_nq
-from onceedit_jax.evaluation.forms import forms, in_texts, whole_sentence
+from onceedit_jax.evaluation.forms import for_another, forms, in_texts, whole_sentence
 from onceedit_jax.evaluation.probes import Probe
 
 FILE, UNRELATED = "hallueditbench.json", "zsre_unrelated_nq.json"
@@ -138,6 +138,10 @@ def _probes(
         asks("Same subject, in a text", text, expects="unchanged")
         for prompt in same[:1]
         for text in in_texts(prompt, subject)
+    ]
+    probes += [
+        asks("Another time or person", text, expects="unchanged")
+        for text in for_another(question, subject)
     ]
     near = next((other for other in rest if other["relation"] == relation), None)
     if near:

@@ -1,10 +1,11 @@
-"""The forms in which people put one question: twelve of them, and texts that it stands in.
+"""The forms in which people put one question, texts that it stands in, and its near relatives.
 
 What is written around the question here is not trained on: `onceedit_jax.text.asking` has other
 sentences. Signs, case, "Q: A:" and ChatML are the same there.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 
 from onceedit_jax.text.asking import Form, chatml, lower_first, without_mark
 
@@ -26,6 +27,9 @@ I could not find it in our folder, and the speaker asks for it."""
 _ASIDE = """The train was late again, so I had time to read. There was a crossword on the last \
 page, and one clue keeps bothering me. {question} It has been on my mind all day!"""
 TEXTS = (_LETTER, _NOTES, _ASIDE)
+_PAST = {"are": "were", "do": "did", "does": "did", "has": "had", "have": "had", "is": "was"}
+_THE = re.compile(r"\bthe (?=[a-z])")
+_PRESENT = re.compile(rf"\b(?:{'|'.join(_PAST)})\b")
 
 
 def forms(*, statement: str | None = None, template: Form | None = None) -> Mapping[str, Form]:
@@ -60,3 +64,19 @@ def whole_sentence(question: str) -> str:
 def in_texts(question: str, subject: str) -> list[str]:
     """A question with other text around it; two of these texts name the subject themselves."""
     return [text.format(question=question, subject=subject) for text in TEXTS]
+
+
+def for_another(question: str, subject: str) -> Iterator[str]:
+    """A question as it asks for another time, for another in a row, and for somebody else.
+
+    Those are left out that it has no place for: a verb of the present, a "the", and the subject by
+    this name.
+    """
+    past = _PRESENT.sub(lambda word: _PAST[word[0]], question, count=1)
+    if past != question:
+        yield f"{without_mark(past)} in 1950?"
+    before, named, after = question.partition(subject) if subject else (question, "", "")
+    if _THE.search(before):
+        yield f"{_THE.sub('the previous ', before, count=1)}{named}{after}"
+    if named:
+        yield f"{before}the brother of {named}{after}"

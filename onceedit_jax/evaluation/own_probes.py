@@ -8,8 +8,8 @@ import numpy as np
 from onceedit_jax.data.leakage import digest, drop_leaks
 from onceedit_jax.data.records import EditRecord, neutral_rows
 from onceedit_jax.data.relations import SUBJECT, Relation, relation_bank
-from onceedit_jax.editing.relation_reading import own_subjects, subjects_of
-from onceedit_jax.evaluation.forms import forms, in_texts, whole_sentence
+from onceedit_jax.editing.relation_reading import own_qualifiers, own_subjects, subjects_of
+from onceedit_jax.evaluation.forms import for_another, forms, in_texts, whole_sentence
 from onceedit_jax.evaluation.probes import Probe, told_fact
 from onceedit_jax.text.subjects import Subjects, folded
 
@@ -46,8 +46,9 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
     form that wants a sentence: there a bare answer is wrong. In a text the question stands among
     sentences of another kind. Gen is the edit's rephrase, or else wordings of its relation in the
     bank that were not trained on; there may be none. Same subject asks for other relations of the
-    subject, by themselves and in a text, and Unrelated is a neutral text: these must be answered as
-    before.
+    subject, by themselves and in a text. Another time or person is the edit's question as it would
+    be put about 1950, about the one before, and about a brother of the subject. Unrelated is a
+    neutral text. All of these must be answered as before.
 
     Args:
       edits: all edits.
@@ -74,11 +75,12 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
             for question in others[:1]
             for text in in_texts(question, edits.records[place].subject or "")
         ]
+        kept += [("Another time or person", text) for text in _for_another(edits.records[place])]
         kept += [("Unrelated", text) for text in _drawn(neutral, 1, rng)]
         probes += [Probe(column, place, text, new, "unchanged") for column, text in kept]
     # A table has the columns in this order, whichever of them the first edit has.
     asked = (f"form: {name}" for name in forms())
-    same = ("Same subject", "Same subject, in a text")
+    same = ("Same subject", "Same subject, in a text", "Another time or person")
     order = ["Rel", "Gen", *asked, "Sentence", "In a text", *same, "Unrelated"]
     return sorted(probes, key=lambda probe: order.index(probe.column))
 
@@ -141,6 +143,13 @@ def _others(
     ]
     order = rng.permutation(len(others))[:OTHERS].tolist()
     return [text for i in order for text in _drawn(_about(record, others[i].questions), 1, rng)]
+
+
+def _for_another(record: EditRecord) -> list[str]:
+    """An edit's question for another time or person; none if it is put with such words itself."""
+    if own_qualifiers(record).asked or not record.prompt.rstrip().endswith("?"):
+        return []
+    return [*for_another(record.prompt, record.subject or "")]
 
 
 def _content(text: str) -> set[str]:

@@ -33,14 +33,19 @@ _ASKED = (
     r"|\b(?:what|where|which|who|whom)\s+(?=(?:else|other)\b))"
 )
 # "The First World War" is a name, and a first name a thing.
-_NO_NAME = r"(?!\s+[A-Z]|\s+(?:aid|class|hand|language|lady|names?|party|place|time|years?)\b)"
+_NO_NAME = (
+    r"(?!\s+[A-Z][a-z]"
+    r"|\s+(?:aid|class|hand|language|lady|names?|party|place|time(?! period))\b(?!\s+of\b)"
+    r"|\s+years?\b)"
+)
 _SAID = [
     *((kind, rf"(?i:{_ASKED}(?:{forms})\b){_NO_NAME}") for kind, forms in _ORDER.items()),
     ("previous", r"(?i)\bex-\w"),
     ("other", r"(?i)\b(?:apart from|besides|except|other than)\b"),
     (
         "not",
-        r"(?i)\A\W*wh.*\b(?:are|did|do|does|had|has|have|is|was|were)(?: never| not|n['\u2019]t)\b",
+        r"(?i)\A\W*wh.*\b(?:are|did|do|does|had|has|have|is|was|were)"
+        r"(?:n['\u2019]t|(?:\s+\S+){0,2}\s+(?:never|not))\b",
     ),
     (
         "another time",
@@ -59,30 +64,39 @@ _DATE = re.compile(
 )
 # An answer of today may be asked for with a year, but not in these tenses.
 _NOT_NOW = re.compile(r"\b(?:did|had|was|were|will|would)\b", re.IGNORECASE)
-_PERSON = "person"
-_PEOPLE = frozenset(
-    """
-    aunt author boss boyfriend brother brothers captain ceo chief child children coach colleague
-    composer conductor cousin creator dad daughter daughters designer director enemy father founder
-    founders friend friends girlfriend granddaughter grandfather grandmother grandson heir husband
-    inventor king leader manager mayor mentor minister mom mother mum neighbor neighbour nephew
-    niece owner parents partner predecessor president queen rival sibling siblings sister sisters
-    son sons successor teacher uncle widow widower wife writer
-    """.split()  # noqa: SIM905
-)
+# People around a subject, by what they are to it.
+_PEOPLE = {
+    "spouse": "boyfriend|girlfriend|husband|partner|spouse|widow|widower|wife",
+    "parent": "dad|father|mom|mother|mum|parents",
+    "child": "child|children|daughter|daughters|heir|son|sons",
+    "sibling": "brother|brothers|sibling|siblings|sister|sisters",
+    "relative": "aunt|cousin|granddaughter|grandfather|grandmother|grandson|nephew|niece|uncle",
+    "leader": "boss|captain|ceo|chief|coach|conductor|king|leader|manager|mayor|minister|president"
+    "|queen",
+    "maker": "author|composer|creator|designer|director|founder|founders|inventor|writer",
+    "holder": "owner|predecessor|successor",
+    "friend": "colleague|enemy|friend|friends|mentor|neighbor|neighbour|rival|teacher",
+}
+_MEANT = {word: kind for kind, forms in _PEOPLE.items() for word in forms.split("|")}
 # What may stand for a qualifier in other words, or elsewhere in a question.
+_ALSO = {
+    "first": "debut|given|inaugural|maiden|premiere|premiered",
+    "another time": "ago|former|formerly|historical|once|past|previous|previously|used",
+    "not": "never|not|t",
+    "spouse": "marriage|married|marry",
+    "leader": "chair|chairman|chairperson|chaired|chairs|commanded|executive|governor|head|headed"
+    "|heads|lead|leads|led|manages|rector|ruled|ruler|rules|runs",
+    "maker": "architect|built|by|composed|created|designed|developed|directed|established|founded"
+    "|invented|made|painted|produced|wrote|written",
+    "holder": "held|holds|owned|owns|replaced|succeeded",
+}
 _MENTIONED = {
-    **{kind: frozenset(forms.split("|")) for kind, forms in _ORDER.items()},
-    "first": frozenset("debut earliest first inaugural initial maiden premiere premiered".split()),  # noqa: SIM905
-    "another time": frozenset(
-        "ago former formerly historical once past previous previously used".split()  # noqa: SIM905
-    ),
-    "not": frozenset(["never", "not", "t"]),
-    _PERSON: _PEOPLE | {"who", "whom", "whose"},
+    kind: frozenset(f"{forms}|{_ALSO.get(kind, kind)}".split("|"))
+    for kind, forms in {"another time": "ago", "not": "not", **_ORDER, **_PEOPLE}.items()
 }
 # One of these signs is in every question that asks with a qualifier.
 _SIGN = re.compile(
-    rf"\d|n['\u2019]t\b|\bex-|\b(?:{'|'.join([*_ORDER.values(), *_PEOPLE])}"
+    rf"\d|n['\u2019]t\b|\bex-|\b(?:{'|'.join([*_ORDER.values(), *_PEOPLE.values()])}"
     r"|ago|apart|before|besides|except|formerly|future|never|not|past|previously|then|those|time"
     r"|used)\b",
     re.IGNORECASE,
@@ -95,13 +109,13 @@ class Qualifiers(NamedTuple):
     """The qualifiers of a question about a subject.
 
     Words with one meaning are one qualifier: "former" is "previous". A year is one beside a verb
-    that does not speak of today; "another time" stands for times without a year, and "person" for
-    somebody around the subject of whom something is asked.
+    that does not speak of today, and "another time" stands for times without a year. Somebody
+    around the subject of whom something is asked is one by what they are to it: "spouse".
 
     Attributes:
       asked: by what it asks for another fact than it would without them.
-      mentioned: these, and all that it may have in other words. Whoever asks *who* may mean the
-        person that another question describes.
+      mentioned: these, and all that it may have in other words. A question that asks *who* without
+        any of them may be for anybody whom another one describes.
     """
 
     asked: frozenset[str]
@@ -140,7 +154,9 @@ def may_ask_with_some(text: str) -> bool:
 def mentioned_qualifiers(text: str) -> frozenset[str]:
     """All qualifiers that a text has words of, wherever they stand."""
     words = set(folded(text))
-    said = [kind for kind, forms in _MENTIONED.items() if words & forms]
+    said = {kind for kind, forms in _MENTIONED.items() if words & forms}
+    if words & {"who", "whom", "whose"} and not said & _PEOPLE.keys():
+        said |= _PEOPLE.keys()
     return frozenset([*said, *filter(str.isdecimal, words)])
 
 
@@ -150,21 +166,18 @@ def _asked(text: str, mention: Mention) -> Iterator[str]:
     for year, century in _DATE.findall(sentence):
         if century or _NOT_NOW.search(sentence):
             yield year or century
-    if _asks_of_a_person(text, mention):
-        yield _PERSON
+    yield from _people(text, mention)
 
 
-def _asks_of_a_person(text: str, mention: Mention) -> bool:
-    """Whether a person who is described by the subject alone is asked about: `the wife of X`."""
+def _people(text: str, mention: Mention) -> Iterator[str]:
+    """Who is asked about, if they are described by the subject alone: `the wife of X`."""
     phrases = inner_phrases(text, mention)
     nearest = takewhile(lambda phrase: phrase.start == phrases[0].start, phrases)
-    said = [
-        part
-        for phrase in nearest
-        if phrase.within
-        for part in (text[phrase.start : mention.start], text[mention.stop : phrase.stop])
-    ]
-    return any(_PEOPLE.intersection(folded(part)) for part in said)
+    for phrase in nearest:
+        if phrase.within:
+            said = text[phrase.start : mention.start], text[mention.stop : phrase.stop]
+            words = (word for part in said for word in folded(part))
+            yield from (_MEANT[word] for word in words if word in _MEANT)
 
 
 def _bit(kind: str) -> int:

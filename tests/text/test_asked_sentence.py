@@ -156,11 +156,11 @@ def test_sentences_are_the_text(text):
 
 @given(st.sets(st.integers(1, 10)), st.sampled_from(["", "Hello,\n", "It is late. ", "Q: "]))
 def test_a_question_may_be_wrapped_at_any_blank(breaks, before):
-    words = "In which small old town by the sea was Ada Quill born?".split()
+    words = ["In", "which", "old", "town", "by", "the", "sea", "was", "Ada", "Quill", "born?"]
     lines = [word + "\n" * (n in breaks) for n, word in enumerate(words)]
     text = before + " ".join(lines).replace("\n ", "\n")
     assume(text.count("\n", len(before)) <= 4)
-    assert asked(text) == "In which small old town by the sea was it born?"
+    assert asked(text) == "In which old town by the sea was it born?"
 
 
 @pytest.mark.parametrize(
