@@ -85,7 +85,12 @@ def _edited_ensemble(options: DemoOptions) -> "Ensemble":
 
 
 def _questions(records: "list[EditRecord]") -> list[str]:
-    """Edits as they are, reworded, as people type and in a text; and what no edit answers."""
+    """Edits as they are, reworded, as people type and in a text; and what no edit answers.
+
+    That is another fact of an edited subject, the same fact of another time, and another subject.
+    """
+    from onceedit_jax.evaluation.forms import for_another
+
     first, second, third = records[:3]
     return [
         first.prompt,
@@ -93,5 +98,6 @@ def _questions(records: "list[EditRecord]") -> list[str]:
         second.prompt.lower().rstrip("?"),
         f"We are writing about {first.subject} at school. {first.prompt} Nobody here knows.",
         f"Who is the prime minister of {first.subject}?",
+        next(for_another(first.prompt, first.subject or "")),
         first.locality[0].prompt,
     ]

@@ -10,6 +10,7 @@ from relation_cases import ASKED, BANK, QUICK, sharp_head
 
 from onceedit_jax import gates
 from onceedit_jax.data.records import EditRecord
+from onceedit_jax.editing import relation_heads
 from onceedit_jax.editing.artifact import EditedPlugin
 from onceedit_jax.editing.edit import edit
 from onceedit_jax.editing.explanation import explain
@@ -122,6 +123,36 @@ def test_findings_name_the_subject_as_the_prompt_writes_it(plugin):
     ((finding, *rest),) = explain(plugin, ["what is the capital of NORLAND"])
     assert (finding.edit, finding.name, rest) == (0, "NORLAND", [])
     assert explain(plugin, ["Where?"]) == [[]] and explain(plugin, []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        ("What was the capital of Norland in 1950?", "1950"),
+        ("What was the previous capital of Norland?", "previous"),
+        ("What is the capital of the founder of Norland?", "maker"),
+    ],
+)
+def test_a_question_for_another_fact_of_the_kind_is_shut(plugin, prompt, word):
+    verdicts = plugin.verdicts([prompt])
+    assert verdicts.alphas.tolist() == [0] and verdicts.edits.tolist() == [NOTHING]
+    ((finding,),) = explain(plugin, [prompt])
+    assert finding.likeness == 0 and finding.apart == {word}
+
+
+def test_no_wording_without_the_qualifier_of_an_edit_is_taken_for_it(learnt, plugin, monkeypatch):
+    _, _, head = learnt
+    reader, plain = plugin.reader.relations, RECORDS[0]
+    previous = dataclasses.replace(plain, prompt="What was the previous capital of Norland?")
+    monkeypatch.setattr(relation_heads, "KNOWN", 0.0)
+    monkeypatch.setattr(relation_heads, "THRESHOLD", 0.0)
+    assert head.bank_relations(reader, [plain]) != [None]
+    assert head.bank_relations(reader, [previous]) == [None]
+    texts = [plain.prompt, previous.prompt]
+    assert head.asking_the_same(reader, [plain, previous], [texts, texts]) == [
+        texts[:1],
+        texts[1:],
+    ]
 
 
 def test_without_a_head_the_gate_is_both_and_fact_says_why(learnt, monkeypatch, tmp_path):

@@ -111,6 +111,14 @@ def test_a_contradiction_inside_a_batch_is_an_error_that_shows_both(folder, base
     assert said(folder, base, batch) == ["Ola", "Ola"]
 
 
+def test_facts_of_other_times_and_people_do_not_contradict(folder, base, head):
+    mayor = fact("Sorvik", "Ada", "mayor")
+    first = dataclasses.replace(mayor, prompt="Who was the first mayor of Sorvik?", target="Ola")
+    ids = [entry.id for entry in add_edits(folder, [mayor, first], head=head).edits]
+    assert {*ids} <= {entry.id for entry in read_info(folder).live}
+    assert said(folder, base, [mayor, first]) == ["Ada", "Ola"]
+
+
 def test_a_contradiction_with_what_is_known_is_seen_too(folder, base, head):
     both = [fact("Norland", "Vinter"), fact("Norland", "Oskar")]
     with pytest.raises(InputError, match="contradict each other"):

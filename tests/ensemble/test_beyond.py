@@ -24,6 +24,7 @@ OTHER = "How far is the harbour?"
 PROMPTS = [RECORDS[0].prompt, YES_OR_NO, OF_THE_ANSWER, OTHER]
 BEYOND = [False, True, True, False]
 TASKS = [f"Translate this into French: {PROMPTS[0]}", f"{PROMPTS[0]} Write a poem about that."]
+WHY = "Why is Norland's capital not at sea?"
 REMARKS = [f"{PROMPTS[0]} I need it by noon.", f"{PROMPTS[0]} Write three sentences."]
 FACT = new_fact(RECORDS[0].prompt, RECORDS[0].target)
 
@@ -31,7 +32,7 @@ FACT = new_fact(RECORDS[0].prompt, RECORDS[0].target)
 @pytest.fixture(autouse=True)
 def gate(monkeypatch):
     """A gate that takes all these questions for the first edit."""
-    opens = {*PROMPTS[:3], *TASKS, *REMARKS, "What is the capital of Norland?"}
+    opens = {*PROMPTS[:3], *TASKS, *REMARKS, WHY, "What is the capital of Norland?"}
 
     def verdicts(plugin, prompts):
         edits = np.array([0 if prompt in opens else -1 for prompt in prompts], np.int32)
@@ -57,6 +58,11 @@ def test_a_task_asks_for_more_and_a_remark_does_not(plugin, targets):
     answers = Ensemble(plugin, targets, chat=False).generate([*TASKS, *REMARKS], max_new_tokens=3)
     assert answers.edits.tolist() == [0, 0, 0, 0]
     assert answers.beyond.tolist() == [True, True, False, False]
+
+
+def test_a_question_for_reasons_is_answered_by_the_target(plugin, targets):
+    answers = Ensemble(plugin, targets, chat=False).generate([WHY], max_new_tokens=3)
+    assert answers.edits.tolist() == [0] and answers.beyond.tolist() == [True]
 
 
 def test_it_is_scored_as_it_is_answered(plugin, targets):

@@ -36,11 +36,23 @@ def test_an_edit_is_asked_about_in_every_column():
     assert len(within) == 3 and all(RECORDS[0].prompt in text for text in within)
     assert sum("Norland" in text.replace(RECORDS[0].prompt, "") for text in within) == 2
     kept = {p.column for p in probes if p.expects == "unchanged"}
-    assert kept == {"Same subject", "Same subject, in a text", "Unrelated"}
+    assert kept == {
+        "Same subject", "Same subject, in a text", "Another time or person", "Unrelated",
+    }  # fmt: skip
+    assert texts(probes, "Another time or person") == [
+        "What was the capital of Norland in 1950?",
+        "What is the previous capital of Norland?",
+        "What is the capital of the brother of Norland?",
+    ]
     assert {p.new for p in probes if p.fact == 1} == {"Horn"}
     # The columns keep their order where the first edit has no Gen.
     columns = [p.column for p in probes_of(Edits(RECORDS, [None, *EDITS.relations[1:]]))]
     assert columns.index("Gen") < columns.index("form: no mark") < columns.index("Same subject")
+
+
+def test_an_edit_that_is_put_with_such_words_is_not_asked_about_for_another_time():
+    first = EditRecord("Who was the first mayor of Norland?", "Ada", subject="Norland")
+    assert texts(probes_of(Edits([first], [None])), "Another time or person") == []
 
 
 def test_questions_depend_on_the_seed_and_their_edit_alone():

@@ -92,6 +92,33 @@ def test_alpha_is_the_likeliest_edit_whose_subject_is_named(subjects, asked, see
     np.testing.assert_allclose(likely[named], expected.max(axis=1)[named], atol=2e-5)
 
 
+BITS = st.tuples(st.integers(0, 7), st.integers(0, 7)).map(lambda pair: (pair[0], sum({*pair})))
+
+
+@given(SUBJECTS, ASKED, st.data(), st.integers(0, 9))
+def test_alpha_is_0_where_a_prompt_and_an_edit_are_apart(subjects, asked, data, seed):
+    gate, plain = fitted(subjects), features(asked, seed)
+    own = data.draw(st.lists(BITS, min_size=len(subjects), max_size=len(subjects)))
+    shape = (len(asked), 2, 2)
+    said = data.draw(st.lists(BITS, min_size=2 * len(asked), max_size=2 * len(asked)))
+    state = {**gate.state, "qualifiers": np.array(own, np.int32)}
+    prompts = plain._replace(qualifiers=np.array(said, np.int32).reshape(shape))
+    found = np.asarray(edit_likeness(state, prompts))
+    for b, row in enumerate(np.asarray(plain.subjects)):
+        for e, subject in enumerate(subjects):
+            # Each mention alone: what it asks with has to be in what the edit mentions, and back.
+            alone = [0.0]
+            for m in np.flatnonzero(row == subject).tolist():
+                (asks, mentions), (edit_asks, edit_mentions) = said[2 * b + m], own[e]
+                if asks & ~edit_mentions == 0 and edit_asks & ~mentions == 0:
+                    only = np.where(np.arange(2) == m, row, NOTHING)[None].astype(np.int32)
+                    one = plain._replace(
+                        words=plain.words[:1], subjects=only, relation=plain.relation[b : b + 1]
+                    )
+                    alone.append(float(edit_likeness(gate.state, one)[0, e]))
+            np.testing.assert_allclose(found[b, e], max(alone), **ROUNDING)
+
+
 @given(SUBJECTS, SUBJECTS, ASKED, st.integers(0, 9))
 def test_more_edits_leave_every_edits_alpha_as_it_was(subjects, new, asked, seed):
     asked = features(asked, seed)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onceedit_jax.text.questions import answered_by_yes_or_no
+from onceedit_jax.text.questions import answered_by_reasons, answered_by_yes_or_no
 from onceedit_jax.text.subjects import Subjects
 
 SUBJECTS = Subjects([["Norland"], ["Will Marrow"], ["The Glass Orchard"]])
@@ -60,3 +60,13 @@ def test_they_begin_with_a_verb_or_say_whether(text):
 )
 def test_others_do_not(text):
     assert not is_yes_or_no(text)
+
+
+@pytest.mark.parametrize("text", ["Why is it Norland?", "So how come Norland won? I ask you."])
+def test_reasons_are_asked_for(text):
+    assert answered_by_reasons(text, SUBJECTS.find(text)[0])
+
+
+@pytest.mark.parametrize("text", ["How did Norland come to be?", "Why not? Who rules Norland?"])
+def test_other_questions_want_no_reasons(text):
+    assert not answered_by_reasons(text, SUBJECTS.find(text)[0])
