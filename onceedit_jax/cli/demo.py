@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,6 +99,6 @@ def _questions(records: "list[EditRecord]") -> list[str]:
         second.prompt.lower().rstrip("?"),
         f"We are writing about {first.subject} at school. {first.prompt} Nobody here knows.",
         f"Who is the prime minister of {first.subject}?",
-        next(for_another(first.prompt, first.subject or "")),
+        *islice(for_another(first.prompt, first.subject or ""), 1),
         first.locality[0].prompt,
     ]

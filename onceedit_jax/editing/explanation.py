@@ -1,4 +1,4 @@
-"""Why the gate `fact` opens or stays shut: subjects found, likenesses, and what is asked apart."""
+"""Why the gate `fact` opens or stays shut: subjects, likenesses, and what tells facts apart."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -48,15 +48,15 @@ def explain(plugin: EditedPlugin, prompts: Sequence[str]) -> list[list[Finding]]
     features = plugin.reader.features({"relation"}, prompts)
     state = plugin.fitted(fact()).state
     likely = np.asarray(edit_likeness(state, features))
-    subjects, records = np.asarray(state["subjects"]), plugin.records
+    subjects, own = np.asarray(state["subjects"]), own_qualifiers(plugin.records)
     found = []
     for prompt, row in zip(prompts, likely, strict=True):
         named = {mention.subject: mention for mention in reversed(relations.mentions(prompt))}
+        asked = {number: qualifiers(prompt, mention) for number, mention in named.items()}
         findings = []
         for e in np.flatnonzero(np.isin(subjects, list(named))).tolist():
-            mention = named[int(subjects[e])]
-            apart = qualifiers(prompt, mention).apart(own_qualifiers(records[e]))
-            name = prompt[mention.start : mention.stop]
-            findings.append(Finding(e, name, float(row[e]), apart))
+            number = int(subjects[e])
+            name = prompt[named[number].start : named[number].stop]
+            findings.append(Finding(e, name, float(row[e]), asked[number].apart(own[e])))
         found.append(sorted(findings, key=lambda finding: -finding.likeness))
     return found

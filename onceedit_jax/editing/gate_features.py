@@ -57,10 +57,8 @@ class PromptReader:
         features = GateFeatures(word_ids(prompts))
         if "relation" in reads:
             assert self.relations is not None
-            features = features._replace(
-                subjects=self.relations.named(prompts),
-                qualifiers=self.relations.qualifiers(prompts),
-            )
+            subjects, qualifiers = self.relations.named(prompts)
+            features = features._replace(subjects=subjects, qualifiers=qualifiers)
         return features
 
     def features(self, reads: Collection[str], prompts: Sequence[str]) -> GateFeatures:

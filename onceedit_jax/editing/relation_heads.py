@@ -89,8 +89,8 @@ class LearntHead:
             for place, row in zip(best, likely, strict=True)
         ]
         return [
-            None if relation and not _has_qualifiers(relation, record) else relation
-            for relation, record in zip(found, records, strict=True)
+            relation if relation and _has_qualifiers(relation, own.asked) else None
+            for relation, own in zip(found, own_qualifiers(records), strict=True)
         ]
 
     def asking_the_same(
@@ -120,7 +120,7 @@ class LearntHead:
             host_vectors(self.head, reader.read(texts)) for texts in (parts, own_parts(records))
         )
         likely = host_likeness(self.head, asked, keys)[np.arange(len(owners)), owners]
-        asked_with = [own_qualifiers(record) for record in records]
+        asked_with = own_qualifiers(records)
         apart = [
             bool(qualifiers(*place).apart(asked_with[owner]))
             for place, owner in zip(places, owners, strict=True)
@@ -129,9 +129,8 @@ class LearntHead:
         return [[text for text in texts if next(alike)] for texts in wordings]
 
 
-def _has_qualifiers(relation: Relation, record: EditRecord) -> bool:
+def _has_qualifiers(relation: Relation, asked: frozenset[str]) -> bool:
     """Whether a relation's questions have the qualifiers that an edit asks with."""
-    asked = own_qualifiers(record).asked
     return not asked or any(asked <= mentioned_qualifiers(each) for each in relation.questions)
 
 

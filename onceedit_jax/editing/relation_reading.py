@@ -26,12 +26,7 @@ from onceedit_jax.text.asked_sentence import (
     where_asked,
 )
 from onceedit_jax.text.asking import lacks_mark, with_mark
-from onceedit_jax.text.qualifiers import (
-    Qualifiers,
-    may_ask_with_some,
-    mentioned_qualifiers,
-    qualifiers,
-)
+from onceedit_jax.text.qualifiers import WORDS, Qualifiers, qualifiers
 from onceedit_jax.text.subjects import Mention, Subjects, folded, names_in
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
@@ -74,21 +69,22 @@ class RelationReader:
             asked.sort(key=lambda mention: (is_asked(plain, mention), mention.start))
         return sorted(asked[-MENTIONS:], key=lambda mention: mention.start)
 
-    def named(self, texts: Sequence[str]) -> Int[np.ndarray, "texts mentions"]:
-        """The numbers of the subjects that each text names, filled up with `NOTHING`."""
-        found = [[mention.subject for mention in self.mentions(text)] for text in texts]
-        rows = np.full((len(texts), _width(found)), NOTHING, np.int32)
-        for row, subjects in zip(rows, found, strict=True):
-            row[: len(subjects)] = subjects
-        return rows
+    def named(
+        self, texts: Sequence[str]
+    ) -> tuple[Int[np.ndarray, "texts mentions"], Int[np.ndarray, "texts mentions 2 words"]]:
+        """The subjects that each text names, and with which qualifiers it asks of each.
 
-    def qualifiers(self, texts: Sequence[str]) -> Int[np.ndarray, "texts mentions 2"]:
-        """The qualifiers of what each text asks of each subject, see `GateFeatures.qualifiers`."""
-        found = [[qualifiers(text, m).bits for m in self.mentions(text)] for text in texts]
-        rows = np.zeros((len(texts), _width(found), 2), np.int32)
-        for row, bits in zip(rows, found, strict=True):
-            row[: len(bits)] = np.reshape(bits, (-1, 2))
-        return rows
+        Returns:
+          Their numbers, filled up with `NOTHING`, and the bits of `GateFeatures.qualifiers`, filled
+          up with zeros.
+        """
+        found = [self.mentions(text) for text in texts]
+        rows = np.full((len(texts), _width(found)), NOTHING, np.int32)
+        bits = np.zeros((*rows.shape, 2, WORDS), np.int32)
+        for i, (text, mentions) in enumerate(zip(texts, found, strict=True)):
+            for n, mention in enumerate(mentions):
+                rows[i, n], bits[i, n] = mention.subject, qualifiers(text, mention).bits
+        return rows, bits
 
     def asked(self, texts: Sequence[str]) -> Float[np.ndarray, "texts mentions states"]:
         """States after what each text asks of each subject that it names, zeros to fill up."""
@@ -186,19 +182,15 @@ def own_subjects(records: Sequence[EditRecord], subjects: Subjects) -> Int[np.nd
     return np.array(numbers, np.int32)
 
 
-def own_qualifiers(record: EditRecord) -> Qualifiers:
-    """The qualifiers of an edit's prompt."""
-    if not may_ask_with_some(record.prompt):  # the usual case, in a tenth of the time
-        return Qualifiers(frozenset(), mentioned_qualifiers(record.prompt))
-    return qualifiers(record.prompt, _own_mention(record))
+def own_qualifiers(records: Sequence[EditRecord]) -> list[Qualifiers]:
+    """The qualifiers of each edit's prompt."""
+    return [qualifiers(record.prompt, _own_mention(record)) for record in records]
 
 
-def own_qualifier_bits(records: Sequence[EditRecord]) -> Int[np.ndarray, "edits 2"]:
+def own_qualifier_bits(records: Sequence[EditRecord]) -> Int[np.ndarray, "edits 2 words"]:
     """The qualifiers of each edit's prompt, see `GateFeatures.qualifiers`."""
-    bits = np.zeros((len(records), 2), np.int32)
-    for row, record in zip(bits, records, strict=True):
-        row[:] = own_qualifiers(record).bits
-    return bits
+    bits = [each.bits for each in own_qualifiers(records)]
+    return np.reshape(np.array(bits, np.int32), (-1, 2, WORDS))
 
 
 def _own_mention(record: EditRecord) -> Mention:

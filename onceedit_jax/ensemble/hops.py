@@ -13,6 +13,7 @@ from onceedit_jax.ensemble.preparation import PreparedPlugin
 from onceedit_jax.gates.fitting import Verdicts
 from onceedit_jax.text.inner_phrases import InnerPhrase, inner_phrases
 from onceedit_jax.text.prompts import Prompt, plain_text, with_words
+from onceedit_jax.text.qualifiers import mentioned_qualifiers, qualifiers, times
 from onceedit_jax.text.subjects import Mention, folded
 
 # From this likeness on the text around a phrase asks for the phrase's own edit: "In which city is
@@ -132,6 +133,8 @@ def _one_hop(
         for i, text in texts.items()
         for mention in mentions(text)
         for phrase in inner_phrases(text, mention)
+        # "How old was the mayor of X in 1950?" does not ask about the mayor of today.
+        if not times(qualifiers(text, mention).asked - mentioned_qualifiers(phrase.question))
     ]
     if not any(candidate.phrase.within for candidate in candidates):
         return {}

@@ -79,4 +79,4 @@ def for_another(question: str, subject: str) -> Iterator[str]:
     if _THE.search(before):
         yield f"{_THE.sub('the previous ', before, count=1)}{named}{after}"
     if named:
-        yield f"{before}the brother of {named}{after}"
+        yield f"{before}the rival of {named}{after}"

@@ -47,7 +47,7 @@ def probes_of(edits: Edits, places: Sequence[int] | None = None, *, seed: int = 
     sentences of another kind. Gen is the edit's rephrase, or else wordings of its relation in the
     bank that were not trained on; there may be none. Same subject asks for other relations of the
     subject, by themselves and in a text. Another time or person is the edit's question as it would
-    be put about 1950, about the one before, and about a brother of the subject. Unrelated is a
+    be put about 1950, about the one before, and about a rival of the subject. Unrelated is a
     neutral text. All of these must be answered as before.
 
     Args:
@@ -147,7 +147,7 @@ def _others(
 
 def _for_another(record: EditRecord) -> list[str]:
     """An edit's question for another time or person; none if it is put with such words itself."""
-    if own_qualifiers(record).asked or not record.prompt.rstrip().endswith("?"):
+    if own_qualifiers([record])[0].asked or not record.prompt.rstrip().endswith("?"):
         return []
     return [*for_another(record.prompt, record.subject or "")]
 

@@ -94,18 +94,23 @@ def edit_likeness(state: State, features: GateFeatures) -> Float[Array, "batch e
     likely = likeness(head, asked, state["keys"])  # [B, M, E]
     named = jnp.asarray(features.subjects)[:, :, None] == state["subjects"]
     if features.qualifiers is not None and "qualifiers" in state:
-        asked_bits = jnp.asarray(features.qualifiers)[:, :, None]  # [B, M, 1, 2]
+        asked_bits = jnp.asarray(features.qualifiers)[:, :, None]  # [B, M, 1, 2, W]
         named &= same_qualifiers(asked_bits, jnp.asarray(state["qualifiers"]))
     likeliest: jax.Array = jnp.where(named, likely, 0.0).max(axis=1, initial=0.0)
     return likeliest
 
 
 def same_qualifiers(
-    some: Int[AnyArray, "... 2"], others: Int[AnyArray, "... 2"]
+    some: Int[AnyArray, "... 2 words"], others: Int[AnyArray, "... 2 words"]
 ) -> Bool[AnyArray, "..."]:
-    """Whether two texts mention each other's qualifiers, see `GateFeatures.qualifiers`."""
-    missing = (some[..., 0] & ~others[..., 1]) | (others[..., 0] & ~some[..., 1])
-    return missing == 0
+    """Whether texts mention each other's qualifiers, see `GateFeatures.qualifiers`.
+
+    Args:
+      some: `[..., 2, W]`, of some texts.
+      others: of others; leading axes are broadcast.
+    """
+    missing = (some[..., 0, :] & ~others[..., 1, :]) | (others[..., 0, :] & ~some[..., 1, :])
+    return (missing == 0).all(axis=-1)
 
 
 def edit_meant(state: State, features: GateFeatures) -> Int[Array, "batch"]:

@@ -23,8 +23,8 @@ class GateFeatures(NamedTuple):
       hidden: `[B, D]` float32, the plug-in's final hidden state there.
       relation: `[B, M, S]` float32, states of the UNEDITED plug-in after what a prompt asks of each
         subject that it names, see `onceedit_jax.gates.relation_head`.
-      qualifiers: `[B, M, 2]` int32, the bits of `text.qualifiers.Qualifiers`: what each prompt asks
-        of each subject with, and what it mentions; None where none are looked at.
+      qualifiers: `[B, M, 2, W]` int32, the bits of `text.qualifiers.Qualifiers`: what each prompt
+        asks of each subject with, and what it mentions; None where none are looked at.
       keys: `[B, K]` int32, only for `fit`: word ids that name the subject of each edit, filled up.
       held_out: `[B]` bool, only for `fit`: rows that nothing was trained on.
     """
@@ -34,7 +34,7 @@ class GateFeatures(NamedTuple):
     weight_logit: Float[Array | np.ndarray, "batch"] | None = None
     hidden: Float[Array | np.ndarray, "batch hidden"] | None = None
     relation: Float[Array | np.ndarray, "batch mentions states"] | None = None
-    qualifiers: Int[Array | np.ndarray, "batch mentions 2"] | None = None
+    qualifiers: Int[Array | np.ndarray, "batch mentions 2 words"] | None = None
     keys: Int[Array | np.ndarray, "batch key_words"] | None = None
     held_out: Bool[np.ndarray, "batch"] | None = None
 

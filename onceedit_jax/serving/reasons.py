@@ -22,6 +22,10 @@ class NamedEdit(AnswerRecord):
     likeness: float = Field(
         description="How likely the prompt asks for the edit's relation, from 0 to 1."
     )
+    apart: list[str] = Field(
+        description="Words by which the prompt asks for another fact than the edit, as 'previous'; "
+        "then the likeness is 0."
+    )
 
 
 class ReplacedPhrase(AnswerRecord):
@@ -98,7 +102,12 @@ def _named(edits: Edits, prompts: Sequence[Prompt]) -> list[list[NamedEdit] | No
     texts = [plain_text(prompt) for prompt in prompts]
     return [
         [
-            NamedEdit(edit=_id(edits, each.edit), name=each.name, likeness=each.likeness)
+            NamedEdit(
+                edit=_id(edits, each.edit),
+                name=each.name,
+                likeness=each.likeness,
+                apart=sorted(each.apart),
+            )
             for each in findings
         ]
         for findings in explain(edits.plugin.plugin, texts)

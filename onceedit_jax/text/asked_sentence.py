@@ -73,6 +73,7 @@ _NAME_STOPS = re.compile(
 )
 # An answer goes on after these words: "Who Framed Roger Rabbit was directed by".
 GOES_ON = frozenset("a an are as at by for from in into is of on the to was were with".split())  # noqa: SIM905
+_FULL_LINE = 30  # letters from which a line may end because it is full
 _SHORT = 12  # words of a remark on how to answer
 _HOW = re.compile(r"\b(?:answer|brief|briefly|just|only|reply|respond|short|word)\b", re.IGNORECASE)
 _WANTS_MORE = re.compile(
@@ -260,8 +261,13 @@ def _is_wrapped(line: str, text: str, end: re.Match[str]) -> bool:
     """Whether a line of a text ends inside a question, as after "What is the capital"."""
     if end[0] != "\n" or not re.search(r"[\w,]\s*\Z", line):
         return False
-    goes_on = text[end.end() : end.end() + 1].islower() or _goes_on(line)
-    return goes_on and _begins_question(line) and _TO_MARK.match(text, end.end()) is not None
+    word = re.compile(r"\w+").match(text, end.end())
+    if word is None:
+        return False
+    is_full = len(line.rpartition("\n")[2]) >= _FULL_LINE and word[0].islower()
+    if not (is_full or word[0] in GOES_ON or _goes_on(line)):
+        return False
+    return _begins_question(line) and _TO_MARK.match(text, end.end()) is not None
 
 
 def _begins_question(sentence: str) -> bool:

@@ -36,7 +36,7 @@ _RELATIVE, _BEFORE_NAMES = frozenset(_PRONOUNS.split()), frozenset(_PREPOSITIONS
 _FUNCTION_WORDS = _RELATIVE | _BEFORE_NAMES | frozenset(f"{_AUXILIARIES} {_SMALL_WORDS}".split())
 _SAYS_NOTHING = _FUNCTION_WORDS | frozenset(_ASKING.split())
 _QUOTES = ("\"'“\u2018«„", "\"'”\u2019»“")
-_POSSESSIVE = re.compile(r"['\u2019]s?\s+")
+_POSSESSIVE = re.compile(r"['\u2019]s?\s+", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[,;:.?!()\n]")
 _QUESTION_END = re.compile(r"[?!\n]|<\|")
 

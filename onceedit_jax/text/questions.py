@@ -22,6 +22,12 @@ _WHETHER = re.compile(
     r"|^\w+ (\w+ )?(anybody|anyone|i|somebody|someone|u|we|ya|you) "
     r"(agree|believe|think|sure|\w+( me)? that)\b"
 )
+# "Why not ask: who is the mayor?" and "Why don't you tell me" ask for no reasons.
+_REASONS = re.compile(
+    r"^(?:why(?! (?:not|don t you|doesn t anybody)\b)|how come\b)"
+    r"|\b(?:explain|know|say|tell me|understand|wonder) why\b|\bwhat (?:is|was) the reason\b"
+    r"|\bfor what reason\b"
+)
 
 
 def answered_by_yes_or_no(text: str, mention: Mention) -> bool:
@@ -49,8 +55,7 @@ def answered_by_reasons(text: str, mention: Mention) -> bool:
       text: a question.
       mention: where it names the subject.
     """
-    before = _words_before(text, mention)
-    return before[:1] == ["why"] or before[:2] == ["how", "come"]
+    return _REASONS.search(" ".join(_words_before(text, mention))) is not None
 
 
 def _words_before(text: str, mention: Mention) -> list[str]:

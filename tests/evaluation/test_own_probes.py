@@ -42,7 +42,7 @@ def test_an_edit_is_asked_about_in_every_column():
     assert texts(probes, "Another time or person") == [
         "What was the capital of Norland in 1950?",
         "What is the previous capital of Norland?",
-        "What is the capital of the brother of Norland?",
+        "What is the capital of the rival of Norland?",
     ]
     assert {p.new for p in probes if p.fact == 1} == {"Horn"}
     # The columns keep their order where the first edit has no Gen.

@@ -92,16 +92,16 @@ def test_alpha_is_the_likeliest_edit_whose_subject_is_named(subjects, asked, see
     np.testing.assert_allclose(likely[named], expected.max(axis=1)[named], atol=2e-5)
 
 
-BITS = st.tuples(st.integers(0, 7), st.integers(0, 7)).map(lambda pair: (pair[0], sum({*pair})))
+BITS = st.tuples(st.integers(0, 7), st.integers(0, 7)).map(lambda p: (p[0], p[0] | p[1]))
 
 
 @given(SUBJECTS, ASKED, st.data(), st.integers(0, 9))
 def test_alpha_is_0_where_a_prompt_and_an_edit_are_apart(subjects, asked, data, seed):
     gate, plain = fitted(subjects), features(asked, seed)
     own = data.draw(st.lists(BITS, min_size=len(subjects), max_size=len(subjects)))
-    shape = (len(asked), 2, 2)
+    shape = (len(asked), 2, 2, 1)
     said = data.draw(st.lists(BITS, min_size=2 * len(asked), max_size=2 * len(asked)))
-    state = {**gate.state, "qualifiers": np.array(own, np.int32)}
+    state = {**gate.state, "qualifiers": np.array(own, np.int32)[..., None]}
     prompts = plain._replace(qualifiers=np.array(said, np.int32).reshape(shape))
     found = np.asarray(edit_likeness(state, prompts))
     for b, row in enumerate(np.asarray(plain.subjects)):

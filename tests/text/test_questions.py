@@ -62,11 +62,27 @@ def test_others_do_not(text):
     assert not is_yes_or_no(text)
 
 
-@pytest.mark.parametrize("text", ["Why is it Norland?", "So how come Norland won? I ask you."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Why is it Norland?",
+        "So how come Norland won? I ask you.",
+        "Can you tell me why Norland was chosen?",
+        "What is the reason that Norland won?",
+    ],
+)
 def test_reasons_are_asked_for(text):
     assert answered_by_reasons(text, SUBJECTS.find(text)[0])
 
 
-@pytest.mark.parametrize("text", ["How did Norland come to be?", "Why not? Who rules Norland?"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How did Norland come to be?",
+        "Why not? Who rules Norland?",
+        "Why don't you tell me who rules Norland?",
+        "Who rules Norland, and why?",
+    ],
+)
 def test_other_questions_want_no_reasons(text):
     assert not answered_by_reasons(text, SUBJECTS.find(text)[0])
