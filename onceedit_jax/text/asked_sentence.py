@@ -65,6 +65,21 @@ _MARK = re.compile(rf"[?\uff1f\u061f](?:{_MARKUP}|[^\w\s?<\[]|\s)*\Z")
 _LEADING = re.compile(
     rf"(?:{_MARKUP}|[\s*_#>]|(?:[-\u2022]|\d+[.)])\s|{_GREETING.pattern})+", re.IGNORECASE
 )
+# What people say of themselves before their question: "My boss forgot it, so who is the mayor?",
+# "My aunt asks who the mayor is". A request of their own ("I wonder ...") is a part of it.
+_ASIDE = re.compile(
+    r"(?:(?:[^,?]{0,200}?\b(?:i|i'm|i\u2019m|me|my|our|sorry|us|we)\b[^?]{0,200}?"
+    r"|as of (?:now|today)|by the way|currently|first of all|for the \w+ time|nowadays|right now"
+    r"|today),\s*(?:(?:and|but|or|so)\s+)?"
+    r"|(?!(?:i|we)\b)[^?]{0,200}?\b(?:ask(?:ed|s)?|wonder(?:ed|s)?|(?:wants?|wanted|likes?) to"
+    r" (?:hear|know))(?: (?:from )?(?:me|us|you))?:?\s+)"
+    rf"(?=(?:{_QUESTION_WORD.pattern}|{_REQUEST.pattern}))",
+    re.IGNORECASE,
+)
+_LATER_ASIDE = re.compile(
+    r",\s+(?:as|because|but|i|i'm|i\u2019m|my|our|since|so|we)\b[^?]{0,200}(?=[?\uff1f\u061f]?\s*\Z)",
+    re.IGNORECASE,
+)
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "(": ")"}
 # Stops that belong to the name before them: "Rescue Me! was made by".
 _NAME_STOPS = re.compile(
@@ -100,9 +115,9 @@ def sentence_start(text: str, place: int) -> int:
     return max((begin for begin, _ in sentences(text) if begin <= place), default=0)
 
 
-def sentence_around(text: str, place: int) -> str:
-    """The sentence that a place of a text lies in."""
-    return next(text[begin:end] for begin, end in sentences(text) if place < end)
+def sentence_around(text: str, place: int) -> Span:
+    """Where the sentence begins and ends that a place of a text lies in."""
+    return next(span for span in sentences(text) if place < span[1])
 
 
 def masked(text: str, mentions: Sequence[Mention]) -> str:
@@ -232,10 +247,13 @@ def _asked(text: str, mention: Mention) -> Span | None:
         return None
     mark = _MARK.search(sentence)
     end = start + (mark.start() + 1 if mark else len(sentence.rstrip()))
-    if leading := _LEADING.match(text, start, mention.start):
-        start = leading.end()
+    for said_before in (_LEADING, _ASIDE):
+        if found := said_before.match(text, start, mention.start):
+            start = found.end()
     if mark and _QUOTES.get(text[start]) == text[end : end + 1] and start < mention.start:
         start += 1
+    if said_after := _LATER_ASIDE.search(text, mention.stop, end):
+        end = said_after.start()
     return start, max(end, mention.stop)
 
 
@@ -278,10 +296,11 @@ def _begins_question(sentence: str) -> bool:
 
 def _asks(sentence: str) -> bool:
     """Whether a sentence is a question or a request."""
-    if greeting := _GREETING.match(sentence):
-        sentence = sentence[greeting.end() :]
-    found = _MARK.search(sentence) or _REQUEST.match(sentence) or _UNMARKED.match(sentence)
-    return found is not None
+    for before in (_GREETING, _ASIDE):
+        if found := before.match(sentence):
+            sentence = sentence[found.end() :]
+    asks = _MARK.search(sentence) or _REQUEST.match(sentence) or _UNMARKED.match(sentence)
+    return asks is not None
 
 
 def _is_task(sentence: str) -> bool:

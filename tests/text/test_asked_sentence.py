@@ -51,6 +51,12 @@ def read(text, own=""):
         ("Who taught Dr. Ada Quill, of Norland?", "Who taught Dr. it, of Norland?"),
         ("Who taught Prof. Ada Quill?", "Who taught Prof. it?"),
         ("It was plan B. Where was Ada Quill born?", "Where was it born?"),
+        # What people say of themselves before and after it.
+        ("My boss forgot it, so where was Ada Quill born?", "where was it born?"),
+        ("My aunt, who is a nurse, asks where Ada Quill was born", "where it was born"),
+        ("By the way, where was Ada Quill born, my aunt asks", "where was it born"),
+        ("I am no expert, but tell me where Ada Quill was born.", "tell me where it was born."),
+        ("Where was Ada Quill born, and of whom?", "Where was it born, and of whom?"),
         # Lines that end inside the question.
         (
             "Hi,\nin which town was Ada\nQuill born,\nif she was?\nTom",
