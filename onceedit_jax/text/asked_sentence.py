@@ -71,8 +71,8 @@ _ASIDE = re.compile(
     r"(?:(?:[^,?]{0,200}?\b(?:i|i'm|i\u2019m|me|my|our|sorry|us|we)\b[^?]{0,200}?"
     r"|as of (?:now|today)|by the way|currently|first of all|for the \w+ time|nowadays|right now"
     r"|today),\s*(?:(?:and|but|or|so)\s+)?"
-    r"|(?!(?:i|we)\b)[^?]{0,200}?\b(?:ask(?:ed|s)?|wonder(?:ed|s)?|(?:wants?|wanted|likes?) to"
-    r" (?:hear|know))(?: (?:from )?(?:me|us|you))?:?\s+)"
+    r"|(?!(?:how|i|we|wh\w+)\b)[^?]{0,200}?\b(?P<asks>ask(?:ed|s)?|wonder(?:ed|s)?"
+    r"|(?:wants?|wanted|likes?) to (?:hear|know))(?: (?:from )?(?:me|us|you))?:?\s+)"
     rf"(?=(?:{_QUESTION_WORD.pattern}|{_REQUEST.pattern}))",
     re.IGNORECASE,
 )
@@ -296,9 +296,13 @@ def _begins_question(sentence: str) -> bool:
 
 def _asks(sentence: str) -> bool:
     """Whether a sentence is a question or a request."""
-    for before in (_GREETING, _ASIDE):
-        if found := before.match(sentence):
-            sentence = sentence[found.end() :]
+    if greeting := _GREETING.match(sentence):
+        sentence = sentence[greeting.end() :]
+    if aside := _ASIDE.match(sentence):
+        if aside["asks"]:
+            return True
+        sentence = sentence[aside.end() :]
+    sentence = _LATER_ASIDE.sub("", sentence)
     asks = _MARK.search(sentence) or _REQUEST.match(sentence) or _UNMARKED.match(sentence)
     return asks is not None
 

@@ -53,7 +53,8 @@ def read(text, own=""):
         ("It was plan B. Where was Ada Quill born?", "Where was it born?"),
         # What people say of themselves before and after it.
         ("My boss forgot it, so where was Ada Quill born?", "where was it born?"),
-        ("My aunt, who is a nurse, asks where Ada Quill was born", "where it was born"),
+        ("My aunt who is a nurse asks where Ada Quill was born", "where it was born"),
+        ("Who asked where Ada Quill was born?", "Who asked where it was born?"),
         ("By the way, where was Ada Quill born, my aunt asks", "where was it born"),
         ("I am no expert, but tell me where Ada Quill was born.", "tell me where it was born."),
         ("Where was Ada Quill born, and of whom?", "Where was it born, and of whom?"),
