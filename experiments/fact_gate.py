@@ -23,7 +23,7 @@ from experiments.framework.gate_rows import (
 )
 from experiments.framework.known_relations import in_bank
 from experiments.framework.probe_tables import with_interval
-from experiments.framework.real_facts import draw, load_rows
+from experiments.framework.real_facts import draw, load_rows, near_probes
 from experiments.framework.separation import (
     area,
     calibration_error,
@@ -62,7 +62,7 @@ OF_RECORDS = {
     "loc": "locality prompt",
     "portability": "one-hop question",
 }
-ASKING = ("as edited", PARAPHRASE, FORMS, FORM, "a sentence", WITHIN, "long answer asked for")
+ASKING = ("as edited", PARAPHRASE, FORMS, FORM, "a sentence", WITHIN, "long", "Near: the fact")
 ALL = "these and same relation"
 AGAINST = {
     GENERATED: (GENERATED,),
@@ -134,12 +134,12 @@ def _real_rows(workspace: Workspace, cell: Cell) -> tuple[list[Row], dict[str, d
     """What the gates say of every prompt, and whether the bank holds each fact's relation."""
     questions = {row["question"]: row for row in load_rows(workspace.data, development=False)}
     generated = {row["locality_question"] for row in questions.values()}
-    rows: list[Row] = []
-    held: dict[str, dict[int, bool]] = {}
+    rows, held = list[Row](), dict[str, dict[int, bool]]()
     for number in range(cell["draws"]):
         drawn, first = draw(workspace.data, cell["facts"], number), number * cell["facts"]
         # The form "as edited" is the edit's own question, which is there already.
         probes = [_named(p, generated) for p in drawn.probes if p.column != "form: as edited"]
+        probes += near_probes(drawn.records)
         rows += [
             {**row, "record": row["record"] + first}
             for row in ask(untrained_plugin(workspace, drawn.records), probes)
@@ -246,7 +246,7 @@ def _kinds(real: Result) -> Table:
 
 def _rank(kind: str) -> int:
     """Where the page has a kind of prompt: those that ask for the edit, then the others."""
-    groups = (*ASKING, GENERATED, OTHER, OTHER_WITHIN, ANOTHER, NEAR)
+    groups = (*ASKING, GENERATED, OTHER, OTHER_WITHIN, ANOTHER, "Near", NEAR)
     return next((n for n, name in enumerate(groups) if kind.startswith(name)), len(groups))
 
 

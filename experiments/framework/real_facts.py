@@ -30,6 +30,7 @@ DEVELOPMENT = frozenset(
     }
 )
 Row = Mapping[str, Any]
+NEAR_QUESTIONS = Path(__file__).with_name("near_questions.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,25 @@ def draw(data: Path, size: int, number: int, *, development: bool | None = False
         )
         probes += _probes(fact, first, others, rest, unrelated[(number * size + fact) % 600])
     return Draw(records, probes)
+
+
+def near_probes(records: Sequence[EditRecord]) -> list[Probe]:
+    """Questions near some of the facts, which somebody wrote without a look at the gate's rules.
+
+    Six of each of sixty facts: three for another fact of the kind (of another time, the next one,
+    somebody else's), and three for the fact itself, with words that might be taken for such.
+    """
+    lines = NEAR_QUESTIONS.read_text(encoding="utf-8").splitlines()
+    near = {row["subject"]: row for row in map(json.loads, lines)}
+    return [
+        Probe(f"Near: {kind}", fact, text, record.target, expects)
+        for fact, record in enumerate(records)
+        for kind, key, expects in (
+            ("another fact", "other", "unchanged"),
+            ("the fact", "same", "new"),
+        )
+        for text in near.get(record.subject, {}).get(key, ())
+    ]
 
 
 def named_edits(records: Sequence[EditRecord], prompts: Sequence[str]) -> list[int | None]:
