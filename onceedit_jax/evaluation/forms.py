@@ -28,7 +28,7 @@ _ASIDE = """The train was late again, so I had time to read. There was a crosswo
 page, and one clue keeps bothering me. {question} It has been on my mind all day!"""
 TEXTS = (_LETTER, _NOTES, _ASIDE)
 _PAST = {"are": "were", "do": "did", "does": "did", "has": "had", "have": "had", "is": "was"}
-_THE = re.compile(r"\bthe (?=[a-z])")
+_THE_OF = re.compile(r"(.*\b)the (?=[a-z].*\b(?:at|for|in|of|to) (?:the )?\Z)")
 _PRESENT = re.compile(rf"\b(?:{'|'.join(_PAST)})\b")
 
 
@@ -69,14 +69,14 @@ def in_texts(question: str, subject: str) -> list[str]:
 def for_another(question: str, subject: str) -> Iterator[str]:
     """A question as it asks for another time, for another in a row, and for somebody else.
 
-    Those are left out that it has no place for: a verb of the present, a "the", and the subject by
-    this name.
+    Those are left out that it has no place for: a verb of the present, a "the ... of" before the
+    subject, and the subject by this name.
     """
     past = _PRESENT.sub(lambda word: _PAST[word[0]], question, count=1)
     if past != question:
         yield f"{without_mark(past)} in 1950?"
     before, named, after = question.partition(subject) if subject else (question, "", "")
-    if _THE.search(before):
-        yield f"{_THE.sub('the previous ', before, count=1)}{named}{after}"
+    if the := _THE_OF.match(before):
+        yield f"{the[1]}the previous {before[the.end() :]}{named}{after}"
     if named:
         yield f"{before}the rival of {named}{after}"

@@ -1,9 +1,9 @@
-"""Words by which a question asks for another fact than it does without them.
+"""Qualifiers: words by which a question asks for another fact than it does without them.
 
 *Who was the previous mayor of Vinterby?* and *Who was the mayor of Vinterby in 1950?* have the
 subject and the relation of *Who is the mayor of Vinterby?*, and *Where was the wife of Ada Quill
 born?* those of *Where was Ada Quill born?*. They ask for other answers all the same. Such words are
-known by their form, in English.
+known by their form, in English; `qualifier_words` has them.
 """
 
 import re
@@ -139,8 +139,7 @@ def _clause(sentence: str) -> str:
 def _asked(clause: str) -> Iterator[str]:
     """What a clause asks with, but for what is beside its subject."""
     yield from (kind for kind, pattern in PATTERNS if pattern.search(clause))
-    for found in ORDINAL.finditer(clause):
-        yield _ordinal(found[1].lower()) or ""
+    yield from filter(None, (_ordinal(found[1].lower()) for found in ORDINAL.finditer(clause)))
     if not EVENT.search(clause):
         yield from _centuries(clause)
         if NOT_NOW.search(clause):
