@@ -79,4 +79,5 @@ def for_another(question: str, subject: str) -> Iterator[str]:
     if the := _THE_OF.match(before):
         yield f"{the[1]}the previous {before[the.end() :]}{named}{after}"
     if named:
-        yield f"{before}the rival of {named}{after}"
+        article = "the " if before.endswith("the ") else ""
+        yield f"{before.removesuffix('the ')}the rival of {article}{named}{after}"

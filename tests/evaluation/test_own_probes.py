@@ -5,6 +5,7 @@ import pytest
 from onceedit_jax.data.leakage import digest
 from onceedit_jax.data.records import EditRecord
 from onceedit_jax.data.relations import relation_bank
+from onceedit_jax.evaluation.forms import for_another
 from onceedit_jax.evaluation.own_probes import OTHERS, WORDINGS, Edits, probes_of
 from onceedit_jax.evaluation.probes import told_fact
 
@@ -48,6 +49,26 @@ def test_an_edit_is_asked_about_in_every_column():
     # The columns keep their order where the first edit has no Gen.
     columns = [p.column for p in probes_of(Edits(RECORDS, [None, *EDITS.relations[1:]]))]
     assert columns.index("Gen") < columns.index("form: no mark") < columns.index("Same subject")
+
+
+@pytest.mark.parametrize(
+    ("question", "subject", "asked"),
+    [
+        ("Who wrote the play Rain?", "Rain", ["Who wrote the play the rival of Rain?"]),
+        (
+            "What is the name of the mayor of the Isle?",
+            "Isle",
+            [
+                "What was the name of the mayor of the Isle in 1950?",
+                "What is the name of the previous mayor of the Isle?",
+                "What is the name of the mayor of the rival of the Isle?",
+            ],
+        ),
+        ("Who is it?", "", ["Who was it in 1950?"]),
+    ],
+)
+def test_what_is_asked_for_another(question, subject, asked):
+    assert list(for_another(question, subject)) == asked
 
 
 def test_an_edit_that_is_put_with_such_words_is_not_asked_about_for_another_time():
