@@ -43,7 +43,7 @@ from onceedit_jax.editing.relation_reading import (
     subjects_of,
 )
 from onceedit_jax.errors import InputError
-from onceedit_jax.gates.fact import NO_HEAD, THRESHOLD, TRUST, fact
+from onceedit_jax.gates.fact import NO_HEAD, fact, fitted_fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.fitting import Verdicts, fit_gate
 from onceedit_jax.gates.relation_head import host_vectors
@@ -141,8 +141,7 @@ class EditedPlugin:
     def fitted(self, gate: Gate) -> FittedGate:
         """A gate for this plug-in: as it was fitted with the edit, or fitted now.
 
-        A gate that the artifact does not know is fitted on the edits' own prompts, and on the
-        library's neutral texts that were not trained on, as held-out rows.
+        Others than the artifact's are fitted on the edits' prompts and on held-back neutral texts.
         """
         rule = self.info.rule
         if self.info.in_adapters and gate in (token(), both()):
@@ -153,9 +152,7 @@ class EditedPlugin:
         if gate == fact():
             if self.relation is None:
                 raise InputError(f"{self.name}: {NO_HEAD}")
-            state = {name: self.relation[name] for name in ("head", "keys", "subjects")}
-            state["qualifiers"] = own_qualifier_bits(self.records)
-            return FittedGate(gate, state, THRESHOLD, TRUST)
+            return fitted_fact(self.relation, own_qualifier_bits(self.records))
         if gate in (token(), memory(), both()) and not self.info.in_adapters:
             return FittedGate(
                 gate,

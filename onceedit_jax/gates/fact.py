@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.relation_head import RelationHead, likeness, relation_vectors
-from onceedit_jax.gates.types import EDIT, NOTHING, UNLABELLED, Gate, GateFeatures
+from onceedit_jax.gates.types import EDIT, NOTHING, UNLABELLED, FittedGate, Gate, GateFeatures
 from onceedit_jax.types import AnyArray
 
 THRESHOLD = 0.7  # of the likeness: chosen on facts for development, see docs/concepts/gate.md
@@ -75,6 +75,18 @@ def fit_fact(
     edits = np.isin(labels, (EDIT, UNLABELLED))
     keys = relation_vectors(head, jnp.asarray(np.asarray(features.relation)[edits, 0]))
     return {"head": head, "keys": keys, "subjects": np.asarray(features.subjects)[edits, 0]}
+
+
+def fitted_fact(state: State, qualifiers: Int[AnyArray, "edits 2 words"]) -> FittedGate:
+    """The gate as it was fitted, with the qualifiers that the edits ask with.
+
+    Args:
+      state: from `fit_fact`; entries of other names are left out.
+      qualifiers: `[E, 2, W]`, see `GateFeatures.qualifiers`. They come from the edits' prompts and
+        are not kept with the state.
+    """
+    kept = {name: state[name] for name in ("head", "keys", "subjects")}
+    return FittedGate(fact(), {**kept, "qualifiers": qualifiers}, THRESHOLD, TRUST)
 
 
 def names_subject(state: State, features: GateFeatures) -> Bool[Array, "batch"]:
