@@ -63,6 +63,8 @@ def test_an_answer_loses_its_full_stop_and_no_other():
         "Did Ada Quill know the writer of Maus?",
         "Why is the writer of Maus called Ada Quill?",
         "How old is the writer of Mausoleums?",
+        "Who was the leader of the country of Ada Quill in 1950?",
+        "How big was the country of Ada Quill a hundred years ago?",
     ],
 )
 def test_a_text_without_such_a_phrase_stays_as_it_is(text):
