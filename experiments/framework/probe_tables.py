@@ -31,6 +31,8 @@ def by_fact(each: Checked) -> dict[str, dict[int, float]]:
 def probe_tables(groups: Mapping[str, Sequence[Result]]) -> list[Table]:
     """The worse target of each method, every target, and what `OURS` differs from others by.
 
+    A column that nothing was asked for is left out.
+
     Args:
       groups: by label, the results of draws that are averaged. `methods` of a result has for each
         method its targets' values, as `by_fact` gives them.
@@ -39,14 +41,21 @@ def probe_tables(groups: Mapping[str, Sequence[Result]]) -> list[Table]:
     targets: list[list[object]] = []
     reasoned: list[list[object]] = []
     against: list[list[object]] = []
-    for label, measured in groups.items():
-        pooled = _pooled(measured)
+    of_groups = {label: _pooled(measured) for label, measured in groups.items()}
+    columns = [
+        values
+        for methods in of_groups.values()
+        for targets_of in methods.values()
+        for values in targets_of.values()
+    ]
+    names = [name for name in MAIN if any(values.get(name) for values in columns)]
+    for label, pooled in of_groups.items():
         ours = pooled.get(OURS, {})
         for method, found in pooled.items():
-            main.append([label, method, *(with_interval(*_worse(found, name)) for name in MAIN)])
+            main.append([label, method, *(with_interval(*_worse(found, name)) for name in names)])
             reasoned.append([label, method, *(_worse(found, name)[0] for name in REASONED)])
             targets += [
-                [label, target, method, *(_mean(values, name)[0] for name in MAIN)]
+                [label, target, method, *(_mean(values, name)[0] for name in names)]
                 for target, values in found.items()
             ]
             against += [
@@ -60,7 +69,7 @@ def probe_tables(groups: Mapping[str, Sequence[Result]]) -> list[Table]:
             "Free generation: the worse target of each column, the mean over all facts of all "
             "draws with its 95% bootstrap interval. Forms: the mean of twelve. Intrusion: the "
             "edited fact is said where something else was asked.",
-            ("facts", "method", *MAIN),
+            ("facts", "method", *names),
             main,
         ),
         Table(
@@ -70,7 +79,7 @@ def probe_tables(groups: Mapping[str, Sequence[Result]]) -> list[Table]:
             ("facts", "target", "other method", "difference"),
             against,
         ),
-        Table("targets", "Each target apart.", ("facts", "target", "method", *MAIN), targets),
+        Table("targets", "Each target apart.", ("facts", "target", "method", *names), targets),
         Table(
             "reasoned",
             "Questions that need more than the edit's own answer, the worse target: the share of "
