@@ -368,4 +368,6 @@ def _same_fact(
     likely = host_likeness(plugin.relation["head"], some_keys, other_keys)
     same: np.ndarray = (one[:, None] == other[None, :]) & (likely >= THRESHOLD)
     said, held = own_qualifier_bits(some), own_qualifier_bits(others)
-    return same & same_qualifiers(said[:, None], held[None])
+    rows, columns = np.nonzero(same)  # few: all pairs at once would take gigabytes
+    same[rows, columns] = same_qualifiers(said[rows], held[columns])
+    return same
