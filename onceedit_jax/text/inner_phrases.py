@@ -27,10 +27,11 @@ _SMALL_WORDS = """
 # What a question may say beside what it asks for: "Please tell me the name of", "What served as",
 # and what is no question of its own: "the date of the coronation of".
 _ASKING = """
-    act acted acts answer based called currently date day describe edition entity explain found give
-    hello hey hi i kind know known list located look me name named number officially one person
-    please question quick responsible say serve served serves show size situated sort tell thing
-    time title type up us want wonder write year you your
+    act acted acts afternoon answer based called currently date day dear describe edition
+    entity evening explain found give good greetings hello hey hi i kind know known list located
+    look me morning name named night number officially one person please question quick
+    responsible say serve served serves show situated size sort tell thank thanks thing time
+    title type up us want wonder write year you your
 """
 _RELATIVE, _BEFORE_NAMES = frozenset(_PRONOUNS.split()), frozenset(_PREPOSITIONS.split())
 _FUNCTION_WORDS = _RELATIVE | _BEFORE_NAMES | frozenset(f"{_AUXILIARIES} {_SMALL_WORDS}".split())

@@ -59,6 +59,7 @@ def test_an_answer_loses_its_full_stop_and_no_other():
         "Who was the father of Maus?",
         "What is the age of the reader of Maus?",
         "What is the name of the writer of Maus?",
+        "Good evening, I would like to know the name of the writer of Maus.",
         "Which writer taught Sol Marrow?",
         "Did Ada Quill know the writer of Maus?",
         "Why is the writer of Maus called Ada Quill?",
