@@ -67,8 +67,8 @@ class Qualifiers(NamedTuple):
       asked: by what it asks for another fact than it would without them.
       mentioned: these, and all that it may have in other words. A question that asks *who* without
         any of them may be for anybody whom another one describes.
-      timeless: whether it says nothing of today, so that another question may name its year:
-        "Where was Ada Quill born?".
+      timeless: whether it says nothing of today and names no year, so that another question may
+        name its year: "Where was Ada Quill born?".
     """
 
     asked: frozenset[str]
@@ -103,8 +103,9 @@ def qualifiers(text: str, mention: Mention) -> Qualifiers:
     sentence, asked = plain[begin:end], frozenset[str]()
     if SIGN.search(sentence) and not answered_by_yes_or_no(text, mention):
         asked = frozenset(_asked(_clause(sentence))).union(_beside(text, mention, (begin, end)))
-    timeless = NOW.search(sentence) is None
-    return Qualifiers(asked, asked | mentioned_qualifiers(sentence), timeless)
+    mentioned = asked | mentioned_qualifiers(sentence)
+    timeless = NOW.search(sentence) is None and not years(mentioned)
+    return Qualifiers(asked, mentioned, timeless)
 
 
 def mentioned_qualifiers(sentence: str) -> frozenset[str]:

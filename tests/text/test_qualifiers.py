@@ -43,6 +43,7 @@ APART = [
     (BORN, "Where was Vinterby's younger brother born?", "sibling"),
     (PLACE, "In which city was the founder of Vinterby born?", "maker"),
     ("Who is the spouse of Vinterby?", "Where was the son of Vinterby born?", "child"),
+    ("Who was mayor of Vinterby in 1950?", "Who was the 44th mayor of Vinterby in 1950?", "no. 44"),
 ]
 ALIKE = [
     (MAYOR, "Who is the mayor of Vinterby in 2026?"),
@@ -100,8 +101,7 @@ def test_bits_say_whether_two_questions_are_apart():
 def test_bits_tell_all_years_apart(one, other):
     some, others = (of(f"Who was the mayor of Vinterby in {year}?") for year in (one, other))
     bits = (np.array([each.bits], np.int32) for each in (some, others))
-    is_same = one == other or (some.timeless and others.timeless)
-    assert bool(same_qualifiers(*bits)[0]) == (not some.apart(others)) == is_same
+    assert bool(same_qualifiers(*bits)[0]) == (not some.apart(others)) == (one == other)
 
 
 @given(
@@ -130,4 +130,4 @@ def test_a_name_has_no_qualifiers():
     for text in ("Where was Mother Teresa born?", "Who made The Other Guys?", "Who wrote 1984?"):
         (mention,) = names.find(text)
         found = qualifiers(text, mention)
-        assert not found.asked and not {"parent", "other", "1984"} & found.mentioned - {"parent"}
+        assert not found.asked and not {"parent", "other", "1984"} & found.mentioned
