@@ -132,9 +132,10 @@ def _one_hop(
         _Candidate(i, text, mention, phrase)
         for i, text in texts.items()
         for mention in mentions(text)
+        for time in [times(qualifiers(text, mention).asked)]
         for phrase in inner_phrases(text, mention)
         # "How old was the mayor of X in 1950?" does not ask about the mayor of today.
-        if not times(qualifiers(text, mention).asked - mentioned_qualifiers(phrase.question))
+        if time <= mentioned_qualifiers(phrase.question)
     ]
     if not any(candidate.phrase.within for candidate in candidates):
         return {}

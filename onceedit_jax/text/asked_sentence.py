@@ -115,6 +115,13 @@ def sentence_start(text: str, place: int) -> int:
     return max((begin for begin, _ in sentences(text) if begin <= place), default=0)
 
 
+def question_start(text: str, place: int) -> int:
+    """Where the sentence of a place of a text begins, after a greeting that it opens with."""
+    begin = sentence_start(text, place)
+    greeting = _GREETING.match(text, begin, place)
+    return greeting.end() if greeting else begin
+
+
 def sentence_around(text: str, place: int) -> Span:
     """Where the sentence begins and ends that a place of a text lies in."""
     return next(span for span in sentences(text) if place < span[1])

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from onceedit_jax.text.asked_sentence import sentence_start
+from onceedit_jax.text.asked_sentence import question_start
 from onceedit_jax.text.questions import answered_by_yes_or_no
 from onceedit_jax.text.subjects import Mention, Word, folded_words
 
@@ -27,11 +27,10 @@ _SMALL_WORDS = """
 # What a question may say beside what it asks for: "Please tell me the name of", "What served as",
 # and what is no question of its own: "the date of the coronation of".
 _ASKING = """
-    act acted acts afternoon answer based called currently date day dear describe edition
-    entity evening explain found give good greetings hello hey hi i kind know known list located
-    look me morning name named night number officially one person please question quick
-    responsible say serve served serves show situated size sort tell thank thanks thing time
-    title type up us want wonder write year you your
+    act acted acts answer based called currently date day describe edition entity explain found give
+    hello hey hi i kind know known list located look me name named number officially one person
+    please question quick responsible say serve served serves show size situated sort tell thing
+    time title type up us want wonder write year you your
 """
 _RELATIVE, _BEFORE_NAMES = frozenset(_PRONOUNS.split()), frozenset(_PREPOSITIONS.split())
 _FUNCTION_WORDS = _RELATIVE | _BEFORE_NAMES | frozenset(f"{_AUXILIARIES} {_SMALL_WORDS}".split())
@@ -75,7 +74,7 @@ def inner_phrases(text: str, mention: Mention) -> list[InnerPhrase]:
       Those with one beginning follow each other, the latest beginning first.
     """
     words = folded_words(text)
-    begin = sentence_start(text, mention.start)
+    begin = question_start(text, mention.start)
     if answered_by_yes_or_no(text, mention):
         return []
     inside = [i for i, word in enumerate(words) if mention.start <= word.start < mention.stop]
