@@ -38,15 +38,14 @@ from onceedit_jax.editing.gate_features import PromptReader, gate_rows
 from onceedit_jax.editing.ledger import adapter_numbers
 from onceedit_jax.editing.relation_reading import (
     RelationReader,
-    own_parts,
-    own_qualifier_bits,
+    own_qualifiers,
+    qualifier_bits,
     subjects_of,
 )
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, fact, fitted_fact
 from onceedit_jax.gates.fact_memory import both, memory
 from onceedit_jax.gates.fitting import Verdicts, fit_gate
-from onceedit_jax.gates.relation_head import host_vectors
 from onceedit_jax.gates.types import FittedGate, Gate
 from onceedit_jax.gates.weight_token import token
 from onceedit_jax.models.adapters import (
@@ -68,6 +67,7 @@ from onceedit_jax.storage.checksums import write_sums
 from onceedit_jax.storage.files import FolderKind, fresh_folder
 from onceedit_jax.storage.peft_files import PEFT_CONFIG, PEFT_WEIGHTS
 from onceedit_jax.storage.sources import DEMO_PREFIX
+from onceedit_jax.text.qualifiers import Qualifiers
 from onceedit_jax.text.tokenizer import Tokenizer
 from onceedit_jax.types import Params
 
@@ -152,7 +152,7 @@ class EditedPlugin:
         if gate == fact():
             if self.relation is None:
                 raise InputError(f"{self.name}: {NO_HEAD}")
-            return fitted_fact(self.relation, own_qualifier_bits(self.records))
+            return fitted_fact(self.relation, qualifier_bits(self.qualifiers))
         if gate in (token(), memory(), both()) and not self.info.in_adapters:
             return FittedGate(
                 gate,
@@ -174,6 +174,11 @@ class EditedPlugin:
         """The edits that it holds."""
         return [entry.record(i) for i, entry in enumerate(self.info.edits)]
 
+    @cached_property
+    def qualifiers(self) -> list[Qualifiers]:
+        """What each of its edits asks with, see `onceedit_jax.text.qualifiers`."""
+        return own_qualifiers(self.records)
+
     @property
     def routes(self) -> bool:
         """Whether its edits are in several adapters, so that each prompt needs its own."""
@@ -191,12 +196,6 @@ class EditedPlugin:
             return np.zeros(len(edits), np.int32)
         own = [NO_ADAPTER if e.adapter is None else e.adapter for e in self.info.edits]
         return np.where(edits >= 0, np.array(own, np.int32)[edits], NO_ADAPTER)
-
-    def relation_keys(self, records: Sequence[EditRecord]) -> Float[np.ndarray, "edits relation"]:
-        """The relation vectors of edits, which the gate `fact` compares prompts with, `[E, R]`."""
-        assert self.relation is not None and self.reader.relations is not None
-        states = self.reader.relations.read(own_parts(records))
-        return host_vectors(self.relation["head"], states)
 
     def states_after(
         self, prefixes: Sequence[Sequence[int]], edits: Int[np.ndarray, "prefixes"]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from onceedit_jax.editing.artifact import EditedPlugin
-from onceedit_jax.editing.relation_reading import own_qualifiers
 from onceedit_jax.errors import InputError
 from onceedit_jax.gates.fact import NO_HEAD, edit_likeness, fact
 from onceedit_jax.text.qualifiers import qualifiers
@@ -48,7 +47,7 @@ def explain(plugin: EditedPlugin, prompts: Sequence[str]) -> list[list[Finding]]
     features = plugin.reader.features({"relation"}, prompts)
     state = plugin.fitted(fact()).state
     likely = np.asarray(edit_likeness(state, features))
-    subjects, own = np.asarray(state["subjects"]), own_qualifiers(plugin.records)
+    subjects, own = np.asarray(state["subjects"]), plugin.qualifiers
     found = []
     for prompt, row in zip(prompts, likely, strict=True):
         named = {mention.subject: mention for mention in reversed(relations.mentions(prompt))}

@@ -187,9 +187,9 @@ def own_qualifiers(records: Sequence[EditRecord]) -> list[Qualifiers]:
     return [qualifiers(record.prompt, _own_mention(record)) for record in records]
 
 
-def own_qualifier_bits(records: Sequence[EditRecord]) -> Int[np.ndarray, "edits 2 words"]:
-    """The qualifiers of each edit's prompt, see `GateFeatures.qualifiers`."""
-    bits = [each.bits for each in own_qualifiers(records)]
+def qualifier_bits(qualifiers: Sequence[Qualifiers]) -> Int[np.ndarray, "edits 2 words"]:
+    """The qualifiers of edits as `GateFeatures.qualifiers` has them."""
+    bits = [each.bits for each in qualifiers]
     return np.reshape(np.array(bits, np.int32), (-1, 2, WORDS))
 
 

@@ -35,15 +35,16 @@ from onceedit_jax.editing.ledger import adapter_numbers, added, find, next_id
 from onceedit_jax.editing.ledger_file import read_ledger
 from onceedit_jax.editing.relation_heads import LearntHead, find_head
 from onceedit_jax.editing.relation_reading import (
-    own_qualifier_bits,
+    own_parts,
+    own_qualifiers,
     own_subjects,
     subjects_of,
 )
 from onceedit_jax.editing.settings import EditSettings
 from onceedit_jax.editing.trainer import Progress
 from onceedit_jax.errors import InputError, RunError
-from onceedit_jax.gates.fact import THRESHOLD, same_qualifiers
-from onceedit_jax.gates.relation_head import RelationHead, host_likeness
+from onceedit_jax.gates.fact import THRESHOLD
+from onceedit_jax.gates.relation_head import RelationHead, host_likeness, host_vectors
 from onceedit_jax.storage.locks import locked
 
 USUAL = EditSettings()
@@ -309,7 +310,8 @@ def _consistent(
     Raises:
       InputError: two contradict each other, and the later one is not to win.
     """
-    keys = plugin.relation_keys(records)
+    assert plugin.relation is not None and plugin.reader.relations is not None
+    keys = host_vectors(plugin.relation["head"], plugin.reader.relations.read(own_parts(records)))
     same = _same_fact(plugin, records, keys, records, keys)
     dropped = set[int]()
     for i, j in zip(*np.nonzero(np.triu(same, 1)), strict=True):
@@ -367,7 +369,7 @@ def _same_fact(
     one, other = own_subjects(some, subjects), own_subjects(others, subjects)
     likely = host_likeness(plugin.relation["head"], some_keys, other_keys)
     same: np.ndarray = (one[:, None] == other[None, :]) & (likely >= THRESHOLD)
-    said, held = own_qualifier_bits(some), own_qualifier_bits(others)
-    rows, columns = np.nonzero(same)  # few: all pairs at once would take gigabytes
-    same[rows, columns] = same_qualifiers(said[rows], held[columns])
+    for i, j in zip(*np.nonzero(same), strict=True):
+        own, held = own_qualifiers([some[i], others[j]])
+        same[i, j] = not own.apart(held)
     return same
