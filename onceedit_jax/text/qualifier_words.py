@@ -156,11 +156,3 @@ EVENT = re.compile(
 ASIDE = re.compile(r"(?i)\b(?:i|me|my|our|sorry|us|we)\b")
 LATER_ASIDE = re.compile(r"(?i),\s+(?:as|because|but|i|if|my|our|since|so|we)\b.*\Z", re.DOTALL)
 ASKS = re.compile(r"(?i)\b(?:how|what|when|where|which|who|whom|whose)\b")
-# One of these signs is in every question that asks with a qualifier.
-SIGN = re.compile(
-    rf"(?i)\d|n['\u2019]t\b|\bex-|-elect\b"
-    rf"|\b(?:{'|'.join([*ORDER.values(), *ORDINALS, *BESIDE.values()])}"
-    r"|adjacent|after|ago|apart|at first|before|besides|close|closest|during|east|except|formerly"
-    r"|front|going|initially|later|near|nearest|never|no|north|not|opposite|originally|past"
-    r"|previously|rarely|seldom|south|that|then|those|time|used|west|which|who|will)\b"
-)

@@ -29,7 +29,6 @@ from onceedit_jax.text.qualifier_words import (
     ORDINAL,
     ORDINALS,
     PATTERNS,
-    SIGN,
     YEAR,
 )
 from onceedit_jax.text.questions import answered_by_yes_or_no
@@ -101,7 +100,7 @@ def qualifiers(text: str, mention: Mention) -> Qualifiers:
     plain = masked(text, [mention])
     begin, end = sentence_around(plain, mention.start)
     sentence, asked = plain[begin:end], frozenset[str]()
-    if SIGN.search(sentence) and not answered_by_yes_or_no(text, mention):
+    if not answered_by_yes_or_no(text, mention):
         asked = frozenset(_asked(_clause(sentence))).union(_beside(text, mention, (begin, end)))
     mentioned = asked | mentioned_qualifiers(sentence)
     timeless = NOW.search(sentence) is None and not years(mentioned)
