@@ -76,7 +76,7 @@ _ASIDE = re.compile(
     rf"(?=(?:{_QUESTION_WORD.pattern}|{_REQUEST.pattern}))",
     re.IGNORECASE,
 )
-_LATER_ASIDE = re.compile(
+LATER_ASIDE = re.compile(
     r",\s+(?:as|because|but|i|i'm|i\u2019m|my|our|since|so|we)\b[^?]{0,200}(?=[?\uff1f\u061f]?\s*\Z)",
     re.IGNORECASE,
 )
@@ -259,7 +259,7 @@ def _asked(text: str, mention: Mention) -> Span | None:
             start = found.end()
     if mark and _QUOTES.get(text[start]) == text[end : end + 1] and start < mention.start:
         start += 1
-    if said_after := _LATER_ASIDE.search(text, mention.stop, end):
+    if said_after := LATER_ASIDE.search(text, mention.stop, end):
         end = said_after.start()
     return start, max(end, mention.stop)
 
@@ -309,7 +309,7 @@ def _asks(sentence: str) -> bool:
         if aside["asks"]:
             return True
         sentence = sentence[aside.end() :]
-    sentence = _LATER_ASIDE.sub("", sentence)
+    sentence = LATER_ASIDE.sub("", sentence)
     asks = _MARK.search(sentence) or _REQUEST.match(sentence) or _UNMARKED.match(sentence)
     return asks is not None
 

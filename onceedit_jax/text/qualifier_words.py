@@ -152,7 +152,6 @@ EVENT = re.compile(
     r"|found|founded|happen|happened|held|invented|killed|made|married|opened|painted|performed"
     r"|published|recorded|released|win|won|write|written|wrote)\b"
 )
-# What people say of themselves before and after a question.
+# What people say of themselves before a question.
 ASIDE = re.compile(r"(?i)\b(?:i|me|my|our|sorry|us|we)\b")
-LATER_ASIDE = re.compile(r"(?i),\s+(?:as|because|but|i|if|my|our|since|so|we)\b.*\Z", re.DOTALL)
 ASKS = re.compile(r"(?i)\b(?:how|what|when|where|which|who|whom|whose)\b")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import NamedTuple
 
-from onceedit_jax.text.asked_sentence import Span, masked, sentence_around
+from onceedit_jax.text.asked_sentence import LATER_ASIDE, Span, masked, sentence_around
 from onceedit_jax.text.inner_phrases import inner_phrases
 from onceedit_jax.text.qualifier_words import (
     ANOTHER_TIME,
@@ -22,7 +22,6 @@ from onceedit_jax.text.qualifier_words import (
     DURING,
     EVENT,
     KINDS,
-    LATER_ASIDE,
     MENTIONS,
     NOT_NOW,
     NOW,
